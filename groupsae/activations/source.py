@@ -1,0 +1,106 @@
+"""Where activations come from: anything that reads rows and gives x_LND.
+
+The pipeline sees only this: hookpoints, a width, and rows that can be read in any order and as
+often as one likes. `Harvester` reads a language model; `SyntheticSource` makes activations with
+a known structure, for tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class ActivationSource(Protocol):
+    """Rows of tokens, read as activations at several hookpoints at once."""
+
+    hookpoints: tuple[str, ...]
+    d_model: int
+    num_rows: int
+    row_tokens: int
+    """Most tokens that one row gives."""
+    batch_rows: int
+    """Rows that are read at once."""
+    device: torch.device
+
+    def read(self, rows: Sequence[int]) -> Tensor:
+        """The activations x_LND of these rows' tokens, in the order of the rows.
+
+        L follows `hookpoints`. N is at most `len(rows) * row_tokens`: positions that are left
+        out (special tokens) are not in it. Raises NumericalError for NaN or infinity.
+        """
+        ...
+
+
+def row_order(num_rows: int, seed: int, epoch: int) -> Tensor:
+    """The order in which rows are read in an epoch: a permutation, decided by its arguments alone."""
+    random = torch.Generator().manual_seed(hash_seed(seed, "rows", epoch))
+    return torch.randperm(num_rows, generator=random)
+
+
+def stream(source: ActivationSource, num_tokens: int, seed: int) -> Iterator[Tensor]:
+    """Activations x_LND of `num_tokens` tokens of rows in random order, a batch of rows at a time.
+
+    The same arguments give the same tokens. Ends early if all rows together hold fewer.
+    """
+    left = num_tokens
+    for rows in row_order(source.num_rows, seed, 0).split(source.batch_rows):
+        x_LND = source.read(rows.tolist())[:, :left]
+        left -= x_LND.shape[1]
+        if x_LND.shape[1]:
+            yield x_LND
+        if left <= 0:
+            return
+
+
+def hash_seed(seed: int, what: str, step: int = 0) -> int:
+    """A seed for one random choice, a function of (seed, what, step): nothing hidden to restore."""
+    digest = hashlib.sha256(f"{seed}/{what}/{step}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+class SyntheticSource:
+    """Activations with a known structure: layers drift apart, tokens are sparse mixtures of shared directions.
+
+    Layer l reads `scale_l * (directions rotated a little further at each layer) + mean_l`, so that
+    near layers are alike and far ones are not. For tests and examples; needs no language model.
+    """
+
+    def __init__(
+        self,
+        num_layers: int = 4,
+        d_model: int = 16,
+        num_rows: int = 256,
+        row_tokens: int = 32,
+        *,
+        active: int = 4,
+        drift: float = 0.3,
+        seed: int = 0,
+    ) -> None:
+        self.hookpoints = tuple(f"layers.{layer}" for layer in range(num_layers))
+        self.d_model, self.num_rows, self.row_tokens, self.batch_rows = d_model, num_rows, row_tokens, 8
+        self.device = torch.device("cpu")
+        self._seed, self._active = seed, active
+        random = torch.Generator().manual_seed(hash_seed(seed, "directions"))
+        directions = [torch.randn(4 * d_model, d_model, generator=random)]
+        for _ in range(num_layers - 1):
+            directions.append(directions[-1] + drift * torch.randn(directions[0].shape, generator=random))
+        self._directions_LFD = torch.nn.functional.normalize(torch.stack(directions), dim=-1)
+        self._scale_L = torch.linspace(1, 3, num_layers)
+        self._mean_LD = torch.randn(num_layers, d_model, generator=random)
+
+    def read(self, rows: Sequence[int]) -> Tensor:
+        """The activations x_LND of these rows."""
+        return torch.cat([self._read_row(row) for row in rows], dim=1)
+
+    def _read_row(self, row: int) -> Tensor:
+        random = torch.Generator().manual_seed(hash_seed(self._seed, "row", row))
+        latents_NF = torch.zeros(self.row_tokens, self._directions_LFD.shape[1])
+        chosen_NK = torch.rand(latents_NF.shape, generator=random).topk(self._active).indices
+        latents_NF.scatter_(1, chosen_NK, torch.rand(chosen_NK.shape, generator=random) + 0.5)
+        x_LND = torch.einsum("nf,lfd->lnd", latents_NF, self._directions_LFD)
+        return self._scale_L[:, None, None] * x_LND + self._mean_LD[:, None]

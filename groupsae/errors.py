@@ -1,0 +1,50 @@
+"""Every error a user can cause or meet, as one tree.
+
+    GroupsaeError                 exit code 2
+    ├── ConfigError               a config file or flag: unknown key, wrong type, impossible value
+    ├── ModelError                a model that cannot be loaded or has no blocks
+    │   └── HookpointError        a place that the model does not have
+    ├── TextError                 text that is missing, empty or too short
+    ├── PartitionError            layers that do not form a partition, an impossible number of groups
+    ├── RunError                  a run directory that is incomplete, damaged or belongs to another config
+    │   └── StorageError          the disk: full, read-only, no permission
+    └── NumericalError            NaN or infinity in activations, loss or weights
+
+Each message says what was asked, what was found, what is allowed and what to do.
+"""
+
+
+class GroupsaeError(Exception):
+    """What every error of this package is."""
+
+
+class ConfigError(GroupsaeError):
+    """A config file, flag or argument holds an unknown key, a wrong type or an impossible value."""
+
+
+class ModelError(GroupsaeError):
+    """A language model cannot be loaded, or does not have the form that is needed."""
+
+
+class HookpointError(ModelError):
+    """A hookpoint names nothing in the model, or not what is needed."""
+
+
+class TextError(GroupsaeError):
+    """The text is missing, unreadable, empty or too short for what was asked."""
+
+
+class PartitionError(GroupsaeError):
+    """Groups that overlap, miss a layer or name an unknown one; or no partition meets what was asked."""
+
+
+class RunError(GroupsaeError):
+    """A run directory lacks a stage, is damaged, or belongs to another config."""
+
+
+class StorageError(RunError):
+    """The disk refused: full, read-only, or no permission. What was there before is intact."""
+
+
+class NumericalError(GroupsaeError):
+    """NaN or infinity where a number is needed; the last good state is kept."""
