@@ -27,7 +27,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Section(BaseModel):
     """Frozen; unknown keys, wrong types and impossible values are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -102,24 +102,33 @@ class ActivationsConfig(Section):
 class DistancesConfig(Section):
     """How alike two layers are."""
 
-    metric: Literal["angular"] = "angular"
+    metric: Literal["angular", "cka", "svcca"] = "angular"
+    """How the distance between two layers is defined."""
     num_tokens: Count = 1_000_000
+    """Tokens over which it is averaged, at most."""
+    until_stderr: Positive | None = None
+    """Stop earlier, once every entry's standard error is below this."""
 
 
 class GroupConfig(Section):
     """How layers are divided into groups."""
 
-    method: Literal["complete"] = "complete"
-    max_amad: Positive | None = 0.2
+    method: str = "complete"
+    """`optimal`, `complete` (linkage), `legacy` (as published), `equal` (chunks), or a TOML or JSON
+    file with your own `groups = [["layers.0", "layers.1"], ["layers.2"]]`."""
+    objective: Literal["mean-angle", "minimax", "size-weighted"] = "mean-angle"
+    """What `optimal` minimises."""
+    max_amad: Positive = 0.2
     """The smallest number of groups whose AMAD is below this is taken."""
     groups: Count | None = None
-    """Exactly this many groups, instead of a bound on AMAD."""
+    """Exactly this many groups, instead of the bound on AMAD."""
 
 
 class TopKConfig(Section):
     """A TopK SAE."""
 
     architecture: Literal["topk"] = "topk"
+    """The kind of SAE."""
     expansion: Positive = 16.0
     """Latents per dimension of the activations."""
     d_sae: Count | None = None
@@ -159,13 +168,16 @@ class TrainConfig(Section):
     baseline: bool = True
     """Also train one SAE per layer, in the same pass, to compare with."""
     log_every_tokens: Count = 100_000
+    """Tokens between two lines of metrics.jsonl."""
     save_every_tokens: Count = 10_000_000
+    """Tokens between two checkpoints."""
 
 
 class EvalConfig(Section):
     """How the SAEs are judged, on held-out text."""
 
     num_tokens: Count = 100_000
+    """Held-out tokens; every SAE of a run sees the same ones."""
 
 
 class RunConfig(Section):
@@ -216,6 +228,30 @@ def load_config(path: Path) -> RunConfig:
 def dump_config(config: Section) -> str:
     """The config as TOML, every value written out; what is None is left out."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def commented_toml(config: RunConfig) -> str:
+    """The config as TOML to start from: every key with what it means."""
+    lines = [f"# {line}" if line else "#" for line in (RunConfig.__doc__ or "").splitlines()]
+    for key, field in type(config).model_fields.items():
+        value = getattr(config, key)
+        if isinstance(value, Section):
+            lines += ["", f"# {(type(value).__doc__ or '').splitlines()[0]}", f"[{key}]"]
+            lines += [line for name in type(value).model_fields for line in _commented(value, name)]
+        else:
+            lines += [f"{key} = {_toml_value(value)}  # {field.description}"]
+    return "\n".join(lines) + "\n"
+
+
+def _commented(section: Section, key: str) -> list[str]:
+    value = getattr(section, key)
+    described = [f"# {line}" for line in (type(section).model_fields[key].description or "").splitlines()]
+    return [*described, f"# {key} = ..." if value is None else f"{key} = {_toml_value(value)}"]
+
+
+def _toml_value(value: Any) -> str:
+    plain = list(value) if isinstance(value, tuple) else value
+    return tomli_w.dumps({"x": plain}, multiline_strings=False).removeprefix("x = ").strip()
 
 
 def differing_keys(one: Section, other: Section, prefix: str = "") -> list[str]:

@@ -28,14 +28,16 @@ from groupsae.errors import RunError, StorageError
 
 STAGES = ("tokens", "distances", "group", "train", "eval", "report")
 
-_MADE_FROM = {
+STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "tokens": ("model", "text"),
     "distances": ("activations", "distances"),
-    "group": ("group",),
-    "train": ("sae", "train"),
+    "group": ("sae", "group"),
+    "train": ("train",),
     "eval": ("eval",),
     "report": (),
 }
+"""The config sections that each stage reads first; it depends on those of all stages before it as well."""
+
 _WITHOUT_EFFECT = {"model": {"device"}, "train": {"log_every_tokens", "save_every_tokens"}}
 
 
@@ -54,26 +56,28 @@ class RunDirectory:
         return cls(path, load_config(path / "config.toml"))
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig) -> RunDirectory:
-        """The run at this path, made if it does not exist. Raises RunError if it belongs to another config."""
-        run = cls(path, config)
+    def at(cls, path: Path, config: RunConfig, *, overwrite: bool = False) -> RunDirectory:
+        """The run of this config at this path, which may exist. Nothing is written before `adopt`.
+
+        Raises RunError if the path holds something else, or, without `overwrite`, a run of another config.
+        """
         if (path / "config.toml").exists():
             differing = differing_keys(cls.open(path).config, config)
-            if differing:
+            if differing and not overwrite:
                 raise RunError(
-                    f"{path} belongs to another config ({'; '.join(differing)}). Give this run another name, "
-                    f"or continue that one with `groupsae run {path}`."
+                    f"{path} belongs to another config ({'; '.join(differing)}). Go on with that one by "
+                    f"`groupsae run {path}`, give this one another place with --out, or replace what "
+                    "differs with --overwrite."
                 )
-        elif path.exists() and any(path.iterdir()):
-            raise RunError(f"{path} exists and is not a run directory (no config.toml). Choose another name.")
-        else:
-            run.adopt(config)
-        return run
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path} exists and is not a run directory (no config.toml). Choose another place.")
+        return cls(path, config)
 
-    def adopt(self, config: RunConfig) -> None:
-        """Make this the run's config. Stages made from other values become stale, none is removed."""
-        self.write_text("config.toml", dump_config(config))
-        self.config = config
+    def adopt(self) -> None:
+        """Write this run's config down. Stages made from other values are stale from now on; none is removed."""
+        text = dump_config(self.config)
+        if not self.file("config.toml").exists() or self.file("config.toml").read_text(encoding="utf-8") != text:
+            self.write_text("config.toml", text)
 
     # ---- files
 
@@ -121,10 +125,14 @@ class RunDirectory:
         config = config or self.config
         values: dict[str, Any] = {"seed": config.seed}
         for earlier in STAGES[: STAGES.index(stage) + 1]:
-            for section in _MADE_FROM[earlier]:
+            for section in STAGE_SECTIONS[earlier]:
                 dumped = getattr(config, section).model_dump(mode="json")
                 values[section] = {k: v for k, v in dumped.items() if k not in _WITHOUT_EFFECT.get(section, ())}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+    def describe(self, **facts: Any) -> None:
+        """Put facts about the run into the manifest: its model, its device."""
+        self.write_json("manifest.json", self.manifest | facts)
 
     def status(self, stage: str) -> str:
         """`done`, `stale` (made from another config, or from an earlier stage's older result) or `missing`."""
@@ -138,6 +146,15 @@ class RunDirectory:
             if earlier in stages
         )
         return "stale" if made_again or done["fingerprint"] != self.fingerprint(stage) else "done"
+
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """What is done, stale or missing, stage by stage; with seconds and files where it has run."""
+        recorded = self.manifest["stages"]
+        kept = ("seconds", "files")
+        return {
+            stage: {"status": self.status(stage)} | {k: v for k, v in recorded.get(stage, {}).items() if k in kept}
+            for stage in STAGES
+        }
 
     def require(self, *stages: str) -> None:
         """Raises RunError naming the first of these stages that is not done, and the command that does it."""

@@ -131,9 +131,15 @@ def train(args: argparse.Namespace) -> None:
     print(f"{len(train_tokens):,} training tokens, {len(held_out):,} held out", flush=True)
     model = GPTNeoXForCausalLM(
         GPTNeoXConfig(
-            vocab_size=args.vocab_size, hidden_size=args.d_model, num_hidden_layers=args.blocks,
-            num_attention_heads=4, intermediate_size=4 * args.d_model, max_position_embeddings=CONTEXT,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, use_cache=False,
+            vocab_size=args.vocab_size,
+            hidden_size=args.d_model,
+            num_hidden_layers=args.blocks,
+            num_attention_heads=4,
+            intermediate_size=4 * args.d_model,
+            max_position_embeddings=CONTEXT,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            use_cache=False,
         )
     )
     optimizers = optimizers_for(model)

@@ -20,10 +20,15 @@ def standard_library_files(held_out: bool | None = None) -> list[Path]:
     other tenth, `None` all of them. The split is a hash of the path relative to the library,
     so it is the same on every machine.
     """
-    root = Path(sysconfig.get_paths()["stdlib"])
+    root = standard_library_path()
     relative = sorted(path.relative_to(root) for path in root.rglob("*.py"))
     kept = [path for path in relative if not LEFT_OUT & set(path.parts)]
     return [root / path for path in kept if held_out is None or is_held_out(path) == held_out]
+
+
+def standard_library_path() -> Path:
+    """Where the running Python keeps its standard library."""
+    return Path(sysconfig.get_paths()["stdlib"])
 
 
 def is_held_out(relative_path: Path) -> bool:

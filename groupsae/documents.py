@@ -1,0 +1,128 @@
+"""Where text comes from: files, folders, standard input, Hugging Face datasets, the demo's own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from groupsae.demo.text import is_held_out, standard_library_files, standard_library_path
+from groupsae.errors import ConfigError, TextError
+
+SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text, and which side of the split it is on, if that is fixed already."""
+
+    text: str
+    held_out: bool | None = None
+
+
+def documents(source: Iterable[str], *, field: str = "text", split: str = "train") -> Iterator[Document]:
+    """The documents of files and folders, `-`, `hf:NAME` or `demo`, in a fixed order.
+
+    A .txt, .md or .py file is one document, a line of .jsonl or a row of .parquet as well; bytes
+    that are not UTF-8 are read as U+FFFD. Raises TextError for a source that is missing,
+    unreadable or of an unknown kind, before any text is read.
+    """
+    source = list(source)
+    files = {name: _files(name) for name in source if not _is_special(name)}
+    for name in source:
+        if name == "demo":
+            yield from _standard_library()
+        elif name == "-":
+            yield Document(sys.stdin.buffer.read().decode("utf-8", "replace"))
+        elif name.startswith("hf:"):
+            yield from _dataset(name[3:], field, split)
+        else:
+            for path in files[name]:
+                yield from _read(path, field)
+
+
+def _is_special(name: str) -> bool:
+    return name in ("demo", "-") or name.startswith("hf:")
+
+
+def _files(name: str) -> list[Path]:
+    path = Path(name).expanduser()
+    allowed = f"Readable are {' '.join(SUFFIXES)} files and folders of them, '-', 'hf:NAME' and 'demo'."
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+        if not found:
+            raise TextError(f"The folder {name} holds no text. {allowed}")
+        return found
+    if not path.exists():
+        raise TextError(f"There is no text at {name!r}. {allowed}")
+    if path.suffix not in SUFFIXES:
+        raise TextError(f"{name} is of an unknown kind. {allowed}")
+    return [path]
+
+
+def _read(path: Path, field: str) -> Iterator[Document]:
+    try:
+        if path.suffix == ".jsonl":
+            yield from _json_lines(path, field)
+        elif path.suffix == ".parquet":
+            yield from _parquet(path, field)
+        else:
+            yield Document(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError as error:
+        raise TextError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _json_lines(path: Path, field: str) -> Iterator[Document]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    value = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise TextError(f"{path}, line {number} is not JSON: {error}.") from error
+                yield Document(_field(value, field, f"{path}, line {number}"))
+
+
+def _field(value: Any, field: str, where: str) -> str:
+    if not isinstance(value, dict) or not isinstance(value.get(field), str):
+        keys = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
+        raise TextError(f"{where} has no text under {field!r} (it has: {keys}). Set text.field.")
+    return value[field]
+
+
+def _parquet(path: Path, field: str) -> Iterator[Document]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            if field not in file.schema_arrow.names:
+                raise TextError(f"{path} has no column {field!r}, only {', '.join(file.schema_arrow.names)}.")
+            for batch in file.iter_batches(columns=[field]):
+                yield from (Document(str(text)) for text in batch[0].to_pylist() if text)
+    except pyarrow.ArrowException as error:
+        raise TextError(f"{path} cannot be read as parquet: {error}.") from error
+
+
+def _dataset(name: str, field: str, split: str) -> Iterator[Document]:
+    try:
+        import datasets
+    except ImportError:
+        raise ConfigError("text.source 'hf:...' needs the extra `hub`: pip install 'groupsae[hub]'.") from None
+    repository, _, subset = name.partition(":")
+    try:
+        stream = datasets.load_dataset(repository, subset or None, split=split, streaming=True)
+        for number, value in enumerate(stream):
+            yield Document(_field(value, field, f"{name}, document {number}"))
+    except (OSError, ValueError) as error:
+        raise TextError(f"Dataset {name!r} cannot be read: {error}") from error
+
+
+def _standard_library() -> Iterator[Document]:
+    root = standard_library_path()
+    for path in standard_library_files():
+        text = path.read_text(encoding="utf-8", errors="replace")
+        yield Document(text, held_out=is_held_out(path.relative_to(root)))

@@ -1,0 +1,102 @@
+"""Puts something else in place of a module's output, and runs only what lies above it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from groupsae.activations.harvest import no_cache
+from groupsae.errors import ModelError
+from groupsae.models import base_model, find_blocks, first_tensor, with_first_tensor
+
+
+class CleanPass:
+    """One forward pass over rows of ids (B, T): logits (B, T, V), hidden states, and every block's output.
+
+    `spliced(hookpoint, x)` then gives the logits with `x` (B, T, D) as that hookpoint's output:
+    the blocks below it are not computed again.
+    """
+
+    def __init__(self, model: nn.Module, ids_BT: Tensor, hookpoints: Sequence[str]) -> None:
+        self.model, self.ids_BT = model, ids_BT
+        self._blocks_name, self._blocks = _blocks(model)
+        self._block_outputs: dict[int, Any] = {}
+        self.hidden: dict[str, Tensor] = {}
+        with contextlib.ExitStack() as stack:
+            for index, block in enumerate(self._blocks):
+                stack.enter_context(_hook(block, self._keep_block(index)))
+            for hookpoint in hookpoints:
+                stack.enter_context(_hook(base_model(model).get_submodule(hookpoint), self._keep_hidden(hookpoint)))
+            self.logits_BTV = self._logits()
+
+    def spliced(self, hookpoint: str, x_BTD: Tensor) -> Tensor:
+        """The logits (B, T, V) with `x_BTD` in place of the hookpoint's output."""
+
+        def replace(output: Any) -> Any:
+            return with_first_tensor(output, x_BTD.to(first_tensor(output).dtype))
+
+        with contextlib.ExitStack() as stack:
+            block = self._block_of(hookpoint)
+            for index in range(0 if block is None else block):
+                stack.enter_context(_returning(self._blocks[index], self._block_outputs[index]))
+            if block is not None and hookpoint == f"{self._blocks_name}.{block}":
+                stack.enter_context(_returning(self._blocks[block], replace(self._block_outputs[block])))
+            else:
+                stack.enter_context(_hook(base_model(self.model).get_submodule(hookpoint), replace))
+            return self._logits()
+
+    def _logits(self) -> Tensor:
+        output = self.model(self.ids_BT, **no_cache(self.model))
+        logits = getattr(output, "logits", None)
+        return first_tensor(output) if logits is None else logits
+
+    def _block_of(self, hookpoint: str) -> int | None:
+        prefix = f"{self._blocks_name}."
+        number = hookpoint.removeprefix(prefix).partition(".")[0]
+        return int(number) if hookpoint.startswith(prefix) and number.isdigit() else None
+
+    def _keep_block(self, index: int) -> Callable[[Any], None]:
+        def keep(output: Any) -> None:
+            self._block_outputs[index] = output
+
+        return keep
+
+    def _keep_hidden(self, hookpoint: str) -> Callable[[Any], None]:
+        def keep(output: Any) -> None:
+            self.hidden[hookpoint] = first_tensor(output)
+
+        return keep
+
+
+def _blocks(model: nn.Module) -> tuple[str, Sequence[nn.Module]]:
+    try:
+        return find_blocks(model)
+    except ModelError:
+        return "", ()
+
+
+@contextlib.contextmanager
+def _hook(module: nn.Module, use: Callable[[Any], Any]) -> Iterator[None]:
+    handle = module.register_forward_hook(lambda _module, _inputs, output: use(output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def _returning(module: nn.Module, output: Any) -> Iterator[None]:
+    module.forward = lambda *_inputs, **_options: output  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def zeros_at(clean: CleanPass, hookpoint: str) -> Tensor:
+    """The zero ablation of a hookpoint, at every position, (B, T, D)."""
+    return torch.zeros_like(clean.hidden[hookpoint])

@@ -1,0 +1,147 @@
+"""Language models: load one with its tokenizer, find its blocks, name its hookpoints.
+
+Works with every Hugging Face causal LM whose blocks sit in one `ModuleList`, whether the blocks
+return a tensor (most of transformers 5) or a tuple.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from groupsae.errors import HookpointError, ModelError, NumericalError
+from groupsae.hookpoints import expand
+
+DEMO_MODEL = Path(__file__).parent / "demo" / "model"
+
+
+def load_model(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[nn.Module, Any]:
+    """The causal LM and tokenizer of a hub id, a local directory, or `demo`: frozen, in eval mode.
+
+    Raises ModelError if there is no such model, NumericalError if its weights hold NaN or infinity.
+    """
+    import transformers
+
+    path = model_path(name)
+    where = pick_device(device)
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
+        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), **options)
+    except Exception as error:
+        raise ModelError(
+            f"Model {name!r} cannot be loaded: {_first_line(error)} "
+            "Give the id of a causal LM on the Hugging Face hub, a local directory with config.json, "
+            "weights and tokenizer, or 'demo'."
+        ) from error
+    _require_finite(model, name)
+    find_blocks(model)
+    return model.to(where).eval().requires_grad_(False), tokenizer
+
+
+def model_path(name: str) -> str:
+    """What `from_pretrained` should be given for this name. Raises ModelError for a directory that is not there."""
+    if name == "demo":
+        return str(DEMO_MODEL)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.is_file():
+        raise ModelError(
+            f"There is no model directory {name!r}. Give a directory that holds config.json, weights and "
+            "tokenizer, the id of a model on the Hugging Face hub, or 'demo'."
+        )
+    return name
+
+
+def pick_device(device: str) -> torch.device:
+    """The device named, `auto` being a GPU where there is one. Raises ModelError if it is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+        torch.empty(1, device=picked)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"Device {device!r} cannot be used: {_first_line(error)} Try 'auto' or 'cpu'.") from error
+    return picked
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The model without its head: what hookpoints are counted from."""
+    return getattr(model, "base_model", model)
+
+
+def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The path below the base model and the list of the decoder blocks.
+
+    It is the shallowest `ModuleList` as long as the config's number of layers (the longest one,
+    where there is no config). Raises ModelError if there is none.
+    """
+    lists = [(name, m) for name, m in base_model(model).named_modules() if isinstance(m, nn.ModuleList) and len(m)]
+    count = getattr(getattr(model, "config", None), "num_hidden_layers", max((len(m) for _, m in lists), default=0))
+    fitting = [(name, blocks) for name, blocks in lists if len(blocks) == count]
+    if not fitting:
+        found = ", ".join(f"{name} ({len(blocks)})" for name, blocks in lists) or "none"
+        raise ModelError(
+            f"{type(model).__name__} has no list of {count} blocks; module lists found: {found}. "
+            "A model whose blocks sit in one ModuleList is needed."
+        )
+    return min(fitting, key=lambda item: item[0].count("."))
+
+
+def residual_stream(model: nn.Module) -> tuple[str, ...]:
+    """The hookpoints of the residual stream after every block: `layers.0`, `layers.1`, ..."""
+    name, blocks = find_blocks(model)
+    return tuple(f"{name}.{index}" for index in range(len(blocks)))
+
+
+def find_hookpoints(model: nn.Module, patterns: Iterable[str]) -> tuple[str, ...]:
+    """The hookpoints that patterns select: `residual` is every block but the last, others are paths.
+
+    Raises HookpointError, naming the nearest path, for a pattern that selects nothing.
+    """
+    names = [name for name, _ in base_model(model).named_modules() if name]
+    chosen: list[str] = []
+    for pattern in patterns:
+        if pattern == "residual":
+            pattern_names = residual_stream(model)[:-1]
+            if not pattern_names:
+                raise HookpointError(
+                    "The model has one block only, and the last block is not grouped; name hookpoints yourself."
+                )
+            chosen.extend(pattern_names)
+        else:
+            chosen.extend(expand([pattern], names, owner=type(model).__name__))
+    return expand(dict.fromkeys(chosen), names)
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The hidden state in what a module returned: the tensor itself, or the first of a tuple."""
+    return output[0] if isinstance(output, tuple | list) else output
+
+
+def with_first_tensor(output: Any, hidden: Tensor) -> Any:
+    """What a module returned, with its hidden state replaced; the type stays as found."""
+    return type(output)((hidden, *output[1:])) if isinstance(output, tuple | list) else hidden
+
+
+def _require_finite(model: nn.Module, name: str) -> None:
+    for key, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise NumericalError(f"Weight {key} of model {name!r} holds NaN or infinity; the files may be damaged.")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".") + "."

@@ -1,0 +1,188 @@
+"""What a run occupies: device, host and disk, before anything is allocated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from groupsae.errors import ConfigError
+from groupsae.planning.architecture import Architecture
+
+PROCESS_BYTES = 380 * 2**20
+"""Python with torch and transformers imported; measured: 365 MiB resident on Linux, plus a little text."""
+BUFFER_COPIES = 3
+"""While the shuffle buffer is refilled: the block in use, the parts of the next, and the next."""
+PRE_ACTIVATION_COPIES = 2
+"""Pre-activations and, in a backward pass that is not sparse, their gradient."""
+
+_FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The settings of a run that decide what it occupies.
+
+    `num_saes` SAEs of width `d_sae` train side by side on `num_hookpoints` hookpoints;
+    `bytes_per_number` is the language model's precision (4 for float32, 2 for bfloat16), in which
+    activations are kept. On a CPU (`on_device` false) everything lies on the host.
+    """
+
+    architecture: Architecture
+    num_hookpoints: int
+    num_saes: int
+    d_sae: int
+    batch_tokens: int
+    batch_rows: int
+    context_length: int
+    buffer_tokens: int
+    bytes_per_number: int = 4
+    stored_tokens: int = 0
+    on_device: bool = True
+
+    @property
+    def sae_bytes(self) -> int:
+        """Bytes of one SAE's weights, float32: (2 D S + S + D) * 4."""
+        width = self.architecture.d_model
+        return _FLOAT32 * (2 * width * self.d_sae + self.d_sae + width)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Predicted peak bytes, by what they are for; `device`, `host` and `disk` are their sums."""
+
+    lm_weights: int
+    lm_activations: int
+    buffer: int
+    batch: int
+    sae_weights: int
+    adam_moments: int
+    gradients: int
+    pre_activations: int
+    process: int
+    disk: int
+    on_device: bool
+
+    @property
+    def working(self) -> int:
+        """Bytes of all tensors: what stays, and the larger of the two phases, reading and stepping."""
+        stays = self.lm_weights + self.sae_weights + self.adam_moments
+        reading = self.lm_activations + self.buffer
+        stepping = self.buffer // BUFFER_COPIES + self.batch + self.gradients + self.pre_activations
+        return stays + max(reading, stepping)
+
+    @property
+    def device(self) -> int:
+        """Peak bytes on the accelerator; 0 without one."""
+        return self.working if self.on_device else 0
+
+    @property
+    def host(self) -> int:
+        """Peak bytes in main memory: with an accelerator, what is copied there while loading and saving."""
+        return self.process + (self.lm_weights if self.on_device else self.working)
+
+
+@dataclass(frozen=True)
+class Available:
+    """Free bytes; None is not checked."""
+
+    device: int | None = None
+    host: int | None = None
+    disk: int | None = None
+
+
+def predict_memory(run: Footprint) -> Memory:
+    """The predicted peak of a run, in bytes. P = bytes of one SAE, p = `bytes_per_number`.
+
+    - language model: weights p each; per token of a batch of rows 4 D + 2 I numbers inside a block
+    - buffer: `buffer_tokens` (at least a row) * L * D * p, `BUFFER_COPIES` times while it is refilled
+    - batch: `batch_tokens` * L * D * p, and one group's activations in float32
+    - per SAE weights P and Adam's moments 2 P; gradients P of one SAE at a time; pre-activations
+      `batch_tokens` * S * 4, `PRE_ACTIVATION_COPIES` times, of one SAE at a time
+    - disk: the last and the next checkpoint (3 P per SAE each), the SAEs (P), and stored tokens
+    """
+    model, size = run.architecture, run.bytes_per_number
+    row_tokens = run.batch_rows * run.context_length
+    read_D = run.num_hookpoints * model.d_model
+    tokens_buffered = max(run.buffer_tokens, run.context_length)
+    token_bytes = 2 if model.vocab_size <= 2**16 else 4
+    return Memory(
+        lm_weights=model.parameter_bytes(size),
+        lm_activations=row_tokens * size * (4 * model.d_model + 2 * model.intermediate_size),
+        buffer=BUFFER_COPIES * tokens_buffered * read_D * size,
+        batch=run.batch_tokens * (read_D * size + 4 * model.d_model * _FLOAT32),
+        sae_weights=run.num_saes * run.sae_bytes,
+        adam_moments=2 * run.num_saes * run.sae_bytes,
+        gradients=run.sae_bytes,
+        pre_activations=PRE_ACTIVATION_COPIES * run.batch_tokens * run.d_sae * _FLOAT32,
+        process=PROCESS_BYTES,
+        disk=7 * run.num_saes * run.sae_bytes + run.stored_tokens * token_bytes,
+        on_device=run.on_device,
+    )
+
+
+def require_fits(run: Footprint, available: Available) -> Memory:
+    """The predicted memory, if it fits; otherwise ConfigError says what is short and what to lower to what.
+
+    The proposal halves one value, or if none alone is enough several in turn, until the run fits:
+    buffer_tokens, batch_rows, batch_tokens, the number of SAEs trained together, d_sae.
+    """
+    memory = predict_memory(run)
+    short = _short(memory, available)
+    if not short:
+        return memory
+    proposal = _proposal(run, available)
+    advice = f"Lower {proposal}." if proposal else "No setting makes it fit; use a smaller model or a larger machine."
+    raise ConfigError(f"The run does not fit: {'; '.join(short)}. {advice}")
+
+
+def _short(memory: Memory, available: Available) -> list[str]:
+    lines = []
+    for name, word in (("device", "device memory"), ("host", "main memory"), ("disk", "disk space")):
+        free, needed = getattr(available, name), getattr(memory, name)
+        if free is not None and needed > free:
+            lines.append(f"it needs {_readable(needed)} of {word}, {_readable(free)} are free")
+    return lines
+
+
+_KNOBS: dict[str, tuple[str, Callable[[Footprint], int]]] = {
+    "buffer_tokens": ("activations.buffer_tokens", lambda run: run.batch_tokens),
+    "batch_rows": ("activations.batch_rows", lambda run: 1),
+    "batch_tokens": ("train.batch_tokens", lambda run: 256),
+    "num_saes": ("the number of groups", lambda run: 1),
+    "d_sae": ("sae.d_sae", lambda run: run.architecture.d_model),
+}
+
+
+def _proposal(run: Footprint, available: Available) -> str:
+    for knob in _KNOBS:
+        for smaller in _halvings(run, knob):
+            if not _short(predict_memory(smaller), available):
+                return _describe(run, smaller)
+    lowered = run
+    for knob in _KNOBS:
+        for smaller in _halvings(lowered, knob):
+            if not _short(predict_memory(smaller), available):
+                return _describe(run, smaller)
+            lowered = smaller
+    return ""
+
+
+def _halvings(run: Footprint, knob: str) -> Iterator[Footprint]:
+    least, value = _KNOBS[knob][1](run), getattr(run, knob)
+    while value > least:
+        value = max(least, value // 2)
+        yield replace(run, **{knob: value})
+
+
+def _describe(before: Footprint, after: Footprint) -> str:
+    changed = [knob for knob in _KNOBS if getattr(before, knob) != getattr(after, knob)]
+    return ", ".join(
+        f"{_KNOBS[knob][0]} from {getattr(before, knob):,} to {getattr(after, knob):,}" for knob in changed
+    )
+
+
+def _readable(count: int) -> str:
+    """Bytes as people read them: `3.4 GiB`."""
+    power = min(4, int(math.log2(max(count, 1)) // 10))
+    return f"{count / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"

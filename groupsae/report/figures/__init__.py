@@ -1,0 +1,20 @@
+"""The report's figures: each reads the run's records and returns a drawing, or None without its stage."""
+
+from groupsae.report.figures.cost import cost_and_quality, stage_seconds
+from groupsae.report.figures.distances import distance_map
+from groupsae.report.figures.divisions import amad_curve, division_strip
+from groupsae.report.figures.quality import layer_quality, layer_sparsity
+from groupsae.report.figures.theme import Drawing
+from groupsae.report.figures.training import training_curves
+
+__all__ = [
+    "Drawing",
+    "amad_curve",
+    "cost_and_quality",
+    "distance_map",
+    "division_strip",
+    "layer_quality",
+    "layer_sparsity",
+    "stage_seconds",
+    "training_curves",
+]

@@ -1,0 +1,163 @@
+"""Figures about dividing the layers: every number of groups, what it holds together, and the choice."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from groupsae.partition import Partition
+from groupsae.report.data import Record, RunData, as_groups
+from groupsae.report.figures import theme
+from groupsae.report.figures.theme import GREY, INK, MARK, MUTED, PAPER, Drawing
+from groupsae.report.wording import NONE, fixed, percent
+
+_SPREADS = (
+    ("largest_diameter", "largest diameter", "dotted", GREY, 1.4),
+    ("size_weighted_amad", "size-weighted AMAD", "solid", GREY, 1.4),
+    ("amad", "AMAD", "solid", INK, 1.8),
+)
+
+
+def amad_curve(data: RunData) -> Drawing | None:
+    """AMAD against the number of groups, with the choice marked."""
+    if len(data.candidates) < 2:
+        return None
+    numbers = [candidate["num_groups"] for candidate in data.candidates]
+    with theme.canvas(height=2.9) as figure:
+        axes = figure.subplots()
+        for key, name, dashes, colour, width in _SPREADS:
+            values = [candidate.get(key) for candidate in data.candidates]
+            if all(value is not None for value in values):
+                style = {"color": colour, "linewidth": width, "linestyle": dashes, "markersize": width * 1.7}
+                axes.plot(numbers, values, marker="o", label=name, **style)
+        if data.max_amad is not None:
+            axes.axhline(data.max_amad, color=MARK, linewidth=0.8, dashes=(4, 3))
+            bound = f"bound {data.max_amad:g}"
+            axes.annotate(
+                bound,
+                (1, data.max_amad),
+                (0, 3),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                ha="right",
+                color=MARK,
+                fontsize=8,
+            )
+        _mark_choice(axes, data)
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(0.5, numbers[-1] + 0.5)
+        axes.set_xlabel("number of groups")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(axis="y")
+        axes.legend(loc="upper right")
+        theme.heading(axes, "distance inside groups")
+        svg = theme.to_svg(figure, "amad", "Distance inside groups against the number of groups")
+    why = (data.plan.get("choice") or {}).get("why")
+    caption = (
+        "AMAD is the mean over groups of the largest distance inside a group. A group of one counts 0, so AMAD is "
+        "easily lowered by splitting off single layers. The grey lines are harder to please: one counts every layer "
+        "alike, the other only the widest group."
+    )
+    return Drawing("amad", "How many groups", caption + (f" The choice: {why}." if why else ""), svg)
+
+
+def _mark_choice(axes: Axes, data: RunData) -> None:
+    choice = data.choice
+    if choice is None or choice.get("amad") is None:
+        return
+    point = (choice["num_groups"], choice["amad"])
+    ring = {"markerfacecolor": PAPER, "markeredgecolor": MARK, "markeredgewidth": 2, "linestyle": "none"}
+    label = f"the choice: {choice['num_groups']} groups, AMAD {fixed(choice['amad'])}"
+    axes.plot(*point, marker="o", markersize=9, zorder=5, label=label, **ring)
+
+
+def division_strip(data: RunData) -> Drawing | None:
+    """How each number of groups divides the layers: a row each, the chosen one outlined."""
+    if not data.candidates:
+        return None
+    order = theme.in_order(data.hookpoints)
+    rows = _rows(data)
+    tall = min(0.24, 8.5 / len(rows))
+    with theme.canvas(height=0.95 + tall * len(rows)) as figure:
+        axes = figure.subplots()
+        for row, candidate in enumerate(rows):
+            _division(axes, data, row, candidate, order, tall)
+        axes.set_xlim(-0.5, len(order) - 0.5)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.spines[:].set_visible(False)
+        theme.label_layers(axes, order)
+        _number_rows(axes, data, rows, tall)
+        svg = theme.to_svg(figure, "divisions", "The groups for every number of groups")
+    caption = (
+        "Each row divides the layers, left to right, into one more group than the row above it. A bar is a group: its "
+        "layers share one SAE; small grey bars are layers on their own. "
+    )
+    if data.chosen:
+        caption += (
+            "The outlined row was chosen. Its colours are used in all figures; here they show where the other rows "
+            "merge or split its groups. "
+        )
+    if data.choice is not None and data.choice not in data.candidates:
+        caption += "It was made by hand and stands beside those that the method found. "
+    caption += "Right: AMAD, and the cost as a share of one SAE per layer."
+    return Drawing("divisions", "Every division that was considered", caption, svg)
+
+
+def _rows(data: RunData) -> list[Record]:
+    """The candidates, and a division made by hand after those with as many groups."""
+    rows = list(data.candidates)
+    if data.choice is not None and data.choice not in rows:
+        rows.append(data.choice)
+    return sorted(rows, key=lambda row: row["num_groups"])
+
+
+def _division(axes: Axes, data: RunData, row: int, candidate: Record, order: list[str], tall: float) -> None:
+    chosen = candidate == data.choice
+    groups = Partition(as_groups(candidate["groups"])).groups
+    colours = dict(zip(order, theme.layer_colours(data.chosen, order), strict=True))
+    for group in groups:
+        tints = [colours[name] for name in group]
+        colour = max(set(tints), key=lambda tint: (tints.count(tint), tint != GREY, tint)) if len(group) > 1 else GREY
+        spans = theme.runs(group, order)
+        for first, last in spans:
+            box = (first - 0.46, row - 0.36), last - first + 0.92, 0.72
+            axes.add_patch(Rectangle(*box, facecolor=colour, alpha=_strength(chosen, len(group)), linewidth=0))
+        if chosen and tall > 0.15 and len(group) > 1:
+            text = theme.group_label(data.chosen.names[data.chosen.groups.index(group)])
+            first, last = max(spans, key=lambda span: span[1] - span[0])
+            if len(text) <= 3 * (last - first + 1) * 14 / len(order) + 1:
+                axes.text(
+                    (first + last) / 2, row, text, ha="center", va="center", color=PAPER, weight="bold", fontsize=8
+                )
+    if chosen:
+        box = (-0.56, row - 0.48), len(order) + 0.12, 0.96
+        axes.add_patch(Rectangle(*box, fill=False, edgecolor=MARK, linewidth=1.4, clip_on=False, zorder=5))
+
+
+def _strength(chosen: bool, size: int) -> float:
+    return (0.95 if size > 1 else 0.55) if chosen else (0.5 if size > 1 else 0.28)
+
+
+def _number_rows(axes: Axes, data: RunData, rows: list[Record], tall: float) -> None:
+    """The number of groups at the left of each row, AMAD and relative cost at its right."""
+    every = 1 if tall > 0.155 else 2 if tall > 0.1 else 4
+    chosen = rows.index(data.choice) if data.choice is not None else None
+    costs = [(candidate.get("mflop_per_token") or {}).get("total") for candidate in rows]
+    columns = [(1.05, "AMAD"), (1.115, "cost")]
+    for x, text in columns if costs[-1] else columns[:1]:
+        axes.text(x, 1.01, text, transform=axes.transAxes, ha="center", va="bottom", color=MUTED, fontsize=8)
+    axes.text(-0.03, 1.01, "groups", transform=axes.transAxes, ha="right", va="bottom", color=MUTED, fontsize=8)
+    place = axes.get_yaxis_transform()
+    for row, candidate in enumerate(rows):
+        is_chosen = row == chosen
+        near = chosen is not None and abs(row - chosen) < every
+        if not is_chosen and (near or row % every):
+            continue
+        style = {"va": "center", "fontsize": 8, "transform": place, "color": MARK if is_chosen else INK}
+        style["weight"] = "bold" if is_chosen else "normal"
+        axes.text(-0.03, row, str(candidate["num_groups"]), ha="right", **style)
+        amad = candidate.get("amad")
+        axes.text(1.05, row, NONE if amad is None else f"{amad:.3f}", ha="center", **style)
+        if costs[-1] and costs[row]:
+            axes.text(1.115, row, percent(costs[row] / costs[-1]), ha="center", **style)
+    axes.set_yticks([])

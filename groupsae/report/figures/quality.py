@@ -1,0 +1,127 @@
+"""Figures about the trained SAEs, layer by layer: the groups beside one SAE per layer."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from groupsae.report.data import BASELINE, GROUPS, RunData
+from groupsae.report.figures import theme
+from groupsae.report.figures.theme import GREY, MUTED, PAPER, RULE, Drawing
+
+
+def layer_quality(data: RunData) -> Drawing | None:
+    """FVU and loss increase of every layer, the groups beside the baseline."""
+    svg = _panels(
+        data,
+        "quality",
+        [
+            ("fvu", "fraction of variance unexplained (FVU)"),
+            ("delta_ce", "ΔCE, nats: loss with the layer replaced, less the clean loss"),
+        ],
+        "FVU and loss increase per layer",
+    )
+    caption = (
+        "Lower is better. A filled dot is the layer under its group’s SAE, an open one under an SAE of its own; the "
+        "line between them is the price of sharing. Shaded columns are groups. A layer that is a group by itself has "
+        "one SAE in both suites, so its dots coincide."
+    )
+    return svg and Drawing("quality", "Reconstruction and loss, layer by layer", caption, svg)
+
+
+def layer_sparsity(data: RunData) -> Drawing | None:
+    """Mean active latents and share of dead latents of every layer."""
+    svg = _panels(
+        data,
+        "sparsity",
+        [("l0", "mean active latents (L0)"), ("dead_share", "dead latents, share of the dictionary")],
+        "L0 and dead latents per layer",
+    )
+    caption = (
+        "SAEs are compared fairly at equal L0. Dead latents are counted on each layer: a group’s latents may be silent "
+        "on one of its layers and at work on another."
+    )
+    return svg and Drawing("sparsity", "Sparsity, layer by layer", caption, svg)
+
+
+def _panels(data: RunData, key: str, measures: list[tuple[str, str]], description: str):
+    shown = [
+        (measure, title)
+        for measure, title in measures
+        if data.measured(GROUPS, measure) or data.measured(BASELINE, measure)
+    ]
+    if not shown:
+        return None
+    order = theme.in_order(data.hookpoints)
+    with theme.canvas(height=0.75 + 2.05 * len(shown)) as figure:
+        panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (measure, title) in zip(panels, shown, strict=True):
+            _groups_behind(axes, data, order, named=axes is panels[0])
+            _dots(axes, data, order, measure)
+            axes.set_title(title, loc="left", fontsize=8.5, pad=20 if axes is panels[0] and data.chosen else 8)
+        theme.label_layers(panels[-1], order)
+        if data.measured(BASELINE, shown[0][0]) and data.measured(GROUPS, shown[0][0]):
+            _legend(figure)
+        return theme.to_svg(figure, key, description)
+
+
+def _groups_behind(axes: Axes, data: RunData, order: list[str], named: bool) -> None:
+    """A shaded column for each group of several layers, with its name above it."""
+    if not data.chosen:
+        return
+    colours = theme.group_colours(data.chosen)
+    for group, name in zip(data.chosen.groups, data.chosen.names, strict=True):
+        if len(group) == 1:
+            continue
+        spans = theme.runs(group, order)
+        for first, last in spans:
+            axes.axvspan(first - 0.42, last + 0.42, color=colours[group], alpha=0.09, linewidth=0)
+        text = theme.group_label(name)
+        first, last = max(spans, key=lambda span: span[1] - span[0])
+        if named and len(text) <= (last - first + 1) * 90 / len(order):
+            axes.text(
+                (first + last) / 2,
+                1.02,
+                text,
+                transform=axes.get_xaxis_transform(),
+                ha="center",
+                va="bottom",
+                color=colours[group],
+                weight="bold",
+                fontsize=8,
+            )
+
+
+def _dots(axes: Axes, data: RunData, order: list[str], measure: str) -> None:
+    baseline, groups = data.measured(BASELINE, measure), data.measured(GROUPS, measure)
+    colours = dict(zip(order, theme.layer_colours(data.chosen, order), strict=True))
+    size = 7 if len(order) <= 16 else 5
+    for place, layer in enumerate(order):
+        if layer in baseline and layer in groups:
+            axes.plot([place, place], [baseline[layer], groups[layer]], color=colours[layer], linewidth=1.3)
+        if layer in groups:
+            axes.plot(place, groups[layer], "o", markersize=size, color=colours[layer], markeredgewidth=0)
+        if layer in baseline:
+            open_dot = {"markerfacecolor": PAPER, "markeredgecolor": MUTED, "markeredgewidth": 1.2}
+            axes.plot(place, baseline[layer], "o", markersize=size - 1.4, **open_dot)
+    values = [*baseline.values(), *groups.values()]
+    low, high = min(values), max(values)
+    if measure == "dead_share":
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+        high = max(high, 0.01)
+    if high == low:
+        low, high = min(0.0, low), high * 1.6 or 1.0
+    axes.set_ylim(min(0.0, low * 1.1), high * 1.1)
+    axes.set_xlim(-0.6, len(order) - 0.4)
+    axes.grid(axis="y")
+    axes.axhline(0, color=RULE, linewidth=0.6)
+
+
+def _legend(figure) -> None:
+    dot = {"linestyle": "none", "marker": "o"}
+    handles = [
+        Line2D([], [], color=GREY, markersize=6, markeredgewidth=0, label="the group’s SAE", **dot),
+        Line2D([], [], markerfacecolor=PAPER, markeredgecolor=MUTED, markersize=5, label="an SAE of its own", **dot),
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2, handletextpad=0.2, borderpad=0)

@@ -1,0 +1,122 @@
+"""The figure of training: error and loss of every SAE over the tokens it has seen."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from groupsae.report.data import RunData, number
+from groupsae.report.figures import theme
+from groupsae.report.figures.theme import GREY, MUTED, Drawing
+from groupsae.report.wording import count
+
+_MOST_POINTS = 140
+_MOST_LABELS = 8
+_GAP = 0.055
+_DASHES = ("solid", (0, (4, 1.5)), (0, (1.2, 1.5)), (0, (6, 1.5, 1.2, 1.5)))
+
+
+def training_curves(data: RunData) -> Drawing | None:
+    """FVU and loss over tokens for every SAE."""
+    if not data.metrics:
+        return None
+    colours = _colours(data)
+    many = len(colours) > _MOST_LABELS
+    with theme.canvas(height=3.3 + (0.25 + 0.17 * math.ceil(len(colours) / 8) if many else 0)) as figure:
+        panels = figure.subplots(1, 2, gridspec_kw={"wspace": 0.1})
+        for axes, (measure, title) in zip(panels, (("fvu", "FVU"), ("loss", "training loss")), strict=True):
+            ends = _lines(axes, data, measure, colours)
+            _log_axis(axes)
+            if ends and not many:
+                _name_ends(axes, ends, colours)
+            axes.set_xlim(left=0)
+            axes.set_xlabel("tokens seen by each SAE")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: count(tokens)))
+            axes.xaxis.get_major_locator().set_params(nbins=4)
+            axes.grid(axis="y")
+            theme.heading(axes, title)
+        if many:
+            handles, labels = panels[0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower center", ncols=8, handlelength=2.6)
+        svg = theme.to_svg(figure, "curves", "FVU and loss over tokens")
+    caption = (
+        "Measured on the training text as it went by, one line per SAE, on a logarithmic scale. Coloured: SAEs that "
+        "serve a group. Grey: SAEs of a single layer."
+    )
+    return Drawing("curves", "Training", caption, svg)
+
+
+def _colours(data: RunData) -> dict[str, str]:
+    """A colour for each group of several layers, by its name."""
+    colours = theme.group_colours(data.chosen)
+    return {
+        name: colours[group]
+        for group, name in zip(
+            data.chosen.groups if data.chosen else (), data.chosen.names if data.chosen else (), strict=True
+        )
+        if len(group) > 1
+    }
+
+
+def _lines(axes: Axes, data: RunData, measure: str, colours: dict[str, str]) -> dict[str, float]:
+    """Draws a line per SAE, single layers first and behind; returns where the groups' lines end."""
+    place = {name: index for index, name in enumerate(colours)}
+    names = sorted({name for record in data.metrics for name in record["groups"]}, key=lambda name: place.get(name, -1))
+    step = max(1, math.ceil(len(data.metrics) / _MOST_POINTS))
+    records = data.metrics[::-1][::step][::-1]  # counted from the end: the last point is always there
+    ends = {}
+    for name in names:
+        points = [(record["tokens"], number((record["groups"].get(name) or {}).get(measure))) for record in records]
+        points = [(tokens, value) for tokens, value in points if value > 0]
+        if not points:
+            continue
+        marker = "o" if len(points) == 1 else None
+        axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, **_stroke(name, colours))
+        if name in colours:
+            ends[name] = points[-1][1]
+    return ends
+
+
+def _stroke(name: str, colours: dict[str, str]) -> dict[str, object]:
+    """How a line is drawn: a group in its colour, dashed when the palette has come round again."""
+    if name not in colours:
+        return {"color": GREY, "linewidth": 0.7, "alpha": 0.7}
+    turn = list(colours).index(name) // len(theme.GROUP_COLOURS)
+    dashes = _DASHES[turn % len(_DASHES)]
+    return {"color": colours[name], "linewidth": 1.7, "linestyle": dashes, "label": theme.group_label(name)}
+
+
+def _log_axis(axes: Axes) -> None:
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 50 else (1,), numticks=12))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _name_ends(axes: Axes, ends: dict[str, float], colours: dict[str, str]) -> None:
+    """Groups' names at the ends of their lines, moved apart where they would touch."""
+    low, high = map(math.log, axes.get_ylim())
+    wanted = sorted(((math.log(value) - low) / (high - low), name) for name, value in ends.items())
+    places = [place for place, _ in wanted]
+    for index in range(1, len(places)):
+        places[index] = max(places[index], places[index - 1] + _GAP)
+    over = max(0.0, places[-1] - 0.99)
+    for index in reversed(range(len(places))):
+        limit = places[index + 1] - _GAP if index + 1 < len(places) else places[-1] - over
+        places[index] = min(places[index], limit)
+    for place, (_, name) in zip(places, wanted, strict=True):
+        label = theme.group_label(name)
+        axes.annotate(
+            label,
+            (1, place),
+            (5, 0),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            va="center",
+            color=colours.get(name, MUTED),
+            weight="bold",
+            fontsize=8,
+        )

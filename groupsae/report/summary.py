@@ -1,0 +1,95 @@
+"""A suite in one line of numbers: what it costs and how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from statistics import fmean
+
+from groupsae.partition import Partition
+from groupsae.records import RunDirectory
+from groupsae.report.data import RunData, read_run
+
+
+@dataclass(frozen=True)
+class SuiteSummary:
+    """Cost and quality of one suite. A value is None while the stage that measures it is missing.
+
+    Means are over layers, each layer counted once. Costs are those of the suite trained alone: the
+    language model once, and its own SAEs.
+    """
+
+    name: str
+    """`baseline` (one SAE per layer) or `groups`."""
+    num_saes: int
+    num_layers: int
+    mean_fvu: float | None = None
+    """Fraction of variance unexplained, in [0, inf); 0 is perfect."""
+    worst_fvu: float | None = None
+    worst_layer: str | None = None
+    """The layer with the largest FVU."""
+    mean_cosine: float | None = None
+    mean_delta_ce: float | None = None
+    """Nats per token that the model loses when one layer is replaced by its reconstruction."""
+    mean_ce_score: float | None = None
+    """(CE_zero - CE_sae) / (CE_zero - CE_clean); 1 is perfect."""
+    mean_kl: float | None = None
+    """KL(clean || spliced), nats per token."""
+    mean_l0: float | None = None
+    mean_dead_share: float | None = None
+    mflop_per_token: float | None = None
+    """C = A + T G: one forward of the language model and G dense SAE steps, per token (arXiv 2410.21508)."""
+    total_pflop: float | None = None
+    """`mflop_per_token` times the tokens each SAE saw."""
+    seconds: float | None = None
+    """Measured: the language model, this suite's SAE steps, and everything around them."""
+
+
+def summarise(run: RunDirectory) -> list[SuiteSummary]:
+    """One summary for each suite of the run, the baseline first; empty before layers are grouped."""
+    return summarise_data(read_run(run))
+
+
+def summarise_data(data: RunData) -> list[SuiteSummary]:
+    """One summary for each suite of records that were read already."""
+    return [_summarise(data, name, partition) for name, partition in data.partitions.items()]
+
+
+def _summarise(data: RunData, name: str, partition: Partition) -> SuiteSummary:
+    fvu = data.measured(name, "fvu")
+    worst = max(fvu, key=fvu.__getitem__) if fvu else None
+    cost = data.cost(partition)
+    mflop = cost["total"] if cost else None
+    tokens = data.train["num_tokens"] if data.train else None
+    return SuiteSummary(
+        name=name,
+        num_saes=len(partition),
+        num_layers=len(partition.hookpoints),
+        mean_fvu=_mean(fvu.values()),
+        worst_fvu=fvu[worst] if worst is not None else None,
+        worst_layer=worst,
+        mean_cosine=_mean(data.measured(name, "cosine").values()),
+        mean_delta_ce=_mean(data.measured(name, "delta_ce").values()),
+        mean_ce_score=_mean(data.measured(name, "ce_score").values()),
+        mean_kl=_mean(data.measured(name, "kl").values()),
+        mean_l0=_mean(data.measured(name, "l0").values()),
+        mean_dead_share=_mean(data.measured(name, "dead_share").values()),
+        mflop_per_token=mflop,
+        total_pflop=mflop * tokens / 1e9 if mflop is not None and tokens is not None else None,
+        seconds=_seconds(data, partition),
+    )
+
+
+def _seconds(data: RunData, partition: Partition) -> float | None:
+    if data.train is None:
+        return None
+    groups = data.train["groups"]
+    if any(name not in groups for name in partition.names):
+        return None
+    shared = data.train["seconds"]
+    steps = sum(groups[name]["seconds"] for name in partition.names)
+    return shared.get("language model", 0.0) + shared.get("other", 0.0) + steps
+
+
+def _mean(values: Collection[float]) -> float | None:
+    return fmean(values) if values else None

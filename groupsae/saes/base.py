@@ -1,0 +1,118 @@
+"""What every SAE is: four weights, a way to encode sparsely, and a decoder of unit rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The active latents of N tokens: values (N, K) >= 0 and the latents' numbers (N, K).
+
+    A value of zero is a latent that did not fire; its number then means nothing.
+    """
+
+    values_NK: Tensor
+    indices_NK: Tensor
+
+    def dense(self, d_sae: int) -> Tensor:
+        """The same as one (N, S) tensor."""
+        zeros_NS = self.values_NK.new_zeros(len(self.values_NK), d_sae)
+        return zeros_NS.scatter(1, self.indices_NK, self.values_NK)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a batch cost, and what fired.
+
+    `total` carries the gradient; `error` and `variance` (sums over the batch, of z in scaled
+    units) give the FVU; `auxk` is the auxiliary part before its weight, zero where no latent
+    is dead.
+    """
+
+    total: Tensor
+    error: Tensor
+    variance: Tensor
+    auxk: Tensor
+    latents: Latents
+
+
+class SparseAutoencoder(nn.Module, ABC):
+    """z_hat = W_dec^T latents + b_dec, with latents a sparse, non-negative function of z.
+
+    Weights, all float32: W_enc (S, D), b_enc (S,), W_dec (S, D) with rows of unit norm, b_dec
+    (D,). Inputs z (N, D) are centred and scaled already; `Suite` binds an SAE to a hookpoint's
+    raw activations.
+    """
+
+    def __init__(self, d_model: int, d_sae: int) -> None:
+        super().__init__()
+        self.d_model, self.d_sae = d_model, d_sae
+        self.W_enc = nn.Parameter(torch.zeros(d_sae, d_model))
+        self.b_enc = nn.Parameter(torch.zeros(d_sae))
+        self.W_dec = nn.Parameter(torch.zeros(d_sae, d_model))
+        self.b_dec = nn.Parameter(torch.zeros(d_model))
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """Random unit decoder rows, the encoder their transpose, zero biases; decided by the seed alone."""
+        random = torch.Generator().manual_seed(seed)
+        rows_SD = F.normalize(torch.randn(self.d_sae, self.d_model, generator=random), dim=1)
+        self.W_dec.copy_(rows_SD)
+        self.W_enc.copy_(rows_SD)
+        self.b_enc.zero_()
+        self.b_dec.zero_()
+
+    @abstractmethod
+    def encode_sparse(self, z_ND: Tensor) -> Latents:
+        """The active latents of each token."""
+
+    @abstractmethod
+    def losses(self, z_ND: Tensor, dead_S: Tensor) -> Losses:
+        """The training losses of a batch; `dead_S` marks the latents that count as dead."""
+
+    def encode(self, z_ND: Tensor) -> Tensor:
+        """The latents (N, S), dense."""
+        return self.encode_sparse(z_ND).dense(self.d_sae)
+
+    def decode(self, latents_NS: Tensor) -> Tensor:
+        """The reconstruction (N, D) of dense latents."""
+        return latents_NS @ self.W_dec + self.b_dec
+
+    def decode_sparse(self, latents: Latents) -> Tensor:
+        """The reconstruction (N, D) of active latents."""
+        return weighted_rows(self.W_dec, latents) + self.b_dec
+
+    def forward(self, z_ND: Tensor) -> Tensor:
+        """The reconstruction (N, D) of z."""
+        return self.decode_sparse(self.encode_sparse(z_ND))
+
+    def pre_activations(self, z_ND: Tensor) -> Tensor:
+        """W_enc (z - b_dec) + b_enc, (N, S).
+
+        Written as W_enc z + (b_enc - W_enc b_dec): the gradient of b_dec is then a matrix-vector
+        product, not one more product of the batch's size.
+        """
+        return F.linear(z_ND, self.W_enc, self.b_enc - self.W_enc @ self.b_dec)
+
+    @torch.no_grad()
+    def normalise_decoder(self) -> None:
+        """Give every decoder row unit norm."""
+        self.W_dec.copy_(F.normalize(self.W_dec, dim=1))
+
+    @torch.no_grad()
+    def project_decoder_gradient(self) -> None:
+        """Remove from each decoder row's gradient the component along the row."""
+        grad_SD = self.W_dec.grad
+        if grad_SD is not None:
+            grad_SD -= (grad_SD * self.W_dec).sum(1, keepdim=True) * self.W_dec
+
+
+def weighted_rows(W_SD: Tensor, latents: Latents) -> Tensor:
+    """sum_k values[n, k] W[indices[n, k]], (N, D), touching only those rows."""
+    return F.embedding_bag(latents.indices_NK, W_SD, per_sample_weights=latents.values_NK, mode="sum")

@@ -1,0 +1,151 @@
+"""A suite: the SAEs of one partition, addressed by hookpoint, in raw activations."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from groupsae.activations.scale import Scales
+from groupsae.errors import RunError
+from groupsae.partition import Partition, group_name
+from groupsae.records import write_atomically
+from groupsae.saes.base import Latents, SparseAutoencoder
+from groupsae.saes.registry import ARCHITECTURES, build_sae
+
+
+@dataclass(frozen=True)
+class BoundSAE:
+    """An SAE bound to a hookpoint: raw activations x (..., D) in and out, latents (..., S) between.
+
+    z = s (x - c)        x_hat = z_hat / s + c
+    """
+
+    hookpoint: str
+    sae: SparseAutoencoder
+    scale: float
+    centre_D: Tensor
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The latents (..., S) of raw activations (..., D)."""
+        return self.sae.encode(self._normalise(x).flatten(0, -2)).unflatten(0, x.shape[:-1])
+
+    def encode_sparse(self, x_ND: Tensor) -> Latents:
+        """The active latents of raw activations (N, D)."""
+        return self.sae.encode_sparse(self._normalise(x_ND))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The raw activations (..., D) that latents (..., S) stand for."""
+        return self._restore(self.sae.decode(latents))
+
+    def decode_sparse(self, latents: Latents) -> Tensor:
+        """The raw activations (N, D) that active latents stand for."""
+        return self._restore(self.sae.decode_sparse(latents))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The reconstruction of raw activations, in their shape and dtype."""
+        z_hat_ND = self.sae(self._normalise(x).flatten(0, -2))
+        return self._restore(z_hat_ND).unflatten(0, x.shape[:-1]).to(x.dtype)
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        return (x.float() - self.centre_D) * self.scale
+
+    def _restore(self, z: Tensor) -> Tensor:
+        return z / self.scale + self.centre_D
+
+
+class Suite:
+    """The SAEs of a partition: `suite["layers.3"]` is the SAE that serves this hookpoint.
+
+    One SAE object serves all hookpoints of its group; centre and scale are the hookpoint's own.
+    """
+
+    def __init__(self, partition: Partition, saes: dict[str, SparseAutoencoder], scales: Scales) -> None:
+        self.partition, self.saes, self.scales = partition, saes, scales
+
+    def __getitem__(self, hookpoint: str) -> BoundSAE:
+        group = self.partition.group_of(hookpoint)
+        sae = self.saes[group_name(group)]
+        scale, centre_D = self.scales.of(hookpoint)
+        return BoundSAE(hookpoint, sae, scale, centre_D.to(sae.W_enc.device))
+
+    def save(self, folder: str | Path, name: str = "groups") -> None:
+        """Write `suite.json`, `scales.safetensors` and `groups/<group>/` into a folder.
+
+        Raises RunError if the folder holds a suite already.
+        """
+        folder = Path(folder)
+        if (folder / "suite.json").exists():
+            raise RunError(f"{folder} holds a suite already; give another folder.")
+        for group, sae in self.saes.items():
+            save_sae(sae, folder / "groups" / group)
+        write_atomically(folder / "scales.safetensors", self.scales.save)
+        write_suite_index(folder, {name: self.partition})
+
+    @classmethod
+    def load(cls, folder: str | Path, name: str | None = None, *, device: str = "cpu") -> Suite:
+        """The suite in a folder or run directory; `name` picks one where there are several (`baseline`, `groups`).
+
+        Raises RunError if files are missing, damaged, or do not fit their config.
+        """
+        folder = Path(folder)
+        partitions = read_suite_index(folder)
+        name = name or ("groups" if "groups" in partitions else next(iter(partitions)))
+        if name not in partitions:
+            raise RunError(f"{folder} has no suite {name!r}; it has {', '.join(partitions)}.")
+        partition = partitions[name]
+        saes = {group: load_sae(folder / "groups" / group).to(device) for group in partition.names}
+        scales = Scales.load(folder / "scales.safetensors", partition.hookpoints).to(torch.device(device))
+        return cls(partition, saes, scales)
+
+
+def write_suite_index(folder: Path, partitions: dict[str, Partition]) -> None:
+    """Write which suites a folder holds, by name."""
+    text = json.dumps({name: partition.groups for name, partition in partitions.items()}, indent=1)
+    write_atomically(folder / "suite.json", lambda path: path.write_text(text + "\n"))
+
+
+def read_suite_index(folder: Path) -> dict[str, Partition]:
+    """The partitions of the suites in a folder, by name. Raises RunError if there are none."""
+    try:
+        index = json.loads((folder / "suite.json").read_text())
+        return {name: Partition(tuple(map(tuple, groups))) for name, groups in index.items()}
+    except FileNotFoundError:
+        raise RunError(
+            f"{folder} holds no trained SAEs (no suite.json). Run `groupsae train {folder}` first."
+        ) from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"{folder / 'suite.json'} is damaged: {error}. Train again to make it.") from error
+
+
+def save_sae(sae: SparseAutoencoder, folder: Path) -> None:
+    """Write `sae.safetensors` and `cfg.json`, each whole or not at all."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
+    write_atomically(folder / "sae.safetensors", lambda path: save_file(weights, path))
+    cfg = {"d_model": sae.d_model, "sae": sae.config.model_dump(mode="json")}
+    write_atomically(folder / "cfg.json", lambda path: path.write_text(json.dumps(cfg, indent=1) + "\n"))
+
+
+def load_sae(folder: Path) -> SparseAutoencoder:
+    """The SAE that `save_sae` wrote. Raises RunError if names, shapes, dtypes or finiteness are off."""
+    try:
+        cfg = json.loads((folder / "cfg.json").read_text())
+        config = ARCHITECTURES[cfg["sae"]["architecture"]][0](**cfg["sae"])
+        sae = build_sae(cfg["d_model"], config)
+        weights = load_file(folder / "sae.safetensors")
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise RunError(f"The SAE in {folder} is missing or damaged: {error}. Train again to make it.") from error
+    expected = {name: (tuple(t.shape), t.dtype) for name, t in sae.state_dict().items()}
+    found = {name: (tuple(t.shape), t.dtype) for name, t in weights.items()}
+    if expected != found:
+        raise RunError(f"{folder / 'sae.safetensors'} holds {found}, but its cfg.json asks for {expected}.")
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise RunError(f"{name} in {folder / 'sae.safetensors'} holds NaN or infinity. Train again to make it.")
+    sae.load_state_dict(weights)
+    return sae.requires_grad_(False)

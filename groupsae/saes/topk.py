@@ -1,0 +1,58 @@
+"""The TopK SAE."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from groupsae.config import TopKConfig
+from groupsae.saes.base import Latents, Losses, SparseAutoencoder, weighted_rows
+
+
+@final
+class TopKSAE(SparseAutoencoder):
+    """A TopK SAE (Gao et al. 2024, arXiv 2406.04093), as Group-SAE trains it.
+
+        latents = top_k(ReLU(W_enc (z - b_dec) + b_enc))      z_hat = W_dec^T latents + b_dec
+
+        loss  = sum_t ||z_hat_t - z_t||^2 / V + auxk_weight * auxk
+        V     = sum_t ||z_t - mean z||^2
+        auxk  = min(n_dead / k_aux, 1) * sum_t ||e_hat_t - e_t||^2 / V
+
+    e = z - z_hat, detached; e_hat is decoded without b_dec from the k_aux = D/2 strongest dead
+    latents, taken before the ReLU, so that a latent whose pre-activation is negative is revived
+    too. Where fewer than k pre-activations are positive, fewer than k latents fire.
+    """
+
+    def __init__(self, d_model: int, config: TopKConfig) -> None:
+        super().__init__(d_model, config.width(d_model))
+        self.config, self.k, self.auxk_weight = config, config.k, config.auxk_weight
+        self.k_aux = max(1, d_model // 2)
+
+    def encode_sparse(self, z_ND: Tensor) -> Latents:
+        """The k strongest latents of each token."""
+        return self._select(self.pre_activations(z_ND))
+
+    def _select(self, pre_NS: Tensor) -> Latents:
+        values_NK, indices_NK = pre_NS.topk(self.k, dim=1, sorted=False)
+        return Latents(values_NK.relu(), indices_NK)
+
+    def losses(self, z_ND: Tensor, dead_S: Tensor) -> Losses:
+        """The loss of the class docstring on a batch z (N, D)."""
+        pre_NS = self.pre_activations(z_ND)
+        latents = self._select(pre_NS)
+        z_hat_ND = self.decode_sparse(latents)
+        error = (z_hat_ND - z_ND).square().sum()
+        variance = (z_ND - z_ND.mean(0)).square().sum().clamp_min(torch.finfo(z_ND.dtype).tiny)
+        auxk = self._auxk(pre_NS, (z_ND - z_hat_ND).detach(), dead_S) / variance
+        return Losses(error / variance + self.auxk_weight * auxk, error.detach(), variance, auxk.detach(), latents)
+
+    def _auxk(self, pre_NS: Tensor, e_ND: Tensor, dead_S: Tensor) -> Tensor:
+        dead = dead_S.nonzero().squeeze(1)
+        if not self.auxk_weight or not len(dead):
+            return e_ND.new_zeros(())
+        values_NA, places_NA = pre_NS[:, dead].topk(min(self.k_aux, len(dead)), dim=1, sorted=False)
+        e_hat_ND = weighted_rows(self.W_dec, Latents(values_NA, dead[places_NA]))
+        return min(len(dead) / self.k_aux, 1.0) * (e_hat_ND - e_ND).square().sum()

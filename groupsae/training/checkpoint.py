@@ -1,0 +1,86 @@
+"""Checkpoints: every group's state at one step, beside the group, valid once the marker names the step.
+
+    groups/<group>/state-<step>.safetensors     checkpoint.json: {"step", "position", "key", "profile"}
+
+The marker is written last, so a save that is interrupted leaves the checkpoint before it in force.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from groupsae.activations.shuffle import Position
+from groupsae.errors import RunError
+from groupsae.records import write_atomically
+from groupsae.training.group import GroupInTraining
+
+MARKER = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training has come, and what it has spent: steps, position in the stream, seconds by part."""
+
+    step: int
+    position: Position
+    seconds: dict[str, float]
+
+
+class Checkpoints:
+    """The checkpoints in a folder. `key` identifies what is trained; others' checkpoints are not taken."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self.key = folder, key
+
+    def save(self, groups: Sequence[GroupInTraining], progress: Progress) -> None:
+        """Write every group's state, then the marker; then remove the states before."""
+        for group in groups:
+            state = {name: tensor.detach().cpu().contiguous() for name, tensor in group.state().items()}
+            write_atomically(self._file(group, progress.step), lambda path, state=state: save_file(state, path))
+        marker = json.dumps({"key": self.key, **asdict(progress)}, indent=1)
+        write_atomically(self.folder / MARKER, lambda path: path.write_text(marker + "\n"))
+        self._remove_states(keep=progress.step)
+
+    def load(self, groups: Sequence[GroupInTraining]) -> Progress | None:
+        """Restore every group to the last checkpoint; None if there is none. Raises RunError for a damaged one."""
+        marker = self._marker()
+        if marker is None:
+            return None
+        for group in groups:
+            file = self._file(group, marker["step"])
+            try:
+                group.restore(load_file(file))
+            except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+                raise RunError(
+                    f"The checkpoint {file} is missing or damaged: {error}. Train again with --overwrite."
+                ) from error
+        return Progress(marker["step"], Position(**marker["position"]), marker["seconds"])
+
+    def clear(self) -> None:
+        """Remove the marker and all states."""
+        (self.folder / MARKER).unlink(missing_ok=True)
+        self._remove_states(keep=None)
+
+    def _marker(self) -> dict[str, Any] | None:
+        try:
+            marker = json.loads((self.folder / MARKER).read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.folder / MARKER} is damaged: {error}. Train again with --overwrite.") from error
+        return marker if marker.get("key") == self.key else None
+
+    def _file(self, group: GroupInTraining, step: int) -> Path:
+        return self.folder / "groups" / group.name / f"state-{step}.safetensors"
+
+    def _remove_states(self, keep: int | None) -> None:
+        for file in self.folder.glob("groups/*/state-*.safetensors"):
+            if keep is None or file.name != f"state-{keep}.safetensors":
+                file.unlink(missing_ok=True)

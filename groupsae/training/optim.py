@@ -1,0 +1,30 @@
+"""The learning-rate rule, its schedule, and Adam as both papers set it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+def learning_rate(d_sae: int) -> float:
+    """2e-4 / sqrt(d_sae / 2^14): 2.309401e-4 for 12,288 latents, 2e-4 for 16,384, 1.414214e-4 for 32,768.
+
+    Source: Group-SAE's training script, after Gao et al. 2024.
+    """
+    return 2e-4 / math.sqrt(d_sae / 2**14)
+
+
+def decay(progress: float, share: float) -> float:
+    """The factor on the learning rate when a share `progress` of the tokens has been seen.
+
+    1, then a straight line to 0 over the last `share`; always 1 if `share` is 0.
+    """
+    return 1.0 if share == 0 else min(1.0, (1 - progress) / share)
+
+
+def adam(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Adam:
+    """Adam with betas (0.9, 0.999) and eps 1e-8, in one fused pass over the weights."""
+    return torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.999), eps=1e-8, fused=True)

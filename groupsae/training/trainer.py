@@ -1,0 +1,165 @@
+"""The loop: one pass over the model trains every group of every partition side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from groupsae.activations.scale import Scales, measure_scales
+from groupsae.activations.shuffle import Position, ShuffledStream
+from groupsae.activations.source import ActivationSource
+from groupsae.config import ActivationsConfig, TopKConfig, TrainConfig
+from groupsae.errors import PartitionError
+from groupsae.partition import Group, Partition
+from groupsae.saes.base import SparseAutoencoder
+from groupsae.saes.suite import Suite
+from groupsae.training.checkpoint import Checkpoints, Progress
+from groupsae.training.group import GroupInTraining
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training gave: an SAE per group, the scales, and where the seconds went (by part, and by group)."""
+
+    saes: dict[str, SparseAutoencoder]
+    scales: Scales
+    seconds: dict[str, float]
+
+    def suite(self, partition: Partition) -> Suite:
+        """The suite of one partition whose groups were all trained."""
+        return Suite(partition, {name: self.saes[name] for name in partition.names}, self.scales)
+
+
+def train(
+    source: ActivationSource,
+    partition: Partition,
+    sae: TopKConfig = TopKConfig(),  # noqa: B008 - frozen
+    train: TrainConfig = TrainConfig(),  # noqa: B008 - frozen
+    *,
+    seed: int = 0,
+    buffer_tokens: int = ActivationsConfig().buffer_tokens,
+    progress: Callable[[int], None] | None = None,
+) -> Suite:
+    """The suite of a partition: one SAE per group, trained in one pass over the source.
+
+    `Partition.singletons(hookpoints)` is one SAE per layer. Raises PartitionError if the
+    partition names a hookpoint that the source does not read, NumericalError for NaN.
+    """
+    groups = train_groups(
+        source, partition.groups, sae, train, seed=seed, buffer_tokens=buffer_tokens, progress=progress
+    )
+    return groups.suite(partition)
+
+
+def train_groups(
+    source: ActivationSource,
+    groups: Iterable[Group],
+    sae: TopKConfig,
+    train: TrainConfig,
+    *,
+    seed: int,
+    buffer_tokens: int,
+    folder: Path | None = None,
+    key: str = "",
+    progress: Callable[[int], None] | None = None,
+    log: Callable[[dict[str, Any]], None] | None = None,
+    resumed: Callable[[Progress], None] | None = None,
+) -> Trained:
+    """An SAE for each distinct group, all trained on the same batches.
+
+    Per step the batch of activations is read once; each group draws a layer for every token and
+    takes one optimizer step. With a `folder`, states are saved there every `save_every_tokens`,
+    and training goes on from the checkpoint of the same `key`, if there is one (`resumed` is
+    told). `log` gets a record every `log_every_tokens`; `progress` the tokens of each step.
+    """
+    distinct = dict.fromkeys(groups)
+    unknown = sorted({name for group in distinct for name in group} - set(source.hookpoints))
+    if unknown:
+        raise PartitionError(f"{', '.join(unknown)} are not read; the source has {', '.join(source.hookpoints)}.")
+    sae.width(source.d_model)
+    scales = measure_scales(source, train.scale_tokens, centre=train.centre, seed=seed)
+    in_training = [GroupInTraining(group, scales, source.d_model, sae, train, seed) for group in distinct]
+    stream = ShuffledStream(
+        source, train.num_tokens, batch_tokens=train.batch_tokens, buffer_tokens=buffer_tokens, seed=seed
+    )
+    loop = _Loop(stream, in_training, train, folder and Checkpoints(folder, key), progress, log)
+    loop.resume(resumed)
+    loop.run()
+    return Trained({group.name: group.sae.requires_grad_(False) for group in in_training}, scales, loop.seconds)
+
+
+class _Loop:
+    """Steps through the stream; owns the step count and the seconds spent."""
+
+    def __init__(
+        self,
+        stream: ShuffledStream,
+        groups: list[GroupInTraining],
+        train: TrainConfig,
+        checkpoints: Checkpoints | None,
+        progress: Callable[[int], None] | None,
+        log: Callable[[dict[str, Any]], None] | None,
+    ) -> None:
+        self.stream, self.groups, self.train = stream, groups, train
+        self.checkpoints, self.progress, self.log = checkpoints, progress, log
+        self.step, self.position = 0, Position()
+        self.seconds = dict.fromkeys(("language model", "SAE steps", "other", *(g.name for g in groups)), 0.0)
+
+    def resume(self, resumed: Callable[[Progress], None] | None) -> None:
+        found = self.checkpoints and self.checkpoints.load(self.groups)
+        if found:
+            self.step, self.position, self.seconds = found.step, found.position, dict(found.seconds)
+            if self.progress:
+                self.progress(found.position.tokens)
+            if resumed:
+                resumed(found)
+
+    def run(self) -> None:
+        began, spent = time.perf_counter(), sum(self._parts())
+        for position, x_LND in self.stream.batches(self.position):
+            for group in self.groups:
+                started = time.perf_counter()
+                group.step(x_LND, self.step, self.position.tokens / self.train.num_tokens)
+                self.seconds[group.name] += time.perf_counter() - started
+            before, self.position, self.step = self.position.tokens, position, self.step + 1
+            if self.progress:
+                self.progress(x_LND.shape[1])
+            self._account(began, spent)
+            if self._due(before, self.train.log_every_tokens):
+                self._log()
+            if self._due(before, self.train.save_every_tokens):
+                self._save()
+
+    def _account(self, began: float, spent: float) -> None:
+        reading, self.stream.read_seconds = self.stream.read_seconds, 0.0
+        self.seconds["language model"] += reading
+        self.seconds["SAE steps"] = sum(self.seconds[group.name] for group in self.groups)
+        known = self.seconds["language model"] + self.seconds["SAE steps"]
+        self.seconds["other"] = max(0.0, spent + time.perf_counter() - began - known)
+
+    def _parts(self) -> list[float]:
+        return [self.seconds[part] for part in ("language model", "SAE steps", "other")]
+
+    def _due(self, before: int, every: int) -> bool:
+        now = self.position.tokens
+        return now // every > before // every or now >= self.train.num_tokens
+
+    def _log(self) -> None:
+        for group in self.groups:
+            group.require_finite(self.step)
+        record = {"step": self.step, "tokens": self.position.tokens, "seconds": round(sum(self._parts()), 3)}
+        record["groups"] = {
+            group.name: group.meter.read() | {"learning_rate": group.optimizer.param_groups[0]["lr"]}
+            for group in self.groups
+        }
+        if self.log:
+            self.log(record)
+
+    def _save(self) -> None:
+        for group in self.groups:
+            group.require_finite(self.step)
+        if self.checkpoints:
+            self.checkpoints.save(self.groups, Progress(self.step, self.position, self.seconds))

@@ -1,0 +1,118 @@
+"""What stages of one run share while they are in memory: the model, its tokenizer, its rows."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from groupsae.activations.harvest import Harvester
+from groupsae.errors import PartitionError
+from groupsae.models import find_blocks, find_hookpoints, load_model
+from groupsae.planning.architecture import Architecture
+from groupsae.progress import say
+from groupsae.records import RunDirectory
+from groupsae.tokens import TokenRows
+
+ROWS_FILE = "tokens/rows.safetensors"
+
+
+class Workbench:
+    """Loads what a run needs when it is first asked for, and once. `overwrite`: nothing is gone on with."""
+
+    def __init__(self, run: RunDirectory, overwrite: bool = False) -> None:
+        self.run, self.overwrite = run, overwrite
+
+    @cached_property
+    def _loaded(self) -> tuple[nn.Module, Any]:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        settings = self.run.config.model
+        say(f"loading model {settings.name} ...")
+        return load_model(
+            settings.name,
+            device=settings.device,
+            dtype=settings.dtype,
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+        )
+
+    @property
+    def model(self) -> nn.Module:
+        """The language model."""
+        return self._loaded[0]
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return self._loaded[1]
+
+    @cached_property
+    def hookpoints(self) -> tuple[str, ...]:
+        """The hookpoints of this run."""
+        return find_hookpoints(self.model, self.run.config.activations.hookpoints)
+
+    @cached_property
+    def rows(self) -> TokenRows:
+        """The rows that the tokens stage wrote."""
+        self.run.require("tokens")
+        return TokenRows.load(self.run.file(ROWS_FILE))
+
+    @cached_property
+    def source(self) -> Harvester:
+        """Activations of the training rows."""
+        settings = self.run.config.activations
+        return Harvester(
+            self.model,
+            self.rows,
+            self.hookpoints,
+            batch_rows=settings.batch_rows,
+            skip_special=settings.skip_special,
+        )
+
+    @property
+    def architecture(self) -> Architecture:
+        """The model's sizes, as the planner counts them."""
+        return Architecture.from_hf_config(self.model.config)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the model."""
+        return self.model.config.hidden_size
+
+    def require_possible(self) -> None:
+        """Raises, before any text is read, what is wrong between the config and the model."""
+        wanted = self.run.config.group.groups
+        if wanted and wanted > len(self.hookpoints):
+            raise PartitionError(
+                f"group.groups = {wanted}, but there are only {len(self.hookpoints)} hookpoints to divide "
+                f"({self.hookpoints[0]} ... {self.hookpoints[-1]}); ask for 1 to {len(self.hookpoints)}."
+            )
+        self.run.config.sae.width(self.d_model)
+
+    def describe(self) -> None:
+        """Write what the model is, and what it runs on, into the manifest."""
+        parameters = sum(p.numel() for p in self.model.parameters())
+        device = next(self.model.parameters()).device
+        self.run.describe(
+            model={
+                "name": self.run.config.model.name,
+                "kind": type(self.model).__name__,
+                "blocks": len(find_blocks(self.model)[1]),
+                "d_model": self.d_model,
+                "parameters": parameters,
+                "hookpoints": list(self.hookpoints),
+                "commit": getattr(self.model.config, "_commit_hash", None),
+            },
+            device=_device_name(device),
+        )
+
+
+def _device_name(device: Any) -> str:
+    import torch
+
+    return (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({torch.get_num_threads()} threads)"
+    )

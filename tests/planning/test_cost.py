@@ -1,0 +1,184 @@
+import csv
+from pathlib import Path
+
+import pytest
+
+from groupsae.errors import ConfigError
+from groupsae.partition import Partition
+from groupsae.planning.architecture import Architecture
+from groupsae.planning.cost import distances_cost, paper_cost, run_cost, sparse_step_flops
+
+REFERENCE = Path(__file__).parents[2] / "../shared/reference"
+
+
+def neox(layers, width, heads, mlp_times=4):
+    return Architecture.from_hf_config(
+        {
+            "num_hidden_layers": layers,
+            "hidden_size": width,
+            "intermediate_size": mlp_times * width,
+            "num_attention_heads": heads,
+            "vocab_size": 50304,
+            "max_position_embeddings": 2048,
+            "tie_word_embeddings": False,
+        }
+    )
+
+
+PYTHIA = {"pythia-160m": neox(12, 768, 12), "pythia-410m": neox(24, 1024, 16), "pythia-1b": neox(16, 2048, 8)}
+NAMES = tuple(f"layers.{layer}" for layer in range(11))
+SMALL = PYTHIA["pythia-160m"]
+
+
+def mflop_per_token(model, groups):
+    architecture = PYTHIA[model]
+    return paper_cost(architecture, groups, 16 * architecture.d_model).per_token / 1e6
+
+
+@pytest.mark.parametrize(
+    ("model", "harvest", "step", "baseline", "groups", "grouped", "saving"),
+    [
+        ("pythia-160m", 207.62, 94.37, 1245.7, 6, 773.8, 37.9),
+        ("pythia-410m", 704.64, 167.77, 4563.4, 9, 2214.6, 51.5),
+        ("pythia-1b", 1744.83, 671.09, 11811.2, 6, 5771.4, 51.1),
+    ],
+)
+def test_the_papers_formula_gives_the_published_costs(model, harvest, step, baseline, groups, grouped, saving):
+    architecture = PYTHIA[model]
+    cost = paper_cost(architecture, groups, 16 * architecture.d_model)
+    assert round(cost.harvest / 1e6, 2) == harvest
+    assert round(cost.training / groups / 1e6, 2) == step
+    whole = mflop_per_token(model, architecture.num_layers - 1)
+    assert round(whole, 1) == baseline
+    assert round(cost.per_token / 1e6, 1) == grouped
+    assert round(100 * (1 - cost.per_token / 1e6 / whole), 1) == saving
+
+
+def test_the_papers_formula_gives_the_whole_published_table():
+    path = REFERENCE / "cost_by_G.csv"
+    if not path.exists():
+        pytest.skip("the published costs are not beside this repository")
+    rows = list(csv.DictReader(path.open()))
+    assert len(rows) == 49
+    for row in rows:
+        architecture = PYTHIA[row["model"]]
+        one = paper_cost(architecture, 1, 16 * architecture.d_model)
+        # The table adds harvest and step after rounding each to 0.01.
+        published = round(one.harvest / 1e6, 2) + int(row["G"]) * round(one.training / 1e6, 2)
+        assert round(published, 2) == float(row["C_PFLOPs"])
+        assert mflop_per_token(row["model"], int(row["G"])) == pytest.approx(published, abs=0.06)
+
+
+def test_cost_is_in_proportion_to_tokens():
+    one, many = (paper_cost(SMALL, 6, 12288, num_tokens=tokens) for tokens in (1, 1_000_000))
+    assert many.total == 1_000_000 * one.total
+    assert many.per_token == one.per_token
+
+
+def test_a_sparse_step_is_hardly_more_than_the_encoders_product():
+    assert sparse_step_flops(768, 12288, 128) == 2 * 768 * 12288 + 8 * 768 * 128
+    assert sparse_step_flops(768, 12288, 128) / (2 * 768 * 12288) == pytest.approx(1.04, abs=0.005)
+
+
+def test_sparse_steps_make_one_sae_per_layer_three_times_cheaper():
+    groups = Partition.singletons(NAMES).groups
+    ours = run_cost(SMALL, groups, sparse_step_flops(768, 12288, 128), 1, 1024)
+    assert 2.9 < mflop_per_token("pythia-160m", 11) * 1e6 / ours.total < 3.1
+
+
+def test_blocks_above_the_deepest_hookpoint_are_not_run():
+    whole = run_cost(SMALL, Partition.singletons(NAMES).groups, 1, 1000, 1024)
+    assert whole.harvest == 1000 * 11 * SMALL.block_flops(1024)
+    assert run_cost(SMALL, [("layers.2.mlp",)], 1, 1000, 1024).harvest == 1000 * 3 * SMALL.block_flops(1024)
+
+
+def test_every_layer_from_each_token_divides_the_text_by_the_size_of_the_group():
+    one = run_cost(SMALL, [NAMES], 10, 1100, 1024)
+    every = run_cost(SMALL, [NAMES], 10, 1100, 1024, layers_per_token="all")
+    assert every.lm_tokens == one.lm_tokens / 11
+    assert every.harvest == pytest.approx(one.harvest / 11)
+    assert every.training == one.training == 11_000
+
+
+def test_groups_that_have_enough_tokens_let_the_model_stop_earlier():
+    groups = [("layers.0",), NAMES[1:6], NAMES[6:11]]
+    cost = run_cost(SMALL, groups, 1, 1000, 1024, layers_per_token="all")
+    assert cost.lm_tokens == 1000
+    assert cost.harvest == pytest.approx((200 * 11 + 800 * 1) * SMALL.block_flops(1024))
+
+
+def test_a_group_that_two_partitions_share_is_trained_once():
+    groups = [("layers.0",), ("layers.1",), ("layers.0",)]
+    assert run_cost(SMALL, groups, 5, 10, 1024).training == 2 * 5 * 10
+
+
+def test_the_angles_cost_under_three_percent_of_the_forward_pass_they_ride_on():
+    names = [f"layers.{layer}" for layer in range(32)]
+    cost = distances_cost(neox(32, 2048, 16), names, 1_000_000, 1024, passes=1)
+    assert cost.training / cost.harvest < 0.002
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"num_tokens": 0}, "num_tokens = 0"),
+        ({"groups": []}, "no group"),
+        ({"groups": [("layers.12",)]}, "above the model's 12 blocks"),
+        ({"layers_per_token": 2}, "1 or 'all'"),
+    ],
+)
+def test_an_impossible_run_has_no_cost(wrong, message):
+    right = {"groups": [NAMES], "step_flops": 1, "num_tokens": 10, "context_length": 1024}
+    with pytest.raises(ConfigError, match=message):
+        run_cost(SMALL, **(right | wrong))
+
+
+def test_no_groups_have_no_published_cost():
+    with pytest.raises(ConfigError, match="num_groups = 0"):
+        paper_cost(SMALL, 0, 12288)
+
+
+# ---- architectures
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"), [("pythia-160m", 162_322_944), ("pythia-410m", 405_334_016), ("pythia-1b", 1_011_781_632)]
+)
+def test_a_gpt_neox_config_gives_the_models_parameters(model, parameters):
+    assert PYTHIA[model].parameters == parameters
+
+
+def test_a_gpt_2_config_gives_the_models_parameters():
+    config = {"n_layer": 12, "n_embd": 768, "n_head": 12, "n_inner": None, "vocab_size": 50257, "n_positions": 1024}
+    architecture = Architecture.from_hf_config(config)
+    assert architecture.parameters == 124_439_808
+    assert architecture.block_flops(1024) == 24 * 768**2 + 4 * 1024 * 768
+
+
+def test_a_llama_config_with_shared_key_heads_gives_the_models_parameters():
+    config = {
+        "num_hidden_layers": 16,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "vocab_size": 128256,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+    }
+    assert Architecture.from_hf_config(config).parameters == 1_235_814_400
+
+
+def test_a_config_object_is_read_like_its_dict():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPTNeoXConfig(
+        num_hidden_layers=12, hidden_size=768, intermediate_size=3072, num_attention_heads=12, vocab_size=50304
+    )
+    assert Architecture.from_hf_config(config) == SMALL
+
+
+def test_a_config_of_something_else_is_an_error_that_names_the_key():
+    with pytest.raises(ConfigError, match="no hidden_size or n_embd; it has d_conv"):
+        Architecture.from_hf_config({"d_conv": 4})

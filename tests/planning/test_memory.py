@@ -1,0 +1,107 @@
+import re
+from dataclasses import replace
+
+import pytest
+
+from groupsae.errors import ConfigError
+from groupsae.planning.architecture import Architecture
+from groupsae.planning.memory import BUFFER_COPIES, Available, Footprint, predict_memory, require_fits
+
+MODEL = Architecture(12, 768, 3072, 12, 12, 64, 50304, 2048)
+RUN = Footprint(
+    architecture=MODEL,
+    num_hookpoints=11,
+    num_saes=6,
+    d_sae=12288,
+    batch_tokens=4096,
+    batch_rows=16,
+    context_length=1024,
+    buffer_tokens=65536,
+    bytes_per_number=2,
+)
+GIB = 2**30
+
+
+def test_an_sae_has_two_matrices_and_two_biases_in_float32():
+    assert RUN.sae_bytes == 4 * (2 * 768 * 12288 + 12288 + 768)
+
+
+def test_the_parts_follow_from_the_settings():
+    memory = predict_memory(RUN)
+    assert memory.lm_weights == 2 * MODEL.parameters
+    assert memory.buffer == BUFFER_COPIES * 65536 * 11 * 768 * 2
+    assert memory.sae_weights == 6 * RUN.sae_bytes
+    assert memory.adam_moments == 12 * RUN.sae_bytes
+    assert memory.gradients == RUN.sae_bytes
+    assert memory.pre_activations == 2 * 4096 * 12288 * 4
+
+
+def test_the_whole_is_between_what_stays_and_the_sum_of_the_parts():
+    memory = predict_memory(RUN)
+    stays = memory.lm_weights + memory.sae_weights + memory.adam_moments
+    everything = stays + memory.lm_activations + memory.buffer + memory.batch + memory.gradients
+    assert stays < memory.device < everything + memory.pre_activations
+
+
+@pytest.mark.parametrize("setting", ["num_saes", "d_sae", "batch_tokens", "batch_rows", "buffer_tokens"])
+def test_more_of_anything_never_needs_less(setting):
+    larger = predict_memory(replace(RUN, **{setting: 2 * getattr(RUN, setting)}))
+    assert larger.device >= predict_memory(RUN).device
+
+
+def test_without_an_accelerator_everything_lies_on_the_host():
+    memory = predict_memory(replace(RUN, on_device=False))
+    assert memory.device == 0
+    assert memory.host == memory.process + predict_memory(RUN).device
+
+
+def test_disk_holds_two_checkpoints_the_saes_and_the_tokens():
+    memory = predict_memory(replace(RUN, stored_tokens=1000))
+    assert memory.disk == 7 * 6 * RUN.sae_bytes + 2 * 1000
+
+
+def test_a_run_that_fits_passes():
+    assert require_fits(RUN, Available(device=80 * GIB, host=64 * GIB, disk=100 * GIB)) == predict_memory(RUN)
+
+
+def test_what_is_not_known_is_not_checked():
+    assert require_fits(RUN, Available()) == predict_memory(RUN)
+
+
+def test_a_run_that_does_not_fit_is_refused_with_one_value_to_lower():
+    needed = predict_memory(RUN).device
+    with pytest.raises(ConfigError, match=r"needs .* GiB of device memory, .* are free") as refused:
+        require_fits(RUN, Available(device=int(0.8 * needed)))
+    assert "activations.buffer_tokens from 65,536 to 32,768" in str(refused.value)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.7, 0.5, 0.3])
+def test_the_proposal_fits(share):
+    available = Available(device=int(share * predict_memory(RUN).device))
+    with pytest.raises(ConfigError) as refused:
+        require_fits(RUN, available)
+    require_fits(proposed(RUN, str(refused.value)), available)
+
+
+def test_too_little_disk_is_answered_with_fewer_or_smaller_saes():
+    with pytest.raises(ConfigError, match=r"disk space.*the number of groups from 6 to 3"):
+        require_fits(RUN, Available(disk=predict_memory(RUN).disk // 2))
+
+
+def test_a_machine_on_which_nothing_fits_is_told_so():
+    with pytest.raises(ConfigError, match="smaller model or a larger machine"):
+        require_fits(RUN, Available(device=predict_memory(RUN).lm_weights // 2))
+
+
+def proposed(run, message):
+    settings = {
+        "activations.buffer_tokens": "buffer_tokens",
+        "activations.batch_rows": "batch_rows",
+        "train.batch_tokens": "batch_tokens",
+        "the number of groups": "num_saes",
+        "sae.d_sae": "d_sae",
+    }
+    for name, setting in settings.items():
+        if found := re.search(rf"{re.escape(name)} from [\d,]+ to ([\d,]+)", message):
+            run = replace(run, **{setting: int(found[1].rstrip(",").replace(",", ""))})
+    return run

@@ -1,0 +1,212 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from groupsae.errors import ConfigError
+from groupsae.grouping.matrix import Distances
+from groupsae.grouping.quality import mean_angle
+from groupsae.partition import Partition
+from groupsae.planning.published import QUANTITIES, predict_excess, published_law, published_tables
+from groupsae.planning.quality import Option, PilotPoint, cheapest_within, compute_optimal, fit_pilot
+
+REFERENCE = Path(__file__).parents[2] / "../shared/reference"
+
+
+def reference(name):
+    path = REFERENCE / name
+    if not path.exists():
+        pytest.skip(f"the published figures ({name}) are not beside this repository")
+    return path.read_text()
+
+
+# ---- without a pilot
+
+
+def test_the_shipped_table_is_the_published_one():
+    rows = list(csv.DictReader(reference("recon_summary_by_G.csv").splitlines()))
+    for model, table in published_tables().items():
+        grouped = [row for row in rows if row["model"] == model and row["source"] == "hierarchical"]
+        assert table["groups"] == [int(row["G"]) for row in grouped]
+        assert table["amad"] == [float(row["amad"]) for row in grouped]
+        assert table["delta_ce_pct"] == [float(row["delta_ce_pct"]) for row in grouped]
+        if "fvu" in table:
+            assert table["fvu"] == pytest.approx([1 - float(row["explained_variance"]) for row in grouped], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("model", "file"),
+    [
+        ("pythia-160m", "dist_pythia-160m_angular_SURROGATE.json"),
+        ("pythia-410m", "dist_pythia-410m_angular_5M_preliminary.json"),
+        ("pythia-1b", "dist_pythia-1b_angular_10M_reconstructed.json"),
+    ],
+)
+def test_the_shipped_mean_angles_come_out_of_the_recovered_matrices(model, file):
+    rows = json.loads(reference(file))["lower_triangle_rows"][:-1]
+    matrix = np.zeros((len(rows), len(rows)))
+    for layer, row in enumerate(rows):
+        matrix[layer, : len(row)] = matrix[: len(row), layer] = row
+    names = tuple(f"layers.{layer}" for layer in range(len(rows)))
+    distances = Distances(names, matrix, "angular", 1)
+    groupings = json.loads(reference("groupings.json"))[model]["hierarchical"]
+    for groups, shipped in zip(
+        published_tables()[model]["groups"], published_tables()[model]["mean-angle"], strict=True
+    ):
+        labels = groupings[str(groups)]["labels"]
+        assert mean_angle(distances, Partition.from_labels(names, labels)) / len(names) == pytest.approx(
+            shipped, abs=6e-5
+        )
+
+
+@pytest.mark.parametrize("measure", ["mean-angle", "amad"])
+@pytest.mark.parametrize("quantity", QUANTITIES)
+def test_intervals_hold_the_published_values_as_often_as_they_say(quantity, measure):
+    held = []
+    column = QUANTITIES[quantity]
+    for table in published_tables().values():
+        for proxy, value in zip(table[measure], table.get(column, ()), strict=False):
+            prediction = predict_excess(proxy, quantity, measure, probability=0.8)
+            held.append(prediction.low <= value / table[f"{column}_per_layer"] - 1 <= prediction.high)
+    assert np.mean(held) >= 0.8
+
+
+def test_the_excess_is_nearly_in_proportion_to_the_mean_angle():
+    assert 0.85 < published_law("fvu").exponent < 1.15
+    assert 0.85 < published_law("delta_ce").exponent < 1.15
+
+
+def test_the_mean_angle_predicts_better_than_amad():
+    for quantity in QUANTITIES:
+        assert published_law(quantity, "mean-angle").spread < published_law(quantity, "amad").spread
+
+
+def test_one_sae_per_layer_has_no_excess():
+    prediction = predict_excess(0.0)
+    assert (prediction.value, prediction.low, prediction.high) == (0, 0, 0)
+
+
+def test_more_probability_needs_a_wider_interval():
+    narrow, wide = (predict_excess(0.1, probability=probability) for probability in (0.5, 0.95))
+    assert wide.low < narrow.low < narrow.value == wide.value < narrow.high < wide.high
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ((-0.1,), "0 or more"),
+        ((float("nan"),), "0 or more"),
+        ((0.1, "kl"), "known are fvu, delta_ce"),
+        ((0.1, "fvu", "diameter"), "mean-angle, amad"),
+        ((0.1, "fvu", "amad", 1.0), "between 0 and 1"),
+    ],
+)
+def test_an_impossible_prediction_is_an_error(call, message):
+    with pytest.raises(ConfigError, match=message):
+        predict_excess(*call)
+
+
+# ---- with a pilot
+
+TRUTH = {"floor": 0.05, "b": 0.1, "a": 0.6, "c": 0.4, "p": 1.3}
+TOKENS = (1e5, 2e5, 5e5, 1e6)
+
+
+def true_fvu(proxy, tokens):
+    return TRUTH["floor"] + TRUTH["b"] * (tokens / 1e6) ** -TRUTH["a"] + TRUTH["c"] * proxy ** TRUTH["p"]
+
+
+def pilot(noise=0.0, proxies=(0.0, 0.1, 0.3)):
+    random = np.random.default_rng(0)
+    return [
+        PilotPoint(proxy, tokens, true_fvu(proxy, tokens) * (1 + noise * random.standard_normal()))
+        for proxy in proxies
+        for tokens in TOKENS
+    ]
+
+
+def test_the_law_behind_a_pilot_is_found():
+    law = fit_pilot(pilot())
+    assert law.parameters == pytest.approx(list(TRUTH.values()), rel=1e-3)
+
+
+def test_a_law_predicts_groups_and_tokens_that_the_pilot_did_not_try():
+    law = fit_pilot(pilot(noise=0.01))
+    for proxy in (0.05, 0.2):
+        for tokens in (3e5, 3e6):
+            prediction = law.predict(proxy, tokens)
+            assert prediction.value == pytest.approx(true_fvu(proxy, tokens), rel=0.1)
+            assert prediction.low < true_fvu(proxy, tokens) < prediction.high
+
+
+def test_the_prediction_for_a_partition_is_the_mean_over_its_layers():
+    law = fit_pilot(pilot())
+    proxies = [0.0, 0.2, 0.2, 0.3]
+    expected = np.mean([law.predict(proxy, 5e5).value for proxy in proxies])
+    assert law.predict(proxies, 5e5).value == pytest.approx(expected)
+
+
+def test_with_two_proxies_the_published_exponent_is_taken():
+    assert fit_pilot(pilot(proxies=(0.0, 0.2))).parameters[4] == published_law().exponent
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (pilot()[:4], "too small"),
+        ([point for point in pilot() if point.num_tokens > 4e5], "2 numbers of tokens"),
+        (pilot(proxies=(0.1,)) * 2, "1 proxies"),
+        ([PilotPoint(0.1, 1e5, float("nan"))], "impossible"),
+        ([PilotPoint(-0.1, 1e5, 0.1)], "impossible"),
+    ],
+)
+def test_a_pilot_that_decides_nothing_is_an_error(points, message):
+    with pytest.raises(ConfigError, match=message):
+        fit_pilot(points)
+
+
+def test_a_law_has_no_value_without_tokens():
+    with pytest.raises(ConfigError, match="at least 0 and 1"):
+        fit_pilot(pilot()).predict(0.1, 0)
+
+
+# ---- choosing
+
+OPTIONS = [Option(groups, (0.3 / groups**1.2,), 1e6 + 3e5 * groups) for groups in range(1, 12)]
+
+
+def test_a_small_budget_wants_few_groups_and_a_large_one_many():
+    law = fit_pilot(pilot())
+    best = [compute_optimal(law, OPTIONS, budget)[0].option.groups for budget in (1e10, 1e12, 1e14)]
+    assert best == sorted(best)
+    assert best[0] < best[-1]
+
+
+def test_a_budget_is_spent_whole_and_the_best_comes_first():
+    allocations = compute_optimal(fit_pilot(pilot()), OPTIONS, 1e12)
+    assert all(a.num_tokens * a.option.flops_per_token == pytest.approx(1e12) for a in allocations)
+    values = [a.fvu.value for a in allocations]
+    assert len(values) == len(OPTIONS)
+    assert values == sorted(values)
+
+
+def test_options_that_get_too_few_tokens_are_left_out():
+    allocations = compute_optimal(fit_pilot(pilot()), OPTIONS, 2e11, least_tokens=1e5)
+    assert {a.option.groups for a in allocations} == {1, 2, 3}
+
+
+def test_a_budget_that_nothing_meets_is_an_error_that_names_the_cheapest():
+    with pytest.raises(ConfigError, match=r"cheapest, 1 group\(s\), takes 1.3e\+11"):
+        compute_optimal(fit_pilot(pilot()), OPTIONS, 1e10, least_tokens=1e5)
+
+
+def test_the_cheapest_option_within_a_quality_is_taken():
+    increases = [0.5 / option.groups for option in OPTIONS]
+    assert cheapest_within(OPTIONS, increases, 0.12).groups == 5
+
+
+def test_a_quality_that_nothing_meets_is_an_error_that_names_the_smallest():
+    with pytest.raises(ConfigError, match=r"smallest predicted is 0\.0455"):
+        cheapest_within(OPTIONS, [0.5 / option.groups for option in OPTIONS], 0.01)

@@ -1,0 +1,205 @@
+"""A run directory as the stages write it, with invented numbers that behave like real ones."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+
+from groupsae.config import GroupConfig, ModelConfig, RunConfig, TrainConfig
+from groupsae.partition import Partition
+from groupsae.records import STAGES, RunDirectory
+
+LM_MFLOP, SAE_MFLOP = 200.0, 100.0
+NUM_TOKENS = 2_000_000
+
+
+def hookpoints(layers: int) -> list[str]:
+    """`layers.0`, `layers.1`, ..."""
+    return [f"layers.{index}" for index in range(layers)]
+
+
+def make_run(
+    path: Path, layers: int = 8, stages: tuple[str, ...] = STAGES[:5], baseline: bool = True, model: str = "demo",
+    names: list[str] | None = None, groups: list[list[str]] | None = None, logged: int = 200,
+) -> RunDirectory:  # fmt: skip
+    """A run of which these stages are done."""
+    config = RunConfig(
+        name=path.name,
+        model=ModelConfig(name=model),
+        group=GroupConfig(max_amad=0.2),
+        train=TrainConfig(num_tokens=NUM_TOKENS, baseline=baseline),
+    )
+    run = RunDirectory.at(path, config)
+    run.adopt()
+    names = names or hookpoints(layers)
+    matrix = distance_matrix(len(names))
+    plan = make_plan(names, matrix, baseline, groups)
+    writers = {
+        "tokens": lambda: {"tokens/index.json": tokens_record()},
+        "distances": lambda: {"distances.json": distances_record(names, matrix)},
+        "group": lambda: {"plan.json": plan},
+        "train": lambda: {"train.json": train_record(plan), "metrics.jsonl": list(metric_lines(plan, logged))},
+        "eval": lambda: {
+            "eval/reconstruction.json": reconstruction_record(plan),
+            "eval/losses.json": losses_record(plan),
+        },
+    }
+    seconds = {"tokens": 12.5, "distances": 95.0, "group": 0.2, "train": plan_seconds(plan), "eval": 388.0}
+    for stage in stages:
+        written = writers[stage]()
+        for name, content in written.items():
+            if name.endswith(".jsonl"):
+                for line in content:
+                    run.append_json(name, line)
+            else:
+                run.write_json(name, content)
+        run.finish(stage, seconds[stage], list(written))
+    if stages:
+        manifest = run.manifest
+        manifest["model"] = {"name": model, "blocks": len(names) + 1, "d_model": 256, "parameters": 19_123_456}
+        run.write_json("manifest.json", manifest)
+    return run
+
+
+def plan_seconds(plan: dict[str, Any]) -> float:
+    """How long training this plan took."""
+    return sum(train_record(plan)["seconds"].values())
+
+
+def distance_matrix(size: int) -> np.ndarray:
+    """Neighbours are alike, early layers change fastest: 0.5 is never passed."""
+    depth = np.array([math.sqrt(index) + 0.06 * index for index in range(size)])
+    depth = depth / max(depth[-1], 1e-9)
+    wobble = 0.01 * np.sin(np.add.outer(np.arange(size) * 1.7, np.arange(size) * 1.7))
+    matrix = 0.46 * np.abs(np.subtract.outer(depth, depth)) ** 0.8 + np.abs(wobble)
+    matrix = np.round(np.clip((matrix + matrix.T) / 2, 0, 0.5), 6)
+    np.fill_diagonal(matrix, 0.0)
+    return matrix
+
+
+def distances_record(names: list[str], matrix: np.ndarray) -> dict[str, Any]:
+    """distances.json"""
+    errors = np.full_like(matrix, 0.0004)
+    return {
+        "metric": "angular", "hookpoints": names, "matrix": matrix.tolist(), "standard_error": errors.tolist(),
+        "num_tokens": 1_000_000,
+    }  # fmt: skip
+
+
+def make_plan(
+    names: list[str], matrix: np.ndarray, baseline: bool, groups: list[list[str]] | None = None
+) -> dict[str, Any]:
+    """plan.json"""
+    candidates = [_candidate(names, matrix, number) for number in range(1, len(names) + 1)]
+    choice = next(candidate for candidate in candidates if candidate["amad"] < 0.2)
+    partitions = {"baseline": [[name] for name in names]} if baseline else {}
+    return {
+        "method": "complete",
+        "choice": {"num_groups": choice["num_groups"], "why": "smallest G with AMAD < 0.2"},
+        "candidates": candidates,
+        "partitions": partitions | {"groups": groups or choice["groups"]},
+    }
+
+
+def _candidate(names: list[str], matrix: np.ndarray, number: int) -> dict[str, Any]:
+    labels = fcluster(linkage(squareform(matrix), "complete"), number, "maxclust") if len(names) > 1 else [1]
+    partition = Partition.from_labels(names, list(labels))
+    place = {name: index for index, name in enumerate(names)}
+    sizes = [len(group) for group in partition.groups]
+    widest = [
+        float(matrix[np.ix_([place[n] for n in group], [place[n] for n in group])].max()) for group in partition.groups
+    ]
+    return {
+        "num_groups": number,
+        "groups": [list(group) for group in partition.groups],
+        "amad": sum(widest) / len(widest),
+        "size_weighted_amad": sum(w * s for w, s in zip(widest, sizes, strict=True)) / sum(sizes),
+        "largest_diameter": max(widest),
+        "mflop_per_token": {
+            "language_model": LM_MFLOP, "saes": SAE_MFLOP * number, "total": LM_MFLOP + SAE_MFLOP * number,
+        },
+    }  # fmt: skip
+
+
+def _trained(plan: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    groups: dict[str, tuple[str, ...]] = {}
+    for division in plan["partitions"].values():
+        partition = Partition(tuple(map(tuple, division)))
+        groups.update(zip(partition.names, partition.groups, strict=True))
+    return groups
+
+
+def train_record(plan: dict[str, Any]) -> dict[str, Any]:
+    """train.json: every SAE took 100 s"""
+    trained = _trained(plan)
+    return {
+        "num_tokens": NUM_TOKENS, "d_model": 256, "d_sae": 4096, "k": 32,
+        "seconds": {"language model": 1000.0, "SAE steps": 100.0 * len(trained), "other": 50.0},
+        "groups": {name: {"seconds": 100.0, "hookpoints": list(group)} for name, group in trained.items()},
+        "scales": {name: 0.05 for group in trained.values() for name in group},
+    }  # fmt: skip
+
+
+def metric_lines(plan: dict[str, Any], logged: int):
+    """metrics.jsonl"""
+    trained = _trained(plan)
+    for index in range(1, logged + 1):
+        tokens = NUM_TOKENS * index // logged
+        groups = {}
+        for place, (name, group) in enumerate(trained.items()):
+            floor = 0.08 + 0.01 * (place % 9) + 0.015 * (len(group) - 1) ** 0.7
+            fvu = floor + 0.9 * math.exp(-9 * index / logged) + 0.004 * math.sin(3.1 * index + place)
+            groups[name] = {
+                "loss": fvu + 0.01 / index, "fvu": fvu, "auxk": 0.001, "l0": 32.0, "dead_share": 0.02,
+                "learning_rate": 2e-4,
+            }  # fmt: skip
+        yield {"step": index * 10, "tokens": tokens, "seconds": 5.0 * index, "groups": groups}
+
+
+def _suites(plan: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """The size of each layer's group, by suite."""
+    return {
+        suite: {name: len(group) for group in division for name in group}
+        for suite, division in plan["partitions"].items()
+    }
+
+
+def reconstruction_record(plan: dict[str, Any]) -> dict[str, Any]:
+    """eval/reconstruction.json: FVU is 0.10 + 0.01 layer, plus 0.02 for every further layer of the group"""
+    suites = {
+        suite: {
+            name: {
+                "fvu": 0.10 + 0.01 * place + 0.02 * (size - 1), "cosine": 0.97 - 0.002 * place,
+                "l0": 32.0 - 0.05 * (size - 1), "dead_share": 0.01 * size,
+            }
+            for place, (name, size) in enumerate(layers.items())
+        }
+        for suite, layers in _suites(plan).items()
+    }  # fmt: skip
+    return {"num_tokens": 100_000, "suites": suites}
+
+
+def losses_record(plan: dict[str, Any]) -> dict[str, Any]:
+    """eval/losses.json: delta CE is 0.03 + 0.002 layer, plus 0.01 for every further layer of the group"""
+    clean, zero = 3.0, 9.0
+    suites = {}
+    for suite, layers in _suites(plan).items():
+        suites[suite] = {}
+        for place, (name, size) in enumerate(layers.items()):
+            delta = 0.03 + 0.002 * place + 0.01 * (size - 1)
+            score = (zero - clean - delta) / (zero - clean)
+            suites[suite][name] = {"ce": clean + delta, "delta_ce": delta, "ce_score": score, "kl": 0.9 * delta}
+    return {"num_tokens": 100_000, "ce_clean": clean, "ce_zero": dict.fromkeys(layers, zero), "suites": suites}
+
+
+def tokens_record() -> dict[str, Any]:
+    """tokens/index.json"""
+    return {
+        "training_tokens": 9_000_000, "held_out_tokens": 1_000_000, "training_documents": 812,
+        "held_out_documents": 90, "context_length": 256, "rows": 39_000,
+    }  # fmt: skip

@@ -1,0 +1,91 @@
+"""The page in a real browser, where one is installed: it opens from a file, without errors, and works."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from report_runs import hookpoints, make_run
+from test_page import FIGURES, HOSTILE
+
+from groupsae.records import RunDirectory
+from groupsae.report import write_report
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+OPTIONS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0", "--virtual-time-budget=3000",
+)  # fmt: skip
+
+PROBE = """<script>
+window.addEventListener("load", async () => {
+  const note = document.documentElement.dataset;
+  const table = document.getElementById("layer-table");
+  const layers = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent).join(" ");
+  const head = table.querySelector('[data-column="delta_ce_groups"] button');
+  head.click(); note.rising = layers();
+  head.click(); note.falling = layers();
+  note.csv = asCsv(table);
+  note.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+});
+</script>"""
+
+
+@pytest.fixture(scope="session")
+def opened(tmp_path_factory: pytest.TempPathFactory):
+    """Opens a file in a browser; returns the document as it stands then, and the console's complaints."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
+
+    def open_page(page: Path) -> tuple[str, list[str]]:
+        profile = tmp_path_factory.mktemp("profile")
+        command = [browser, *OPTIONS, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    return open_page
+
+
+def test_it_opens_without_a_complaint_and_shows_every_figure(run: RunDirectory, opened):
+    document, complaints = opened(write_report(run))
+    assert complaints == []
+    assert 'data-ready="yes"' in document
+    assert document.count('<svg class="drawing"') == len(FIGURES)
+
+
+def test_a_run_that_has_only_begun_opens_too(tmp_path: Path, opened):
+    document, complaints = opened(write_report(make_run(tmp_path / "early", stages=("tokens", "distances"))))
+    assert complaints == []
+    assert 'data-ready="yes"' in document
+    assert document.count('<svg class="drawing"') == 2
+
+
+def test_the_table_sorts_and_copies(tmp_path: Path, opened):
+    names = hookpoints(4)
+    page = write_report(make_run(tmp_path / "four", names=names, groups=[names[:2], names[2:3], names[3:]]))
+    html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
+    page.write_text(html.replace("</body>", PROBE + "</body>"), encoding="utf-8")
+    document, complaints = opened(page)
+    note = dict(re.findall(r'data-(\w+)="([^"]*)"', document.partition("<head>")[0]))
+    assert complaints == []
+    assert note["rising"] == "layers.2 layers.3 layers.0 layers.1"
+    assert note["falling"] == "layers.1 layers.0 layers.3 layers.2"
+    lines = note["csv"].splitlines()
+    assert lines[0].startswith("layer,group,fvu_baseline,fvu_groups,")
+    assert lines[1].startswith("layers.1,layers.0-1,0.11,0.13,")
+    assert note["overflow"] == "0"
+
+
+def test_hostile_names_do_nothing(tmp_path: Path, opened):
+    names = [f"{HOSTILE}.{index}" for index in range(4)]
+    run = make_run(tmp_path / "hostile", names=names, model=HOSTILE, groups=[names[:2], names[2:]])
+    document, complaints = opened(write_report(run))
+    assert complaints == []
+    assert "<img" not in document
+    assert "<title>hostile · groupsae</title>" in document
+    assert 'data-ready="yes"' in document

@@ -1,0 +1,141 @@
+"""The page: what stands on it, what it says of missing stages, and that nothing in a run can act in it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+from report_runs import hookpoints, make_run
+
+from groupsae.errors import RunError
+from groupsae.records import RunDirectory
+from groupsae.report import write_report
+from groupsae.report.data import read_run
+from groupsae.report.page import render
+
+HOSTILE = "</script></text></style><img src=x onerror=\"document.title='owned'\">$\\alpha$ & {{ 7 * 6 }}"
+FIGURES = ("distances", "amad", "divisions", "cost", "seconds", "quality", "sparsity", "curves")
+
+
+def figures_of(html: str) -> list[str]:
+    return re.findall(r'<figure id="figure-(\w+)">', html)
+
+
+def test_a_finished_run_has_every_figure(run: RunDirectory):
+    html = write_report(run).read_text(encoding="utf-8")
+    assert tuple(figures_of(html)) == FIGURES
+    assert html.count('<svg class="drawing"') == len(FIGURES)
+    assert "<!DOCTYPE svg" not in html and "<?xml" not in html and "<metadata" not in html
+
+
+def test_the_report_lies_where_the_run_keeps_it(run: RunDirectory):
+    assert write_report(run) == run.file("report/index.html")
+
+
+def test_the_same_run_gives_the_same_page(run: RunDirectory):
+    assert render(run) == render(run)
+
+
+def test_drawing_leaves_matplotlib_as_it_was(run: RunDirectory):
+    before = dict(matplotlib.rcParams)
+    render(run)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(run: RunDirectory):
+    html = render(run)
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', html)) != set()
+    assert {a or b for a, b in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', html)} <= set(ids)
+
+
+def test_nothing_is_fetched(run: RunDirectory):
+    html = render(run)
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?!#|data:image/png)[^"'\s>]+""", html)
+    assert not re.findall(r"url\(\s*['\"]?(?!#)", html)
+    assert "@import" not in html
+    assert "default-src 'none'" in html
+
+
+def test_figures_take_their_colours_from_the_page(run: RunDirectory):
+    html = render(run)
+    drawn = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))))
+    assert drawn <= {"#ffffff", "#10202b"}, "only the numbers on the heat map, whose ground is fixed"
+
+
+@pytest.mark.parametrize(
+    ("stages", "figures", "commands"),
+    [
+        ((), (), ("tokens", "distances", "group", "train", "eval")),
+        (("tokens", "distances"), ("distances", "seconds"), ("group", "train", "eval")),
+        (("tokens", "distances", "group"), ("distances", "amad", "divisions", "cost", "seconds"), ("train", "eval")),
+        (("tokens", "distances", "group", "train"), (*FIGURES[:5], "curves"), ("eval",)),
+    ],
+)
+def test_a_report_says_what_is_missing_and_how_to_make_it(tmp_path: Path, stages, figures, commands):
+    run = make_run(tmp_path / "part", layers=5, stages=stages)
+    html = render(run)
+    assert tuple(figures_of(html)) == figures
+    listed = re.findall(r"<li><b>\w+</b><code>groupsae (\w+) ", html)
+    assert tuple(listed) == commands
+
+
+def test_a_stage_made_from_another_config_is_called_out_of_date(tmp_path: Path):
+    run = make_run(tmp_path / "changed", layers=4)
+    run.adopt(run.config.model_copy(update={"eval": run.config.eval.model_copy(update={"num_tokens": 7})}))
+    assert "<b>eval</b> is out of date" in render(run)
+
+
+def test_names_in_a_run_are_inert(tmp_path: Path):
+    names = [f"{HOSTILE}.{index}" for index in range(4)] + ["layers.4.mlp", "$x_1$.5"]
+    run = make_run(tmp_path / "hostile", names=names, model=HOSTILE, groups=[names[:2], names[2:3], names[3:]])
+    html = render(run)
+    assert "<img" not in html
+    assert html.count("</script>") == 1
+    assert "&lt;/script&gt;" in html
+    assert "{{ 7 * 6 }}" in html
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 31])
+def test_any_number_of_layers_can_be_drawn(tmp_path: Path, layers: int):
+    assert "quality" in figures_of(render(make_run(tmp_path / "size", layers=layers, logged=12)))
+
+
+def test_groups_need_not_be_neighbours(tmp_path: Path):
+    names = hookpoints(5)
+    html = render(make_run(tmp_path / "apart", names=names, groups=[names[0::2], names[1::2]]))
+    assert "0+2+4" in html and "made by hand" in html
+
+
+def test_a_log_that_was_cut_off_is_read_up_to_there(tmp_path: Path):
+    run = make_run(tmp_path / "cut", layers=3, logged=5)
+    with run.file("metrics.jsonl").open("a") as file:
+        file.write('{"step": 60, "tok')
+    assert [record["step"] for record in read_run(run).metrics] == [10, 20, 30, 40, 50]
+
+
+def test_a_step_that_was_logged_twice_counts_once(tmp_path: Path):
+    run = make_run(tmp_path / "resumed", layers=3, logged=5)
+    run.append_json("metrics.jsonl", {"step": 30, "tokens": 1, "seconds": 0, "groups": {}})
+    metrics = read_run(run).metrics
+    assert [record["step"] for record in metrics] == [10, 20, 30, 40, 50]
+    assert metrics[2]["tokens"] == 1
+
+
+def test_a_damaged_log_names_the_line(tmp_path: Path):
+    run = make_run(tmp_path / "damaged", layers=3, logged=2)
+    text = run.file("metrics.jsonl").read_text()
+    run.write_text("metrics.jsonl", "not json\n" + text)
+    with pytest.raises(RunError, match="line 1"):
+        read_run(run)
+
+
+def test_the_report_imports_neither_torch_nor_transformers():
+    code = "import sys, groupsae.report; print({'torch', 'transformers'} & set(sys.modules) or 'none')"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "none"
