@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from groupsae.config import RunConfig, commented_toml, load_config
-from groupsae.errors import ConfigError, GroupsaeError
+from groupsae.errors import ConfigError, FitError, GroupsaeError
 from groupsae.progress import say
 from groupsae.records import STAGE_SECTIONS, RunDirectory, write_atomically
 
 STAGE_VERBS = {
     "tokens": "read text, pack it into rows, hold some documents out",
     "distances": "measure how alike the layers are",
-    "group": "divide the layers into groups, and price every division",
+    "group": "divide the layers into groups",
+    "plan": "price every division before training: FLOPs, seconds, memory, quality",
     "train": "train one SAE per group, and one per layer to compare with",
     "eval": "measure reconstruction and loss on held-out text",
     "report": "write report/index.html",
@@ -106,8 +107,14 @@ def _run(verb: str, rest: list[str]) -> int:
         recipes.run_all(run, overwrite=options.overwrite)
         _print_results(run, options.json)
     else:
-        recipes.run_stage(run, verb, overwrite=options.overwrite)
-        if verb in ("eval", "report"):
+        try:
+            recipes.run_stage(run, verb, overwrite=options.overwrite)
+        except FitError:
+            _print_plan(run, options.json)
+            raise
+        if verb == "plan":
+            _print_plan(run, options.json)
+        elif verb in ("eval", "report"):
             _print_results(run, options.json)
     return 0
 
@@ -193,55 +200,24 @@ def _show(rest: list[str]) -> int:
 def _print_results(run: RunDirectory, as_json: bool) -> None:
     from groupsae.report.summary import summarise
 
-    stages = run.stages()
     suites = summarise(run)
     if as_json:
-        print(json.dumps({"run": str(run.path), "stages": stages, "suites": [dataclasses.asdict(s) for s in suites]}))
+        values = {"run": str(run.path), "stages": run.stages(), "suites": [dataclasses.asdict(s) for s in suites]}
+        print(json.dumps(values))
         return
-    from rich.console import Console
-    from rich.table import Table
+    from groupsae import tables
 
-    console = Console()
-    table = Table(title=str(run.path), title_justify="left")
-    for column in ("stage", "status", "seconds", "files"):
-        table.add_column(column, justify="right" if column == "seconds" else "left")
-    for stage, facts in stages.items():
-        files = list(facts.get("files", {}))
-        shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
-        advice = shown or f"groupsae {stage} {run.path}"
-        table.add_row(stage, facts["status"], f"{facts['seconds']:.1f}" if "seconds" in facts else "", advice)
-    console.print(table)
-    if suites:
-        console.print(_summary_table(suites))
+    tables.show(tables.stages(run), *([tables.suites(suites)] if suites else []))
     if run.file("report/index.html").exists():
-        console.print(f"report: {run.file('report/index.html')}", soft_wrap=True)
+        print(f"report: {run.file('report/index.html')}")
 
 
-def _summary_table(suites: list[Any]) -> Any:
-    from rich.table import Table
+def _print_plan(run: RunDirectory, as_json: bool) -> None:
+    plan = run.read_json("plan.json")
+    if as_json:
+        print(json.dumps(plan))
+        return
+    from groupsae import tables
 
-    rows = {
-        "SAEs": lambda s: f"{s.num_saes} for {s.num_layers} layers",
-        "FVU, mean over layers": lambda s: _number(s.mean_fvu, ".4f"),
-        "FVU, worst layer": lambda s: _number(s.worst_fvu, ".4f") + (f" ({s.worst_layer})" if s.worst_layer else ""),
-        "cosine, mean": lambda s: _number(s.mean_cosine, ".4f"),
-        "delta CE, mean (nats)": lambda s: _number(s.mean_delta_ce, ".4f"),
-        "CE score, mean": lambda s: _number(s.mean_ce_score, ".4f"),
-        "KL, mean (nats)": lambda s: _number(s.mean_kl, ".4f"),
-        "L0, mean": lambda s: _number(s.mean_l0, ".1f"),
-        "dead latents": lambda s: _number(s.mean_dead_share, ".1%"),
-        "MFLOP per token (paper's model)": lambda s: _number(s.mflop_per_token, ",.1f"),
-        "TFLOP in all": lambda s: _number(s.total_pflop and s.total_pflop * 1000, ",.2f"),
-        "seconds of training": lambda s: _number(s.seconds, ",.1f"),
-    }
-    table = Table(title="suites", title_justify="left")
-    table.add_column("")
-    for suite in suites:
-        table.add_column(suite.name, justify="right")
-    for label, show in rows.items():
-        table.add_row(label, *(show(suite) for suite in suites))
-    return table
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+    tables.show(tables.prices(plan), *([tables.methods(plan)] if len(plan["methods"]) > 1 else []))
+    print(tables.verdict(plan))

@@ -124,6 +124,36 @@ class GroupConfig(Section):
     """Exactly this many groups, instead of the bound on AMAD."""
 
 
+class PlanConfig(Section):
+    """What a run will cost, and a choice of groups by cost or quality instead of AMAD."""
+
+    calibrate: bool = True
+    """Time a few batches on this machine, to predict seconds. Without it there are FLOPs only."""
+    pilot: bool = False
+    """Train a few SAEs on few tokens first, to predict quality on this model."""
+    budget_flops: Positive | None = None
+    """Take the most groups whose training costs at most this many FLOPs."""
+    budget_hours: Positive | None = None
+    """Take the most groups whose training takes at most this long."""
+    max_fvu_increase: Positive | None = None
+    """Take the fewest groups whose FVU is predicted to grow by at most this share, such as 0.1."""
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the plan decides the number of groups, instead of the bound on AMAD."""
+        return any(value is not None for value in (self.budget_flops, self.budget_hours, self.max_fvu_increase))
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> PlanConfig:
+        rules = ("budget_flops", "budget_hours", "max_fvu_increase")
+        given = [rule for rule in rules if getattr(self, rule) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both set; choose the number of groups by one of them")
+        if self.budget_hours is not None and not self.calibrate:
+            raise ValueError("budget_hours needs calibrate = true: without it no seconds are predicted")
+        return self
+
+
 class TopKConfig(Section):
     """A TopK SAE."""
 
@@ -192,6 +222,7 @@ class RunConfig(Section):
     activations: ActivationsConfig = ActivationsConfig()
     distances: DistancesConfig = DistancesConfig()
     group: GroupConfig = GroupConfig()
+    plan: PlanConfig = PlanConfig()
     sae: TopKConfig = TopKConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()

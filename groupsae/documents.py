@@ -27,7 +27,7 @@ def documents(source: Iterable[str], *, field: str = "text", split: str = "train
     """The documents of files and folders, `-`, `hf:NAME` or `demo`, in a fixed order.
 
     A .txt, .md or .py file is one document, a line of .jsonl or a row of .parquet as well; bytes
-    that are not UTF-8 are read as U+FFFD. Raises TextError for a source that is missing,
+    that are not UTF-8 are read as U+FFFD. `hf:NAME:SUBSET` picks a subset of a dataset. Raises TextError for a source that is missing,
     unreadable or of an unknown kind, before any text is read.
     """
     source = list(source)
@@ -49,34 +49,40 @@ def _is_special(name: str) -> bool:
 
 
 def _files(name: str) -> list[Path]:
-    path = Path(name).expanduser()
     allowed = f"Readable are {' '.join(SUFFIXES)} files and folders of them, '-', 'hf:NAME' and 'demo'."
-    if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
-        if not found:
-            raise TextError(f"The folder {name} holds no text. {allowed}")
-        return found
-    if not path.exists():
+    try:
+        path = Path(name).expanduser()
+        is_folder, exists = path.is_dir(), path.exists()
+        found = sorted(file for file in path.rglob("*") if _is_text(file)) if is_folder else [path]
+    except (OSError, RuntimeError) as error:  # no permission, a name that is too long, no home directory
+        raise TextError(f"{name[:200]!r} cannot be read: {error}. {allowed}") from error
+    if not exists:
         raise TextError(f"There is no text at {name!r}. {allowed}")
-    if path.suffix not in SUFFIXES:
+    if not found:
+        raise TextError(f"The folder {name} holds no text. {allowed}")
+    if not is_folder and path.suffix.lower() not in SUFFIXES:
         raise TextError(f"{name} is of an unknown kind. {allowed}")
-    return [path]
+    return found
+
+
+def _is_text(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and file.is_file()
 
 
 def _read(path: Path, field: str) -> Iterator[Document]:
     try:
-        if path.suffix == ".jsonl":
+        if path.suffix.lower() == ".jsonl":
             yield from _json_lines(path, field)
-        elif path.suffix == ".parquet":
+        elif path.suffix.lower() == ".parquet":
             yield from _parquet(path, field)
         else:
-            yield Document(path.read_text(encoding="utf-8", errors="replace"))
+            yield Document(path.read_text(encoding="utf-8-sig", errors="replace"))
     except OSError as error:
         raise TextError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _json_lines(path: Path, field: str) -> Iterator[Document]:
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
@@ -90,7 +96,7 @@ def _field(value: Any, field: str, where: str) -> str:
     if not isinstance(value, dict) or not isinstance(value.get(field), str):
         keys = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
         raise TextError(f"{where} has no text under {field!r} (it has: {keys}). Set text.field.")
-    return value[field]
+    return value[field].encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # "\\ud800" is valid JSON
 
 
 def _parquet(path: Path, field: str) -> Iterator[Document]:
@@ -100,9 +106,14 @@ def _parquet(path: Path, field: str) -> Iterator[Document]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             if field not in file.schema_arrow.names:
-                raise TextError(f"{path} has no column {field!r}, only {', '.join(file.schema_arrow.names)}.")
+                raise TextError(
+                    f"{path} has no column {field!r}, only {', '.join(file.schema_arrow.names)}. Set text.field."
+                )
+            kind = file.schema_arrow.field(field).type
+            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+                raise TextError(f"Column {field!r} of {path} holds {kind}, not text. Set text.field.")
             for batch in file.iter_batches(columns=[field]):
-                yield from (Document(str(text)) for text in batch[0].to_pylist() if text)
+                yield from (Document(text) for text in batch[0].to_pylist() if text)
     except pyarrow.ArrowException as error:
         raise TextError(f"{path} cannot be read as parquet: {error}.") from error
 
@@ -117,7 +128,9 @@ def _dataset(name: str, field: str, split: str) -> Iterator[Document]:
         stream = datasets.load_dataset(repository, subset or None, split=split, streaming=True)
         for number, value in enumerate(stream):
             yield Document(_field(value, field, f"{name}, document {number}"))
-    except (OSError, ValueError) as error:
+    except TextError:
+        raise
+    except Exception as error:  # datasets has many, and some of the network libraries below it
         raise TextError(f"Dataset {name!r} cannot be read: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
     GroupsaeError                 exit code 2
     ├── ConfigError               a config file or flag: unknown key, wrong type, impossible value
+    │   └── FitError              a run that does not fit into memory or onto the disk
     ├── ModelError                a model that cannot be loaded or has no blocks
     │   └── HookpointError        a place that the model does not have
     ├── TextError                 text that is missing, empty or too short
@@ -20,6 +21,10 @@ class GroupsaeError(Exception):
 
 class ConfigError(GroupsaeError):
     """A config file, flag or argument holds an unknown key, a wrong type or an impossible value."""
+
+
+class FitError(ConfigError):
+    """A run is predicted not to fit into memory or onto the disk; the message proposes one that does."""
 
 
 class ModelError(GroupsaeError):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from groupsae.errors import HookpointError, ModelError, NumericalError
-from groupsae.hookpoints import expand
+from groupsae.hookpoints import expand, natural_key
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "model"
 
@@ -29,7 +29,8 @@ def load_model(
 ) -> tuple[nn.Module, Any]:
     """The causal LM and tokenizer of a hub id, a local directory, or `demo`: frozen, in eval mode.
 
-    Raises ModelError if there is no such model, NumericalError if its weights hold NaN or infinity.
+    Raises ModelError if there is no such model or its files lack weights or a tokenizer (transformers
+    would go on with random ones and an empty one), NumericalError if weights hold NaN or infinity.
     """
     import transformers
 
@@ -38,16 +39,39 @@ def load_model(
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
-        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), **options)
+        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, dtype), output_loading_info=True, **options
+        )
     except Exception as error:
         raise ModelError(
             f"Model {name!r} cannot be loaded: {_first_line(error)} "
             "Give the id of a causal LM on the Hugging Face hub, a local directory with config.json, "
             "weights and tokenizer, or 'demo'."
         ) from error
+    _require_complete(loading["missing_keys"], tokenizer, name)
     _require_finite(model, name)
     find_blocks(model)
     return model.to(where).eval().requires_grad_(False), tokenizer
+
+
+def load_model_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The config of a model, without its weights. Raises ModelError if there is none."""
+    import transformers
+
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            model_path(name), revision=revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The config of model {name!r} cannot be loaded: {_first_line(error)}") from error
+
+
+def has_weights(name: str) -> bool:
+    """False for a local directory without weight files: enough to plan a run, not to do one."""
+    folder = Path(model_path(name))
+    return not folder.is_dir() or any(
+        file.suffix in (".safetensors", ".bin") or file.name.endswith(".index.json") for file in folder.iterdir()
+    )
 
 
 def model_path(name: str) -> str:
@@ -134,6 +158,21 @@ def first_tensor(output: Any) -> Tensor:
 def with_first_tensor(output: Any, hidden: Tensor) -> Any:
     """What a module returned, with its hidden state replaced; the type stays as found."""
     return type(output)((hidden, *output[1:])) if isinstance(output, tuple | list) else hidden
+
+
+def _require_complete(missing: Iterable[str], tokenizer: Any, name: str) -> None:
+    lacking = sorted(missing, key=natural_key)
+    if lacking:
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise ModelError(
+            f"The files of model {name!r} lack {', '.join(lacking[:3])}{more}. "
+            "All weights of a causal LM are needed, its head included."
+        )
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise ModelError(
+            f"The tokenizer of model {name!r} gives no tokens; its files are missing or empty. "
+            "Put the tokenizer's files (tokenizer.json) beside the weights."
+        )
 
 
 def _require_finite(model: nn.Module, name: str) -> None:

@@ -1,7 +1,7 @@
 """The run directory: where each stage's results lie, written whole or not at all.
 
-    runs/NAME/config.toml  manifest.json  tokens/  distances.json  plan.json
-              groups/  metrics.jsonl  train.json  eval/  report/
+    runs/NAME/config.toml  manifest.json  tokens/  distances.json  partition.json  plan.json
+              groups/  suite.json  scales.safetensors  metrics.jsonl  train.json  eval/  report/
 
 The manifest names, for each finished stage, the part of the config it was made from and a
 fingerprint of it together with what it was made of. A stage whose fingerprint no longer agrees
@@ -26,13 +26,14 @@ from typing import Any
 from groupsae.config import RunConfig, differing_keys, dump_config, load_config
 from groupsae.errors import RunError, StorageError
 
-STAGES = ("tokens", "distances", "group", "train", "eval", "report")
+STAGES = ("tokens", "distances", "group", "plan", "train", "eval", "report")
 
 STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "tokens": ("model", "text"),
     "distances": ("activations", "distances"),
-    "group": ("sae", "group"),
-    "train": ("train",),
+    "group": ("group",),
+    "plan": ("sae", "train", "plan"),
+    "train": ("sae", "train"),
     "eval": ("eval",),
     "report": (),
 }
@@ -120,13 +121,18 @@ class RunDirectory:
             return {"stages": {}}
         return self.read_json("manifest.json")
 
-    def fingerprint(self, stage: str, config: RunConfig | None = None) -> str:
+    def before(self, stage: str) -> tuple[str, ...]:
+        """The stages that a stage is made from: those before it; a plan only counts where it decides something."""
+        earlier = STAGES[: STAGES.index(stage)]
+        counts = stage == "report" or self.config.plan.chooses
+        return tuple(name for name in earlier if name != "plan" or counts)
+
+    def fingerprint(self, stage: str) -> str:
         """What a stage's result depends on, as a hash: its config sections and those of all stages before it."""
-        config = config or self.config
-        values: dict[str, Any] = {"seed": config.seed}
-        for earlier in STAGES[: STAGES.index(stage) + 1]:
+        values: dict[str, Any] = {"seed": self.config.seed}
+        for earlier in (*self.before(stage), stage):
             for section in STAGE_SECTIONS[earlier]:
-                dumped = getattr(config, section).model_dump(mode="json")
+                dumped = getattr(self.config, section).model_dump(mode="json")
                 values[section] = {k: v for k, v in dumped.items() if k not in _WITHOUT_EFFECT.get(section, ())}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -140,12 +146,16 @@ class RunDirectory:
         if stage not in stages or any(not self.file(name).exists() for name in stages[stage]["files"]):
             return "missing"
         done = stages[stage]
-        made_again = any(
-            stages[earlier]["finished"] > done["finished"]
-            for earlier in STAGES[: STAGES.index(stage)]
+        same = done["fingerprint"] == self.fingerprint(stage) and done["made_from"] == self._made_from(stage, stages)
+        return "done" if same else "stale"
+
+    def _made_from(self, stage: str, stages: dict[str, Any]) -> dict[str, str]:
+        """The earlier stages' results, each as one hash of its files."""
+        return {
+            earlier: hashlib.sha256(json.dumps(stages[earlier]["files"], sort_keys=True).encode()).hexdigest()[:16]
+            for earlier in self.before(stage)
             if earlier in stages
-        )
-        return "stale" if made_again or done["fingerprint"] != self.fingerprint(stage) else "done"
+        }
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """What is done, stale or missing, stage by stage; with seconds and files where it has run."""
@@ -170,6 +180,7 @@ class RunDirectory:
         manifest["environment"] = environment()
         manifest["stages"][stage] = {
             "fingerprint": self.fingerprint(stage),
+            "made_from": self._made_from(stage, manifest["stages"]),
             "seconds": round(seconds, 3),
             "finished": time.time(),
             "files": {name: _describe(self.file(name)) for name in files},

@@ -9,7 +9,7 @@ from torch import nn
 
 from groupsae.activations.harvest import Harvester
 from groupsae.errors import PartitionError
-from groupsae.models import find_blocks, find_hookpoints, load_model
+from groupsae.models import find_blocks, find_hookpoints, has_weights, load_model, load_model_config, pick_device
 from groupsae.planning.architecture import Architecture
 from groupsae.progress import say
 from groupsae.records import RunDirectory
@@ -72,15 +72,28 @@ class Workbench:
             skip_special=settings.skip_special,
         )
 
-    @property
+    @cached_property
     def architecture(self) -> Architecture:
-        """The model's sizes, as the planner counts them."""
-        return Architecture.from_hf_config(self.model.config)
+        """The model's sizes, as the planner counts them; its weights are not needed for that."""
+        settings = self.run.config.model
+        return Architecture.from_hf_config(
+            load_model_config(settings.name, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+        )
+
+    @cached_property
+    def has_weights(self) -> bool:
+        """False for a local directory that holds a config.json only, enough to plan with."""
+        return has_weights(self.run.config.model.name)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the model lies on an accelerator."""
+        return pick_device(self.run.config.model.device).type != "cpu"
 
     @property
     def d_model(self) -> int:
         """Width of the model."""
-        return self.model.config.hidden_size
+        return self.architecture.d_model
 
     def require_possible(self) -> None:
         """Raises, before any text is read, what is wrong between the config and the model."""

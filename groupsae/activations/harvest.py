@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from groupsae.errors import HookpointError, NumericalError
+from groupsae.errors import HookpointError, NumericalError, TextError
 from groupsae.hookpoints import natural_key
 from groupsae.models import base_model, first_tensor
 from groupsae.tokens import TokenRows
@@ -24,7 +24,8 @@ class Harvester:
         x_LND = acts.read([0, 1, 2])
 
     Raises HookpointError before anything is read if a hookpoint is missing, is not reached by a
-    forward pass, or has another width than the others.
+    forward pass, or has another width than the others; TextError if the rows are longer than the
+    model reads, or hold a token that it does not know.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Harvester:
         self.device = next(model.parameters()).device
         self.forwards = 0
         self._modules = [_module(model, hookpoint) for hookpoint in self.hookpoints]
+        _require_readable(rows, model)
         self.d_model = self._probe()
 
     def held_out(self) -> Harvester:
@@ -58,16 +60,13 @@ class Harvester:
     def read(self, rows: Sequence[int]) -> Tensor:
         """The activations x_LND of these rows' tokens, in the model's precision.
 
-        Raises NumericalError naming the hookpoint and the rows if they hold NaN or infinity.
+        Raises NumericalError naming the hookpoint and the row if they hold NaN or infinity.
         """
         ids_BT = self.rows[rows].to(self.device)
         x_LBTD = self._forward(ids_BT)
         for hookpoint, x in zip(self.hookpoints, x_LBTD, strict=True):
-            if not torch.isfinite(x.sum(dtype=torch.float32)):
-                raise NumericalError(
-                    f"Activations at {hookpoint} hold NaN or infinity in rows {rows[0]} to {rows[-1]}. "
-                    "Try model.dtype = 'float32' or 'bfloat16', or look at the text of these rows."
-                )
+            if not torch.isfinite(x.sum(dtype=torch.float32)) and not torch.isfinite(x).all():
+                raise NumericalError(_not_finite(hookpoint, x, rows))
         if self.skip_special:
             keep_BT = self.rows.keep(ids_BT)
             return torch.stack([x[keep_BT] for x in x_LBTD])
@@ -113,6 +112,32 @@ class Harvester:
 
 class _AllRead(Exception):
     """Stops the forward pass once every hookpoint has been read."""
+
+
+def _require_readable(rows: TokenRows, model: nn.Module) -> None:
+    config = getattr(model, "config", None)
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest and rows.context_length > longest:
+        raise TextError(
+            f"Rows have {rows.context_length} tokens, but {type(model).__name__} reads at most {longest}. "
+            f"Set text.context_length to {longest} or less and make the tokens again."
+        )
+    known = getattr(config, "vocab_size", None)
+    largest = int(rows.ids_RT.max(initial=0))
+    if known and largest >= known:
+        raise TextError(
+            f"The rows hold token {largest}, but {type(model).__name__} knows {known} tokens. "
+            "They were made with the tokenizer of another model."
+        )
+
+
+def _not_finite(hookpoint: str, x_BTD: Tensor, rows: Sequence[int]) -> str:
+    finite_B = torch.isfinite(x_BTD).flatten(1).all(1).tolist()
+    row = next(row for row, finite in zip(rows, finite_B, strict=True) if not finite)
+    return (
+        f"Activations at {hookpoint} hold NaN or infinity in row {row}. "
+        "Try model.dtype = 'float32' or 'bfloat16', or look at the text of this row."
+    )
 
 
 def no_cache(model: nn.Module) -> dict[str, bool]:

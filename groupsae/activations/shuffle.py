@@ -40,6 +40,7 @@ class ShuffledStream:
         self.source, self.num_tokens, self.batch_tokens, self.seed = source, num_tokens, batch_tokens, seed
         self.block_rows = max(1, round(buffer_tokens / source.row_tokens))
         self.read_seconds = 0.0
+        self._buffer_LMD: Tensor | None = None
 
     def batches(self, start: Position = Position()) -> Iterator[tuple[Position, Tensor]]:
         """Each batch x_LND after `start`, with the position behind it."""
@@ -56,15 +57,18 @@ class ShuffledStream:
 
     def _read_block(self, block: int) -> Tensor:
         began = time.perf_counter()
-        rows = self._rows(block)
-        parts = [self.source.read(chunk.tolist()) for chunk in rows.split(self.source.batch_rows)]
-        block_LMD = torch.cat(parts, dim=1)
-        if not block_LMD.shape[1]:
-            raise TextError(
-                "A whole block of rows holds only special tokens. Give other text, or skip_special = false."
-            )
+        count = 0
+        for rows in self._rows(block).split(self.source.batch_rows):
+            x_LND = self.source.read(rows.tolist())
+            if self._buffer_LMD is None:
+                capacity = self.block_rows * self.source.row_tokens
+                self._buffer_LMD = x_LND.new_empty(len(x_LND), capacity, x_LND.shape[2])
+            self._buffer_LMD[:, count : count + x_LND.shape[1]] = x_LND
+            count += x_LND.shape[1]
+        if not count:
+            raise TextError("A whole block of rows holds only special tokens; give other text or skip_special = false.")
         self.read_seconds += time.perf_counter() - began
-        return block_LMD
+        return self._buffer_LMD[:, :count]
 
     def _rows(self, block: int) -> Tensor:
         num_rows = self.source.num_rows

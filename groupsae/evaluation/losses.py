@@ -65,7 +65,7 @@ def evaluate_losses(
     All suites see the same tokens.
     """
     pairs = subjects(suites)
-    hookpoints = sorted({hookpoint for _, hookpoint in pairs}, key=source.hookpoints.index)
+    hookpoints = sorted({subject.hookpoint for subject in pairs}, key=source.hookpoints.index)
     total = _Totals()
     for ids_BT in _batches(source, num_tokens, seed):
         clean = CleanPass(source.model, ids_BT, hookpoints)
@@ -75,21 +75,22 @@ def evaluate_losses(
         for hookpoint in hookpoints:
             total.add(("zero", hookpoint), measure(clean.spliced(hookpoint, zeros_at(clean, hookpoint))))
         for subject, bound in pairs.items():
-            x_BTD = _reconstruct(bound, clean.hidden[subject[1]], keep_BT)
-            total.add(subject, measure(clean.spliced(subject[1], x_BTD)))
+            x_BTD = _reconstruct(bound, clean.hidden[subject.hookpoint], keep_BT)
+            total.add(subject, measure(clean.spliced(subject.hookpoint, x_BTD)))
         if progress:
             progress(ids_BT.numel())
     if not total.count:
         raise TextError("No held-out token is left to evaluate on; give more text or a larger held_out_share.")
     ce_clean = total.mean("clean")[0]
     ce_zero = {hookpoint: total.mean(("zero", hookpoint))[0] for hookpoint in hookpoints}
-    results = {subject: _spliced_loss(total.mean(subject), ce_clean, ce_zero[subject[1]]) for subject in pairs}
+    results = {subject: _spliced_loss(total.mean(subject), ce_clean, ce_zero[subject.hookpoint]) for subject in pairs}
     return Losses(total.count, ce_clean, ce_zero, by_suite(suites, results))
 
 
 def _batches(source: Harvester, num_tokens: int, seed: int) -> Iterator[Tensor]:
     length = source.rows.context_length
-    vocabulary = source.model.config.vocab_size
+    config = getattr(source.model, "config", None)
+    vocabulary = config.get_text_config().vocab_size if config is not None else 1
     batch_rows = max(1, min(source.batch_rows, LOGITS_AT_ONCE // (length * vocabulary)))
     chosen = row_order(source.num_rows, seed, 0)[: -(-num_tokens // length)]
     for rows in chosen.split(batch_rows):

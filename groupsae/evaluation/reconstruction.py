@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from groupsae.activations.source import ActivationSource, stream
-from groupsae.errors import TextError
+from groupsae.errors import NumericalError, TextError
 from groupsae.evaluation.subjects import Subject, by_suite, subjects
 from groupsae.saes.suite import BoundSAE, Suite
 
@@ -60,7 +60,8 @@ def evaluate_reconstructions(
     """The same for several suites, all on the same tokens: results by suite and hookpoint.
 
     Sums are float64 over all tokens before any division, so results do not depend on batches.
-    Raises TextError if the source holds no token.
+    Raises TextError if the source holds no token, NumericalError if a hookpoint does not vary: FVU is
+    then undefined.
     """
     pairs = subjects(suites)
     sums = {subject: _Sums(bound) for subject, bound in pairs.items()}
@@ -68,16 +69,22 @@ def evaluate_reconstructions(
     spread = _Spread(source)
     for x_LND in stream(source, num_tokens, seed):
         spread.add(x_LND)
-        for (group, hookpoint), bound in pairs.items():
-            sums[group, hookpoint].add(bound, x_LND[layers[hookpoint]].float())
+        for subject, bound in pairs.items():
+            sums[subject].add(bound, x_LND[layers[subject.hookpoint]].float())
         if progress:
             progress(x_LND.shape[1])
     if not spread.count:
         raise TextError("No held-out token is left to evaluate on; give more text or a larger held_out_share.")
-    variance_L = spread.total_variance()
+    variances = dict(zip(source.hookpoints, spread.total_variance().tolist(), strict=True))
+    constant = [subject.hookpoint for subject in pairs if not variances[subject.hookpoint] > 0]
+    if constant:
+        raise NumericalError(
+            f"The {spread.count} evaluated token(s) are all the same at {', '.join(dict.fromkeys(constant))}, so the "
+            "fraction of variance unexplained is undefined; evaluate on more tokens."
+        )
     results = {
-        (group, hookpoint): part.result(variance_L[layers[hookpoint]].item(), _fired_anywhere(sums, group))
-        for (group, hookpoint), part in sums.items()
+        subject: part.result(variances[subject.hookpoint], _fired_anywhere(sums, subject))
+        for subject, part in sums.items()
     }
     return by_suite(suites, results)
 
@@ -98,37 +105,39 @@ class _Spread:
         self.squares_L += x_LND.square().sum((1, 2))
 
     def total_variance(self) -> Tensor:
-        """sum_t ||x_t - mean||^2 of each layer, (L,)."""
-        return self.squares_L - self.sum_LD.square().sum(1) / self.count
+        """sum_t ||x_t - mean||^2 of each layer, (L,); zero where it is no more than rounding."""
+        variance_L = self.squares_L - self.sum_LD.square().sum(1) / self.count
+        return variance_L.where(variance_L > 1e-13 * self.squares_L, 0)
 
 
 class _Sums:
     """Sums over tokens for one SAE at one hookpoint, and which latents have fired."""
 
     def __init__(self, bound: BoundSAE) -> None:
+        device = bound.sae.W_enc.device
         self.count = 0
-        self.error = self.cosine = self.active = 0.0
-        self.fired_S = torch.zeros(bound.sae.d_sae, dtype=torch.bool, device=bound.sae.W_enc.device)
+        self.error, self.cosine, self.active = torch.zeros(3, dtype=torch.float64, device=device)
+        self.fired_S = torch.zeros(bound.sae.d_sae, dtype=torch.bool, device=device)
 
     def add(self, bound: BoundSAE, x_ND: Tensor) -> None:
         latents = bound.encode_sparse(x_ND)
         x_hat_ND = bound.decode_sparse(latents)
         self.count += len(x_ND)
-        self.error += (x_ND - x_hat_ND).double().square().sum().item()
-        self.cosine += torch.cosine_similarity(x_ND.double(), x_hat_ND.double(), dim=1).sum().item()
-        fires_NK = latents.values_NK > 0
-        self.active += fires_NK.sum().item()
-        self.fired_S[latents.indices_NK[fires_NK]] = True
+        self.error += (x_ND - x_hat_ND).double().square().sum()
+        self.cosine += torch.cosine_similarity(x_ND.double(), x_hat_ND.double(), dim=1).sum()
+        self.active += (latents.values_NK > 0).sum()
+        self.fired_S |= latents.fired(bound.sae.d_sae)
 
     def result(self, variance: float, fired_anywhere_S: Tensor) -> Reconstruction:
         return Reconstruction(
-            fvu=self.error / variance,
-            cosine=self.cosine / self.count,
-            l0=self.active / self.count,
+            fvu=self.error.item() / variance,
+            cosine=self.cosine.item() / self.count,
+            l0=self.active.item() / self.count,
             dead_share=1 - fired_anywhere_S.double().mean().item(),
             silent_share=1 - self.fired_S.double().mean().item(),
         )
 
 
-def _fired_anywhere(sums: Mapping[Subject, _Sums], group: str) -> Tensor:
-    return torch.stack([part.fired_S for (name, _), part in sums.items() if name == group]).any(0)
+def _fired_anywhere(sums: Mapping[Subject, _Sums], of: Subject) -> Tensor:
+    same_sae = (part for subject, part in sums.items() if (subject.suite, subject.group) == (of.suite, of.group))
+    return torch.stack([part.fired_S for part in same_sae]).any(0)

@@ -90,11 +90,15 @@ def _hook(module: nn.Module, use: Callable[[Any], Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _returning(module: nn.Module, output: Any) -> Iterator[None]:
+    own = vars(module).get("forward")  # set where a model is split over devices: it must come back
     module.forward = lambda *_inputs, **_options: output  # type: ignore[method-assign]
     try:
         yield
     finally:
-        del module.forward
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own  # type: ignore[method-assign]
 
 
 def zeros_at(clean: CleanPass, hookpoint: str) -> Tensor:

@@ -3,33 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from groupsae.partition import group_name
+import torch
+
+from groupsae.partition import Group, group_name
 from groupsae.saes.suite import BoundSAE, Suite
 
-Subject = tuple[str, str]
-"""A group's name and one of its hookpoints."""
+
+class Subject(NamedTuple):
+    """An SAE at a hookpoint: the first suite that has this SAE, its group's name, and the hookpoint."""
+
+    suite: str
+    group: str
+    hookpoint: str
+
 
 Result = TypeVar("Result")
 
 
 def subjects(suites: Mapping[str, Suite]) -> dict[Subject, BoundSAE]:
-    """Every (group, hookpoint) of the suites with its SAE; a group that two suites share stands once."""
+    """Every SAE of the suites at every hookpoint it serves; one that several suites share stands once.
+
+    Suites share a group's SAE where its weights, config, scales and centres are equal; the group
+    alone is not enough, since suites may have been trained differently.
+    """
     return {
-        (group_name(group), hookpoint): suite[hookpoint]
-        for suite in suites.values()
-        for group in suite.partition.groups
-        for hookpoint in group
+        subject: suites[subject.suite][subject.hookpoint]
+        for name, suite in suites.items()
+        for subject in _subjects_of(name, suite, suites).values()
     }
 
 
 def by_suite(suites: Mapping[str, Suite], results: Mapping[Subject, Result]) -> dict[str, dict[str, Result]]:
     """Results per subject, as results per suite and hookpoint."""
     return {
-        name: {
-            hookpoint: results[group_name(suite.partition.group_of(hookpoint)), hookpoint]
-            for hookpoint in suite.partition.hookpoints
-        }
+        name: {hookpoint: results[subject] for hookpoint, subject in _subjects_of(name, suite, suites).items()}
         for name, suite in suites.items()
     }
+
+
+def _subjects_of(name: str, suite: Suite, suites: Mapping[str, Suite]) -> dict[str, Subject]:
+    found = {}
+    for group in suite.partition.groups:
+        owner = next(other for other in suites if other == name or _equal(suites[other], suite, group))
+        found |= {hookpoint: Subject(owner, group_name(group), hookpoint) for hookpoint in group}
+    return {hookpoint: found[hookpoint] for hookpoint in suite.partition.hookpoints}
+
+
+def _equal(one: Suite, other: Suite, group: Group) -> bool:
+    if group not in one.partition.groups:
+        return False
+    return all(_equal_at(one[hookpoint], other[hookpoint]) for hookpoint in group)
+
+
+def _equal_at(one: BoundSAE, other: BoundSAE) -> bool:
+    if one.scale != other.scale or not torch.equal(one.centre_D, other.centre_D):
+        return False
+    if one.sae is other.sae:
+        return True
+    weights, others = one.sae.state_dict(), other.sae.state_dict()
+    return one.sae.config == other.sae.config and all(torch.equal(weights[key], others[key]) for key in weights)

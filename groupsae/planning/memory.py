@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from groupsae.errors import ConfigError
+from groupsae.errors import FitError
 from groupsae.planning.architecture import Architecture
 
 PROCESS_BYTES = 380 * 2**20
@@ -122,7 +122,7 @@ def predict_memory(run: Footprint) -> Memory:
 
 
 def require_fits(run: Footprint, available: Available) -> Memory:
-    """The predicted memory, if it fits; otherwise ConfigError says what is short and what to lower to what.
+    """The predicted memory, if it fits; otherwise FitError says what is short and what to lower to what.
 
     The proposal halves one value, or if none alone is enough several in turn, until the run fits:
     buffer_tokens, batch_rows, batch_tokens, the number of SAEs trained together, d_sae.
@@ -133,7 +133,7 @@ def require_fits(run: Footprint, available: Available) -> Memory:
         return memory
     proposal = _proposal(run, available)
     advice = f"Lower {proposal}." if proposal else "No setting makes it fit; use a smaller model or a larger machine."
-    raise ConfigError(f"The run does not fit: {'; '.join(short)}. {advice}")
+    raise FitError(f"The run does not fit: {'; '.join(short)}. {advice}")
 
 
 def _short(memory: Memory, available: Available) -> list[str]:

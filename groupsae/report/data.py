@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from groupsae.errors import RunError
@@ -85,10 +85,14 @@ class RunData:
         widest = [max(matrix[place[p]][place[q]] for p in group for q in group) for group in partition.groups]
         return sum(widest) / len(widest)
 
-    def cost(self, partition: Partition) -> Mapping[str, float] | None:
-        """MFLOP per token of a partition: it depends on the number of groups only."""
-        candidate = self.candidate(len(partition))
-        return candidate.get("mflop_per_token") if candidate else None
+    def cost(self, partition: Partition) -> dict[str, float] | None:
+        """MFLOP per token of a partition: the language model once, and the same for every SAE."""
+        known = next((one for one in self.candidates if one.get("mflop_per_token")), None)
+        if known is None:
+            return None
+        language_model = known["mflop_per_token"]["language_model"]
+        saes = known["mflop_per_token"]["saes"] / known["num_groups"] * len(partition)
+        return {"language_model": language_model, "saes": saes, "total": language_model + saes}
 
     def measured(self, suite: str, measure: str) -> dict[str, float]:
         """One measure of one suite by layer; layers without a number are left out."""
@@ -106,7 +110,6 @@ def read_run(run: RunDirectory) -> RunData:
     optional = {
         "tokens": "tokens/index.json",
         "distances": "distances.json",
-        "plan": "plan.json",
         "train": "train.json",
         "reconstruction": "eval/reconstruction.json",
         "losses": "eval/losses.json",
@@ -116,9 +119,39 @@ def read_run(run: RunDirectory) -> RunData:
         name=run.config.name,
         metrics=_read_lines(run, "metrics.jsonl"),
         manifest=run.manifest,
-        max_amad=run.config.group.max_amad if run.config.group.groups is None else None,
+        plan=_divisions(run),
+        max_amad=_bound(run),
         **records,
     )
+
+
+def _divisions(run: RunDirectory) -> Record | None:
+    """The divisions that were considered, from the plan or, before there is one, from the group stage.
+
+    What was trained counts for more than what is planned now.
+    """
+    if run.file("plan.json").exists():
+        plan = run.read_json("plan.json")
+    elif run.file("partition.json").exists():
+        found = run.read_json("partition.json")
+        chosen = found["choice"]["groups"]
+        baseline = {BASELINE: [[name] for group in chosen for name in group]} if run.config.train.baseline else {}
+        plan = {
+            "method": found["method"],
+            "choice": found["choice"],
+            "candidates": found["methods"].get(found["method"]) or [found["choice"]],
+            "partitions": baseline | {GROUPS: chosen},
+        }
+    else:
+        return None
+    return plan | {"partitions": run.read_json("suite.json")} if run.file("suite.json").exists() else plan
+
+
+def _bound(run: RunDirectory) -> float | None:
+    """The bound on AMAD, if it is what decided."""
+    config = run.config
+    by_file = Path(config.group.method).suffix in (".toml", ".json")
+    return None if by_file or config.group.groups is not None or config.plan.chooses else config.group.max_amad
 
 
 def _read_lines(run: RunDirectory, name: str) -> list[Record]:

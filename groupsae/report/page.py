@@ -90,7 +90,7 @@ _SECTIONS: tuple[tuple[str, str, str, str, tuple[Callable[[RunData], Drawing | N
         "cost",
         "What it costs",
         "",
-        "group",
+        "plan",
         (figures.cost_and_quality, figures.stage_seconds),
     ),
     (
@@ -114,6 +114,6 @@ def _sections(run: RunDirectory, data: RunData) -> list[Section]:
     sections = []
     for key, title, lead, stage, draw in _SECTIONS:
         drawings = tuple(drawing for drawing in (one(data) for one in draw) if drawing is not None)
-        there = data.plan is not None if stage == "group" else bool(drawings)
+        there = any(drawing.key != "seconds" for drawing in drawings)
         sections.append(Section(key, title, lead, drawings, "" if there else tables.command(run, stage)))
     return sections

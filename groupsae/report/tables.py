@@ -12,7 +12,7 @@ from groupsae.records import STAGES, RunDirectory
 from groupsae.report.data import BASELINE, GROUPS, RunData
 from groupsae.report.figures.theme import group_label, in_order
 from groupsae.report.summary import SuiteSummary
-from groupsae.report.wording import NONE, WIDE, count, duration, fixed, percent
+from groupsae.report.wording import NONE, WIDE, count, duration, fixed, flops, percent
 
 SUITE_TITLES = {BASELINE: "one SAE per layer", GROUPS: "groups"}
 
@@ -78,7 +78,7 @@ _MEASURES = (
      lambda value: percent(value, 1), _difference(1, 100, f"{WIDE}pp")),
     ("MFLOP per token", "language model once, one dense step per SAE", "mflop_per_token",
      lambda value: fixed(value, 1), _ratio),
-    ("PFLOP in all", "over all training tokens", "total_pflop", lambda value: fixed(value, 2), _ratio),
+    ("Operations in all", "over all training tokens", "total_pflop", flops, _ratio),
     ("Training time", "measured, as if trained alone", "seconds", duration, _ratio),
 )  # fmt: skip
 
@@ -171,7 +171,8 @@ def _model_facts(run: RunDirectory, data: RunData) -> list[tuple[str, object]]:
     config, model = run.config.model, data.manifest.get("model") or {}
     return [
         ("name", model.get("name") or config.name),
-        ("revision", config.revision),
+        ("kind", model.get("kind")),
+        ("revision", model.get("commit") or config.revision),
         ("blocks", model.get("blocks")),
         ("width (d_model)", model.get("d_model") or (data.train or {}).get("d_model")),
         ("parameters", count(model["parameters"]) if model.get("parameters") else None),
@@ -212,7 +213,8 @@ def _environment_facts(run: RunDirectory, data: RunData) -> list[tuple[str, obje
     environment = data.manifest.get("environment") or {}
     known = ("groupsae", "commit", "python", "torch", "transformers", "processor", "cores", "device", "platform")
     others = sorted((key for key in environment if key not in known), key=natural_key)
-    return [(key, environment.get(key)) for key in (*known, *others)]
+    device = data.manifest.get("device") or environment.get("device")
+    return [(key, device if key == "device" else environment.get(key)) for key in (*known, *others)]
 
 
 def _count(value: int | None) -> str | None:

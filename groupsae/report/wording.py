@@ -17,7 +17,8 @@ def fixed(value: float | None, digits: int = 3) -> str:
     if value is None:
         return NONE
     if value and abs(value) < 0.5 * 10**-digits:
-        return f"{value:.1e}".replace("e-0", "e-").replace("-", "−")
+        text = f"{value:.1e}".replace("e-0", "e-") if abs(value) < 1e-4 else f"{float(f'{value:.1e}'):g}"
+        return text.replace("-", "−")
     return f"{value:,.{digits}f}".replace("-", "−")
 
 
@@ -36,10 +37,22 @@ def count(value: float | None) -> str:
     return f"{value:,.0f}"
 
 
+def flops(pflop: float | None) -> str:
+    """A number of floating-point operations, given in PFLOP."""
+    if pflop is None:
+        return NONE
+    for size, unit in ((1e6, "ZFLOP"), (1e3, "EFLOP"), (1.0, "PFLOP"), (1e-3, "TFLOP")):
+        if pflop >= size:
+            return f"{pflop / size:.3g}{WIDE}{unit}"
+    return f"{pflop * 1e6:.3g}{WIDE}GFLOP"
+
+
 def duration(seconds: float | None) -> str:
     """A time in the two largest units that say something."""
     if seconds is None:
         return NONE
+    if 0 < seconds < 0.05:
+        return f"< 0.1{WIDE}s"
     if seconds < 59.95:
         return f"{seconds:.{0 if seconds >= 10 else 1}f}{WIDE}s"
     if seconds < 3599.5:
@@ -65,7 +78,9 @@ def headline(summaries: Sequence[SuiteSummary], num_layers: int) -> str:
         _against("mean ΔCE", groups.mean_delta_ce, baseline and baseline.mean_delta_ce, f"{WIDE}nats"),
     ]
     found = ", ".join(quality for quality in qualities if quality)
-    return f"{sentence}; {found}." if found else f"{sentence}. They are not evaluated yet."
+    if found:
+        return f"{sentence}; {found}."
+    return f"{sentence}. {'They are not trained yet' if groups.seconds is None else 'They are not evaluated yet'}."
 
 
 def _against(what: str, value: float | None, other: float | None, unit: str) -> str:

@@ -25,6 +25,13 @@ class Latents:
         zeros_NS = self.values_NK.new_zeros(len(self.values_NK), d_sae)
         return zeros_NS.scatter(1, self.indices_NK, self.values_NK)
 
+    @torch.no_grad()
+    def fired(self, d_sae: int) -> Tensor:
+        """True for each latent (S,) that fired on some token; no synchronisation with the device."""
+        fired_S = torch.zeros(d_sae + 1, dtype=torch.bool, device=self.indices_NK.device)
+        reached_NK = torch.where(self.values_NK > 0, self.indices_NK, d_sae)
+        return fired_S.index_fill_(0, reached_NK.flatten(), True)[:d_sae]
+
 
 @dataclass(frozen=True)
 class Losses:

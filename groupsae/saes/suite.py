@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from groupsae.activations.scale import Scales
-from groupsae.errors import RunError
-from groupsae.partition import Partition, group_name
+from groupsae.errors import ConfigError, PartitionError, RunError
+from groupsae.partition import Group, Partition, group_name
 from groupsae.records import write_atomically
 from groupsae.saes.base import Latents, SparseAutoencoder
 from groupsae.saes.registry import ARCHITECTURES, build_sae
+from groupsae.saes.weights import load_tensors, save_tensors
+
+REMEDY = "Train again to make it."
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class BoundSAE:
 
     def encode(self, x: Tensor) -> Tensor:
         """The latents (..., S) of raw activations (..., D)."""
-        return self.sae.encode(self._normalise(x).flatten(0, -2)).unflatten(0, x.shape[:-1])
+        return self.sae.encode(self._normalise(x).reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.sae.d_sae)
 
     def encode_sparse(self, x_ND: Tensor) -> Latents:
         """The active latents of raw activations (N, D)."""
@@ -49,8 +50,8 @@ class BoundSAE:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The reconstruction of raw activations, in their shape and dtype."""
-        z_hat_ND = self.sae(self._normalise(x).flatten(0, -2))
-        return self._restore(z_hat_ND).unflatten(0, x.shape[:-1]).to(x.dtype)
+        z_hat_ND = self.sae(self._normalise(x).reshape(-1, x.shape[-1]))
+        return self._restore(z_hat_ND).reshape(x.shape).to(x.dtype)
 
     def _normalise(self, x: Tensor) -> Tensor:
         return (x.float() - self.centre_D) * self.scale
@@ -101,7 +102,19 @@ class Suite:
         partition = partitions[name]
         saes = {group: load_sae(folder / "groups" / group).to(device) for group in partition.names}
         scales = Scales.load(folder / "scales.safetensors", partition.hookpoints).to(torch.device(device))
+        for group in partition.groups:
+            _require_fit(scales, group, saes[group_name(group)], folder)
         return cls(partition, saes, scales)
+
+
+def _require_fit(scales: Scales, group: Group, sae: SparseAutoencoder, folder: Path) -> None:
+    form = (tuple(scales.scale_L.shape), tuple(scales.centre_LD.shape))
+    wanted = ((len(scales.hookpoints),), (len(scales.hookpoints), sae.d_model))
+    if form != wanted or not (scales.scale_L > 0).all():
+        raise RunError(
+            f"{folder / 'scales.safetensors'} does not fit the SAE of {group_name(group)}, of width {sae.d_model}: "
+            f"each hookpoint needs one scale above 0 and a centre of that width; found {form}. {REMEDY}"
+        )
 
 
 def write_suite_index(folder: Path, partitions: dict[str, Partition]) -> None:
@@ -112,40 +125,36 @@ def write_suite_index(folder: Path, partitions: dict[str, Partition]) -> None:
 
 def read_suite_index(folder: Path) -> dict[str, Partition]:
     """The partitions of the suites in a folder, by name. Raises RunError if there are none."""
+    file = folder / "suite.json"
     try:
-        index = json.loads((folder / "suite.json").read_text())
-        return {name: Partition(tuple(map(tuple, groups))) for name, groups in index.items()}
+        index = json.loads(file.read_text())
+        partitions = {name: Partition(tuple(map(tuple, groups))) for name, groups in index.items()}
     except FileNotFoundError:
         raise RunError(
             f"{folder} holds no trained SAEs (no suite.json). Run `groupsae train {folder}` first."
         ) from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise RunError(f"{folder / 'suite.json'} is damaged: {error}. Train again to make it.") from error
+    except (OSError, ValueError, TypeError, AttributeError, PartitionError) as error:
+        raise RunError(f"{file} is damaged: {error}. {REMEDY}") from error
+    if not partitions:
+        raise RunError(f"{file} is damaged: it names no suite. {REMEDY}")
+    return partitions
 
 
 def save_sae(sae: SparseAutoencoder, folder: Path) -> None:
     """Write `sae.safetensors` and `cfg.json`, each whole or not at all."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
-    write_atomically(folder / "sae.safetensors", lambda path: save_file(weights, path))
+    write_atomically(folder / "sae.safetensors", lambda path: save_tensors(sae.state_dict(), path))
     cfg = {"d_model": sae.d_model, "sae": sae.config.model_dump(mode="json")}
     write_atomically(folder / "cfg.json", lambda path: path.write_text(json.dumps(cfg, indent=1) + "\n"))
 
 
 def load_sae(folder: Path) -> SparseAutoencoder:
-    """The SAE that `save_sae` wrote. Raises RunError if names, shapes, dtypes or finiteness are off."""
+    """The SAE that `save_sae` wrote, frozen. Raises RunError if names, shapes, dtypes or finiteness are off."""
+    file = folder / "cfg.json"
     try:
-        cfg = json.loads((folder / "cfg.json").read_text())
+        cfg = json.loads(file.read_text())
         config = ARCHITECTURES[cfg["sae"]["architecture"]][0](**cfg["sae"])
         sae = build_sae(cfg["d_model"], config)
-        weights = load_file(folder / "sae.safetensors")
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise RunError(f"The SAE in {folder} is missing or damaged: {error}. Train again to make it.") from error
-    expected = {name: (tuple(t.shape), t.dtype) for name, t in sae.state_dict().items()}
-    found = {name: (tuple(t.shape), t.dtype) for name, t in weights.items()}
-    if expected != found:
-        raise RunError(f"{folder / 'sae.safetensors'} holds {found}, but its cfg.json asks for {expected}.")
-    for name, tensor in weights.items():
-        if not torch.isfinite(tensor).all():
-            raise RunError(f"{name} in {folder / 'sae.safetensors'} holds NaN or infinity. Train again to make it.")
-    sae.load_state_dict(weights)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, ConfigError) as error:
+        raise RunError(f"{file} is missing or damaged: {error}. {REMEDY}") from error
+    sae.load_state_dict(load_tensors(folder / "sae.safetensors", sae.state_dict(), remedy=REMEDY))
     return sae.requires_grad_(False)

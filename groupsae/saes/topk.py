@@ -23,7 +23,8 @@ class TopKSAE(SparseAutoencoder):
 
     e = z - z_hat, detached; e_hat is decoded without b_dec from the k_aux = D/2 strongest dead
     latents, taken before the ReLU, so that a latent whose pre-activation is negative is revived
-    too. Where fewer than k pre-activations are positive, fewer than k latents fire.
+    too. Where fewer than k pre-activations are positive, fewer than k latents fire. A batch without
+    variance (one token) has V = sum_t ||z_t||^2.
     """
 
     def __init__(self, d_model: int, config: TopKConfig) -> None:
@@ -45,7 +46,7 @@ class TopKSAE(SparseAutoencoder):
         latents = self._select(pre_NS)
         z_hat_ND = self.decode_sparse(latents)
         error = (z_hat_ND - z_ND).square().sum()
-        variance = (z_ND - z_ND.mean(0)).square().sum().clamp_min(torch.finfo(z_ND.dtype).tiny)
+        variance = _variance(z_ND)
         auxk = self._auxk(pre_NS, (z_ND - z_hat_ND).detach(), dead_S) / variance
         return Losses(error / variance + self.auxk_weight * auxk, error.detach(), variance, auxk.detach(), latents)
 
@@ -56,3 +57,9 @@ class TopKSAE(SparseAutoencoder):
         values_NA, places_NA = pre_NS[:, dead].topk(min(self.k_aux, len(dead)), dim=1, sorted=False)
         e_hat_ND = weighted_rows(self.W_dec, Latents(values_NA, dead[places_NA]))
         return min(len(dead) / self.k_aux, 1.0) * (e_hat_ND - e_ND).square().sum()
+
+
+def _variance(z_ND: Tensor) -> Tensor:
+    limits = torch.finfo(z_ND.dtype)
+    variance, power = (z_ND - z_ND.mean(0)).square().sum(), z_ND.square().sum()
+    return torch.where(variance > limits.eps * power, variance, power).clamp_min(limits.tiny)

@@ -13,15 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
 from groupsae.activations.shuffle import Position
 from groupsae.errors import RunError
-from groupsae.records import write_atomically
+from groupsae.records import storage_errors, write_atomically
+from groupsae.saes.weights import load_tensors, save_tensors
 from groupsae.training.group import GroupInTraining
 
 MARKER = "checkpoint.json"
+REMEDY = "Train again with --overwrite."
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,12 @@ class Checkpoints:
         self.folder, self.key = folder, key
 
     def save(self, groups: Sequence[GroupInTraining], progress: Progress) -> None:
-        """Write every group's state, then the marker; then remove the states before."""
+        """Write every group's state, then the marker; then remove the states before, or those of another key first."""
+        if self._marker() is None:
+            self.clear()
         for group in groups:
-            state = {name: tensor.detach().cpu().contiguous() for name, tensor in group.state().items()}
-            write_atomically(self._file(group, progress.step), lambda path, state=state: save_file(state, path))
+            state = group.state()
+            write_atomically(self._file(group, progress.step), lambda path, state=state: save_tensors(state, path))
         marker = json.dumps({"key": self.key, **asdict(progress)}, indent=1)
         write_atomically(self.folder / MARKER, lambda path: path.write_text(marker + "\n"))
         self._remove_states(keep=progress.step)
@@ -53,29 +54,28 @@ class Checkpoints:
         marker = self._marker()
         if marker is None:
             return None
+        try:
+            progress = Progress(int(marker["step"]), Position(**marker["position"]), dict(marker["seconds"]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise RunError(f"{self.folder / MARKER} is damaged: {error!r}. {REMEDY}") from error
         for group in groups:
-            file = self._file(group, marker["step"])
-            try:
-                group.restore(load_file(file))
-            except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-                raise RunError(
-                    f"The checkpoint {file} is missing or damaged: {error}. Train again with --overwrite."
-                ) from error
-        return Progress(marker["step"], Position(**marker["position"]), marker["seconds"])
+            group.restore(load_tensors(self._file(group, progress.step), group.layout(), remedy=REMEDY))
+        return progress
 
     def clear(self) -> None:
         """Remove the marker and all states."""
-        (self.folder / MARKER).unlink(missing_ok=True)
+        with storage_errors(self.folder / MARKER):
+            (self.folder / MARKER).unlink(missing_ok=True)
         self._remove_states(keep=None)
 
     def _marker(self) -> dict[str, Any] | None:
         try:
             marker = json.loads((self.folder / MARKER).read_text())
+            return marker if marker["key"] == self.key else None
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.folder / MARKER} is damaged: {error}. Train again with --overwrite.") from error
-        return marker if marker.get("key") == self.key else None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{self.folder / MARKER} is damaged: {error!r}. {REMEDY}") from error
 
     def _file(self, group: GroupInTraining, step: int) -> Path:
         return self.folder / "groups" / group.name / f"state-{step}.safetensors"
@@ -83,4 +83,5 @@ class Checkpoints:
     def _remove_states(self, keep: int | None) -> None:
         for file in self.folder.glob("groups/*/state-*.safetensors"):
             if keep is None or file.name != f"state-{keep}.safetensors":
-                file.unlink(missing_ok=True)
+                with storage_errors(file):
+                    file.unlink(missing_ok=True)

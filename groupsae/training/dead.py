@@ -23,4 +23,4 @@ class DeadLatents:
     def update(self, latents: Latents) -> None:
         """Take note of what fired in a batch."""
         self.silent_S += len(latents.values_NK)
-        self.silent_S[latents.indices_NK[latents.values_NK > 0]] = 0
+        self.silent_S.masked_fill_(latents.fired(len(self.silent_S)), 0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +14,8 @@ from groupsae.saes.base import Losses
 from groupsae.saes.registry import build_sae
 from groupsae.training.dead import DeadLatents
 from groupsae.training.optim import adam, decay, learning_rate
+
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 class GroupInTraining:
@@ -61,12 +61,14 @@ class GroupInTraining:
         self.sae.normalise_decoder()
 
     def require_finite(self, step: int) -> None:
-        """Raises NumericalError naming the group and step if the losses since the last reading are not finite."""
-        if not torch.isfinite(self.meter.sums).all():
-            raise NumericalError(
-                f"The loss of group {self.name} is NaN or infinite at or shortly before step {step}. "
-                "The last saved state is kept; try a lower train.learning_rate."
-            )
+        """Raises NumericalError naming group and step if the weights, or losses since the last reading, are not."""
+        weights = [tensor.detach().sum(dtype=torch.float64) for tensor in self.sae.parameters()]
+        for what, sums in (("loss", self.meter.sums), ("weights", torch.stack(weights))):
+            if not torch.isfinite(sums).all():
+                raise NumericalError(
+                    f"NaN or infinity in the {what} of group {self.name}, at or shortly before step {step}. "
+                    "The last saved state is kept; try a lower train.learning_rate."
+                )
 
     def state(self) -> dict[str, Tensor]:
         """Everything that training changes, by name: weights, Adam's moments, silent tokens, meter."""
@@ -76,16 +78,22 @@ class GroupInTraining:
                 tensors[f"adam.{name}.{key}"] = value
         return tensors | {"silent": self.dead.silent_S, "meter": self.meter.sums}
 
+    def layout(self) -> dict[str, Tensor]:
+        """Tensors of the names, shapes and dtypes that `state()` has after a step."""
+        adam = {
+            f"adam.{name}.{key}": torch.zeros(()) if key == "step" else parameter
+            for name, parameter in self.sae.named_parameters()
+            for key in ADAM_STATE
+        }
+        return self.state() | adam
+
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take the state that `state()` gave."""
+        """Take the state that `state()` gave, of the names, shapes and dtypes of `layout()`, from any device."""
         self.sae.load_state_dict({name[4:]: t for name, t in tensors.items() if name.startswith("sae.")})
         for name, parameter in self.sae.named_parameters():
-            prefix = f"adam.{name}."
-            moments: dict[str, Any] = {k[len(prefix) :]: t for k, t in tensors.items() if k.startswith(prefix)}
-            for key, value in moments.items():
-                moments[key] = value.to(parameter.device) if key != "step" else value
-            if moments:
-                self.optimizer.state[parameter] = moments
+            moments = {key: tensors[f"adam.{name}.{key}"] for key in ADAM_STATE}
+            # The fused Adam wants its step count on the device too.
+            self.optimizer.state[parameter] = {k: t.to(parameter.device, copy=True) for k, t in moments.items()}
         self.dead.silent_S.copy_(tensors["silent"])
         self.meter.sums.copy_(tensors["meter"])
 
@@ -101,7 +109,8 @@ class Meter:
     def add(self, losses: Losses, dead_S: Tensor) -> None:
         """Take note of a step."""
         values_NK = losses.latents.values_NK
-        self.sums[:2] += torch.tensor([1, len(values_NK)], device=self.sums.device)
+        self.sums[0] += 1
+        self.sums[1] += len(values_NK)
         parts = (
             losses.total.detach(),
             losses.auxk,

@@ -12,7 +12,7 @@ from groupsae.activations.scale import Scales, measure_scales
 from groupsae.activations.shuffle import Position, ShuffledStream
 from groupsae.activations.source import ActivationSource
 from groupsae.config import ActivationsConfig, TopKConfig, TrainConfig
-from groupsae.errors import PartitionError
+from groupsae.errors import ConfigError, PartitionError
 from groupsae.partition import Group, Partition
 from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.suite import Suite
@@ -46,7 +46,8 @@ def train(
     """The suite of a partition: one SAE per group, trained in one pass over the source.
 
     `Partition.singletons(hookpoints)` is one SAE per layer. Raises PartitionError if the
-    partition names a hookpoint that the source does not read, NumericalError for NaN.
+    partition names a hookpoint that the source does not read, ConfigError for sizes that do not
+    fit each other, NumericalError for NaN.
     """
     groups = train_groups(
         source, partition.groups, sae, train, seed=seed, buffer_tokens=buffer_tokens, progress=progress
@@ -75,11 +76,16 @@ def train_groups(
     and training goes on from the checkpoint of the same `key`, if there is one (`resumed` is
     told). `log` gets a record every `log_every_tokens`; `progress` the tokens of each step.
     """
-    distinct = dict.fromkeys(groups)
+    distinct = dict.fromkeys(Partition((group,)).groups[0] for group in groups)
     unknown = sorted({name for group in distinct for name in group} - set(source.hookpoints))
     if unknown:
         raise PartitionError(f"{', '.join(unknown)} are not read; the source has {', '.join(source.hookpoints)}.")
     sae.width(source.d_model)
+    if buffer_tokens < train.batch_tokens:
+        raise ConfigError(
+            f"buffer_tokens = {buffer_tokens} holds less than one batch of {train.batch_tokens} tokens; raise "
+            "buffer_tokens or lower batch_tokens."
+        )
     scales = measure_scales(source, train.scale_tokens, centre=train.centre, seed=seed)
     in_training = [GroupInTraining(group, scales, source.d_model, sae, train, seed) for group in distinct]
     stream = ShuffledStream(
@@ -111,7 +117,7 @@ class _Loop:
     def resume(self, resumed: Callable[[Progress], None] | None) -> None:
         found = self.checkpoints and self.checkpoints.load(self.groups)
         if found:
-            self.step, self.position, self.seconds = found.step, found.position, dict(found.seconds)
+            self.step, self.position, self.seconds = found.step, found.position, self.seconds | found.seconds
             if self.progress:
                 self.progress(found.position.tokens)
             if resumed:

@@ -24,7 +24,7 @@ def hookpoints(layers: int) -> list[str]:
 
 
 def make_run(
-    path: Path, layers: int = 8, stages: tuple[str, ...] = STAGES[:5], baseline: bool = True, model: str = "demo",
+    path: Path, layers: int = 8, stages: tuple[str, ...] = STAGES[:-1], baseline: bool = True, model: str = "demo",
     names: list[str] | None = None, groups: list[list[str]] | None = None, logged: int = 200,
 ) -> RunDirectory:  # fmt: skip
     """A run of which these stages are done."""
@@ -42,8 +42,13 @@ def make_run(
     writers = {
         "tokens": lambda: {"tokens/index.json": tokens_record()},
         "distances": lambda: {"distances.json": distances_record(names, matrix)},
-        "group": lambda: {"plan.json": plan},
-        "train": lambda: {"train.json": train_record(plan), "metrics.jsonl": list(metric_lines(plan, logged))},
+        "group": lambda: {"partition.json": partition_record(plan)},
+        "plan": lambda: {"plan.json": plan},
+        "train": lambda: {
+            "train.json": train_record(plan),
+            "suite.json": plan["partitions"],
+            "metrics.jsonl": list(metric_lines(plan, logged)),
+        },
         "eval": lambda: {
             "eval/reconstruction.json": reconstruction_record(plan),
             "eval/losses.json": losses_record(plan),
@@ -51,14 +56,14 @@ def make_run(
     }
     seconds = {"tokens": 12.5, "distances": 95.0, "group": 0.2, "train": plan_seconds(plan), "eval": 388.0}
     for stage in stages:
-        written = writers[stage]()
+        written = writers.get(stage, dict)()
         for name, content in written.items():
             if name.endswith(".jsonl"):
                 for line in content:
                     run.append_json(name, line)
             else:
                 run.write_json(name, content)
-        run.finish(stage, seconds[stage], list(written))
+        run.finish(stage, seconds.get(stage, 1.0), list(written))
     if stages:
         manifest = run.manifest
         manifest["model"] = {"name": model, "blocks": len(names) + 1, "d_model": 256, "parameters": 19_123_456}
@@ -104,6 +109,13 @@ def make_plan(
         "candidates": candidates,
         "partitions": partitions | {"groups": groups or choice["groups"]},
     }
+
+
+def partition_record(plan: dict[str, Any]) -> dict[str, Any]:
+    """partition.json: the same divisions, without a price"""
+    rows = [{key: row[key] for key in row if key != "mflop_per_token"} for row in plan["candidates"]]
+    choice = {"num_groups": len(plan["partitions"]["groups"]), "groups": plan["partitions"]["groups"]}
+    return {"method": plan["method"], "choice": choice | plan["choice"], "methods": {plan["method"]: rows}}
 
 
 def _candidate(names: list[str], matrix: np.ndarray, number: int) -> dict[str, Any]:

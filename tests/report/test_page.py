@@ -12,7 +12,7 @@ import pytest
 from report_runs import hookpoints, make_run
 
 from groupsae.errors import RunError
-from groupsae.records import RunDirectory
+from groupsae.records import STAGES, RunDirectory
 from groupsae.report import write_report
 from groupsae.report.data import read_run
 from groupsae.report.page import render
@@ -69,26 +69,28 @@ def test_figures_take_their_colours_from_the_page(run: RunDirectory):
 
 
 @pytest.mark.parametrize(
-    ("stages", "figures", "commands"),
+    ("stages", "figures"),
     [
-        ((), (), ("tokens", "distances", "group", "train", "eval")),
-        (("tokens", "distances"), ("distances", "seconds"), ("group", "train", "eval")),
-        (("tokens", "distances", "group"), ("distances", "amad", "divisions", "cost", "seconds"), ("train", "eval")),
-        (("tokens", "distances", "group", "train"), (*FIGURES[:5], "curves"), ("eval",)),
+        ((), ()),
+        (("tokens", "distances"), ("distances", "seconds")),
+        (("tokens", "distances", "group"), ("distances", "amad", "divisions", "seconds")),
+        (("tokens", "distances", "group", "plan"), FIGURES[:5]),
+        (("tokens", "distances", "group", "plan", "train"), (*FIGURES[:5], "curves")),
+        (("plan",), ("amad", "divisions", "cost", "seconds")),
     ],
 )
-def test_a_report_says_what_is_missing_and_how_to_make_it(tmp_path: Path, stages, figures, commands):
+def test_a_report_says_what_is_missing_and_how_to_make_it(tmp_path: Path, stages, figures):
     run = make_run(tmp_path / "part", layers=5, stages=stages)
     html = render(run)
     assert tuple(figures_of(html)) == figures
-    listed = re.findall(r"<li><b>\w+</b><code>groupsae (\w+) ", html)
-    assert tuple(listed) == commands
+    listed = re.findall(r"<li><span><b>\w+</b></span> <code>groupsae (\w+) ", html)
+    assert listed == [stage for stage in STAGES if stage not in (*stages, "report")]
 
 
 def test_a_stage_made_from_another_config_is_called_out_of_date(tmp_path: Path):
     run = make_run(tmp_path / "changed", layers=4)
-    run.adopt(run.config.model_copy(update={"eval": run.config.eval.model_copy(update={"num_tokens": 7})}))
-    assert "<b>eval</b> is out of date" in render(run)
+    changed = run.config.model_copy(update={"eval": run.config.eval.model_copy(update={"num_tokens": 7})})
+    assert "<b>eval</b> is out of date" in render(RunDirectory.at(run.path, changed, overwrite=True))
 
 
 def test_names_in_a_run_are_inert(tmp_path: Path):
@@ -110,6 +112,40 @@ def test_groups_need_not_be_neighbours(tmp_path: Path):
     names = hookpoints(5)
     html = render(make_run(tmp_path / "apart", names=names, groups=[names[0::2], names[1::2]]))
     assert "0+2+4" in html and "made by hand" in html
+
+
+def test_a_plan_without_distances_is_drawn_without_them(tmp_path: Path):
+    run = make_run(tmp_path / "unmeasured", layers=4, stages=("plan",))
+    plan = run.read_json("plan.json")
+    known = ("num_groups", "groups", "mflop_per_token")
+    plan["candidates"] = [{key: row[key] for key in known} for row in plan["candidates"]]
+    run.write_json("plan.json", plan)
+    assert figures_of(render(run)) == ["divisions", "seconds"]
+
+
+def test_what_was_trained_counts_for_more_than_what_is_planned_now(tmp_path: Path):
+    run = make_run(tmp_path / "trained", layers=4)
+    before = read_run(run).partitions
+    planned_now = {"partitions": {"groups": [[name] for name in hookpoints(4)]}}
+    run.write_json("plan.json", run.read_json("plan.json") | planned_now)
+    assert read_run(run).partitions == before
+
+
+def test_a_division_read_from_a_file_is_the_only_candidate(tmp_path: Path):
+    run = make_run(tmp_path / "file", layers=4, groups=[["layers.0", "layers.1"], ["layers.2", "layers.3"]])
+    plan = run.read_json("plan.json")
+    plan["candidates"] = [plan["candidates"][1] | {"groups": plan["partitions"]["groups"]}]
+    run.write_json("plan.json", plan)
+    html = render(run)
+    assert "amad" not in figures_of(html) and "made by hand" not in html
+    assert "2 SAEs serve 4 layers at 67\u202f%" in html, "(200 + 2 * 100) / (200 + 4 * 100)"
+
+
+@pytest.mark.parametrize(("metric", "name"), [("cka", "1 − CKA"), ("svcca", "1 − SVCCA"), ("<b>", "&lt;b&gt;")])
+def test_the_metric_is_named(tmp_path: Path, metric: str, name: str):
+    run = make_run(tmp_path / "metric", layers=3, stages=("tokens", "distances"))
+    run.write_json("distances.json", run.read_json("distances.json") | {"metric": metric, "standard_error": None})
+    assert name in render(run)
 
 
 def test_a_log_that_was_cut_off_is_read_up_to_there(tmp_path: Path):

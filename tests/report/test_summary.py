@@ -56,7 +56,7 @@ def test_without_a_partition_there_is_no_suite(tmp_path: Path):
 
 
 def test_what_is_not_measured_is_none(tmp_path: Path):
-    groups = summarise(make_run(tmp_path / "planned", layers=4, stages=("tokens", "distances", "group")))[1]
+    groups = summarise(make_run(tmp_path / "planned", layers=4, stages=("tokens", "distances", "group", "plan")))[1]
     assert groups.mflop_per_token is not None
     unknown = (groups.mean_fvu, groups.worst_layer, groups.mean_delta_ce, groups.total_pflop, groups.seconds)
     assert unknown == (None,) * 5
@@ -90,11 +90,20 @@ def test_the_amad_of_a_division_made_by_hand_is_its_own():
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.24, "0.2 s"), (59, "59 s"), (59.97, "1 min"), (61, "1 min 1 s"), (3599.9, "1 h"), (8000, "2 h 13 min")],
+    [
+        (0.009, "< 0.1 s"),
+        (0.24, "0.2 s"),
+        (59, "59 s"),
+        (59.97, "1 min"),
+        (61, "1 min 1 s"),
+        (3599.9, "1 h"),
+        (8000, "2 h 13 min"),
+    ],
 )
 def test_a_duration_has_two_units_and_never_sixty_of_one(seconds: float, text: str):
     assert duration(seconds).replace("\u00a0", " ") == text
 
 
 def test_small_numbers_are_not_rounded_to_nothing():
-    assert (fixed(0.0), fixed(-0.5), fixed(0.00012), fixed(None)) == ("0.000", "−0.500", "1.2e−4", "–")
+    assert fixed(0.0000123) == "1.2e−5"
+    assert (fixed(0.0), fixed(-0.5), fixed(0.00012), fixed(None)) == ("0.000", "−0.500", "0.00012", "–")

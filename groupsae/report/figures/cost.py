@@ -16,10 +16,12 @@ STAGE_NAMES = {
     "tokens": "tokenise the text",
     "distances": "measure distances",
     "group": "divide into groups",
+    "plan": "plan the cost",
     "train": "train",
     "eval": "evaluate",
     "report": "write this page",
 }
+_MEASURES = {"mean_fvu": "mean FVU", "mean_delta_ce": "mean ΔCE, nats"}
 _ROUND_TIMES = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400)
 
 
@@ -30,32 +32,29 @@ def cost_and_quality(data: RunData) -> Drawing | None:
         for candidate in data.candidates
         if candidate.get("mflop_per_token") and candidate.get("amad") is not None
     ]
-    if len(points) < 2:
-        return None
     summaries = [suite for suite in summarise_data(data) if suite.mflop_per_token is not None]
-    measures = [
-        (name, title)
-        for name, title in (("mean_fvu", "mean FVU"), ("mean_delta_ce", "mean ΔCE, nats"))
-        if any(getattr(suite, name) is not None for suite in summaries)
-    ]
+    measures = [key for key in _MEASURES if any(getattr(suite, key) is not None for suite in summaries)]
+    has_frontier = len(points) > 1
+    if not has_frontier and not measures:
+        return None
+    costs = [cost for cost, _, _ in points]
     with theme.canvas(height=2.9) as figure:
-        panels = figure.subplots(1, 1 + len(measures), sharex=True, squeeze=False)[0]
-        _frontier(panels[0], data, points)
-        for axes, (measure, title) in zip(panels[1:], measures, strict=True):
-            _quality(axes, summaries, measure, title, [cost for cost, _, _ in points])
+        panels = figure.subplots(1, has_frontier + len(measures), sharex=True, squeeze=False)[0]
+        panels[0].set_xlim(0, 1.1 * max(costs + [suite.mflop_per_token for suite in summaries]))
         for axes in panels:
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.set_xlabel("MFLOP per token")
             axes.grid(axis="y")
+        if has_frontier:
+            _frontier(panels[0], data, points)
+        for axes, measure in zip(panels[has_frontier:], measures, strict=True):
+            _quality(axes, summaries, measure, costs)
         svg = theme.to_svg(figure, "cost", "Cost against distance inside groups and against quality")
-    caption = (
-        "Cost counts one forward pass of the language model and one dense SAE step per group (C = A + T·G). Left, "
-        "every number of groups that was considered: each further group adds the same cost."
-    )
+    caption = "Cost counts one forward pass of the language model and one dense SAE step per group (C = A + T·G)."
+    if has_frontier:
+        caption += " Left, every number of groups that was considered: each further group adds the same cost."
     if measures:
-        caption += (
-            " Right, what was trained and measured, lower being better; ticks on the axis are the costs of the rest."
-        )
+        caption += " Mean FVU and ΔCE are measured, lower being better; ticks on their axes are the costs of the rest."
     return Drawing("cost", "Cost against quality", caption, svg)
 
 
@@ -72,7 +71,6 @@ def _frontier(axes: Axes, data: RunData, points: list[tuple[float, float, int]])
     if data.max_amad is not None:
         axes.axhline(data.max_amad, color=MARK, linewidth=0.8, dashes=(4, 3))
     axes.set_ylim(bottom=0)
-    axes.set_xlim(0, 1.1 * max(costs))
     theme.heading(axes, "AMAD of every number of groups")
 
 
@@ -89,7 +87,7 @@ def _ring(axes: Axes, data: RunData, choice: Record, top: float) -> None:
     axes.annotate(text, (cost, amad), textcoords="offset points", color=MARK, weight="bold", **place)
 
 
-def _quality(axes: Axes, summaries: list[SuiteSummary], measure: str, title: str, costs: list[float]) -> None:
+def _quality(axes: Axes, summaries: list[SuiteSummary], measure: str, costs: list[float]) -> None:
     known = [suite for suite in summaries if getattr(suite, measure) is not None]
     places = [(suite.mflop_per_token, getattr(suite, measure)) for suite in known]
     axes.plot(*zip(*places, strict=True), color=RULE, linewidth=1.2)
@@ -98,7 +96,7 @@ def _quality(axes: Axes, summaries: list[SuiteSummary], measure: str, title: str
         colour = GROUP_COLOURS[0] if is_groups else MUTED
         face = colour if is_groups else PAPER
         axes.plot(cost, value, "o", markersize=8, markerfacecolor=face, markeredgecolor=colour, markeredgewidth=1.6)
-        side, shift = ("left", -4) if cost < 0.6 * max(costs) else ("right", 4)
+        side, shift = ("left", -4) if cost < 0.6 * axes.get_xlim()[1] else ("right", 4)
         above = len(places) == 1 or value > min(other for _, other in places)
         text = f"{SUITE_NAMES.get(suite.name, theme.short(suite.name))}\n{fixed(value)}"
         axes.annotate(
@@ -115,7 +113,7 @@ def _quality(axes: Axes, summaries: list[SuiteSummary], measure: str, title: str
     values = [value for _, value in places]
     axes.set_ylim(min(0.0, 1.2 * min(values)), 1.45 * max(max(values), 1e-9))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    theme.heading(axes, title)
+    theme.heading(axes, _MEASURES[measure])
 
 
 def stage_seconds(data: RunData) -> Drawing | None:

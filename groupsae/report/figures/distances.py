@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure as Canvas
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
@@ -41,11 +42,12 @@ def distance_map(data: RunData) -> Drawing | None:
     np.fill_diagonal(matrix, 0.0)
     order, merges = _tree(matrix)
     names = [data.distances["hookpoints"][index] for index in order]
-    with theme.canvas(height=4.9) as figure:
+    with theme.canvas(height=4.9 if theme.are_short(names) else 5.6) as figure:
         axes = figure.subplots()
-        _heat(figure, axes, matrix[np.ix_(order, order)], names)
+        _heat(figure, axes, matrix[np.ix_(order, order)], names, _metric(data)[0])
         _borders(axes, data, names)
-        _dendrogram(axes.inset_axes((1.11, 0, 1.06, 1)), data, merges, names)
+        room, wide = (0.11, 1.06) if theme.are_short(names) else (0.04, 0.85)
+        _dendrogram(axes.inset_axes((1 + room, 0, wide, 1)), data, merges, names)
         svg = theme.to_svg(figure, "distances", "Heat map of layer distances with a dendrogram")
     return Drawing("distances", "Which layers are alike", _distance_caption(data), svg)
 
@@ -53,10 +55,7 @@ def distance_map(data: RunData) -> Drawing | None:
 def _distance_caption(data: RunData) -> str:
     record = data.distances
     errors = record.get("standard_error")
-    caption = (
-        "Mean angle between the centred activations of two layers, as a share of a half turn: 0 is the same "
-        f"direction, 0.5 no relation. Measured on {record['num_tokens']:,} tokens"
-    )
+    caption = f"{_metric(data)[1]} Measured on {record['num_tokens']:,} tokens"
     if errors is not None:
         caption += f"; no entry’s standard error exceeds {fixed(float(np.nanmax(np.asarray(errors, float))), 4)}"
     caption += (
@@ -66,6 +65,26 @@ def _distance_caption(data: RunData) -> str:
     if data.chosen:
         caption += " Red borders, and colours in the tree, are the groups that were chosen."
     return caption
+
+
+_METRICS = {
+    "angular": (
+        "angular distance",
+        "Mean angle between the centred activations of two layers, as a share of a half turn: 0 is the same direction, "
+        "0.5 no relation.",
+    ),
+    "cka": ("1 − CKA", "One minus the linear CKA of two layers: 0 is the same geometry, 1 no relation."),
+    "svcca": (
+        "1 − SVCCA",
+        "One minus the mean squared canonical correlation of two layers’ leading directions: 0 is the same space.",
+    ),
+}
+
+
+def _metric(data: RunData) -> tuple[str, str]:
+    """The metric's name and what it means."""
+    metric = str(data.distances["metric"])
+    return _METRICS.get(metric, (theme.short(metric), "Distance between two layers."))
 
 
 def _tree(matrix: np.ndarray) -> tuple[list[int], list[_Merge]]:
@@ -87,7 +106,7 @@ def _tree(matrix: np.ndarray) -> tuple[list[int], list[_Merge]]:
     return order, merges
 
 
-def _heat(figure, axes: Axes, matrix: np.ndarray, names: list[str]) -> None:
+def _heat(figure: Canvas, axes: Axes, matrix: np.ndarray, names: list[str], metric: str) -> None:
     size = len(matrix)
     largest = float(matrix.max()) or 1.0
     image = axes.imshow(matrix, cmap=_ALIKE_TO_FAR, vmin=0, vmax=largest, interpolation="nearest", aspect="equal")
@@ -100,8 +119,8 @@ def _heat(figure, axes: Axes, matrix: np.ndarray, names: list[str]) -> None:
     bar = figure.colorbar(image, cax=place, orientation="horizontal", ticklocation="top")
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=7.5, pad=1)
-    bar.set_label("angular distance", fontsize=8.5, loc="left", color=INK)
-    if size <= _MOST_NUMBERED:
+    bar.set_label(metric, fontsize=8.5, loc="left", color=INK)
+    if size <= (_MOST_NUMBERED if theme.are_short(names) else 10):
         for (row, column), value in np.ndenumerate(matrix):
             if row != column:
                 dark = value < 0.55 * largest
@@ -144,6 +163,8 @@ def _dendrogram(axes: Axes, data: RunData, merges: list[_Merge], names: list[str
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     theme.label_layers(axes, names, "y", title=False)
+    if not theme.are_short(names):  # the same labels stand at the left of the heat map
+        axes.set_yticks([])
     axes.set_xlabel("largest distance between the joined layers")
 
 

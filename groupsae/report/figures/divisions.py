@@ -20,7 +20,7 @@ _SPREADS = (
 
 def amad_curve(data: RunData) -> Drawing | None:
     """AMAD against the number of groups, with the choice marked."""
-    if len(data.candidates) < 2:
+    if len(data.candidates) < 2 or any(candidate.get("amad") is None for candidate in data.candidates):
         return None
     numbers = [candidate["num_groups"] for candidate in data.candidates]
     with theme.canvas(height=2.9) as figure:
@@ -31,25 +31,14 @@ def amad_curve(data: RunData) -> Drawing | None:
                 style = {"color": colour, "linewidth": width, "linestyle": dashes, "markersize": width * 1.7}
                 axes.plot(numbers, values, marker="o", label=name, **style)
         if data.max_amad is not None:
-            axes.axhline(data.max_amad, color=MARK, linewidth=0.8, dashes=(4, 3))
-            bound = f"bound {data.max_amad:g}"
-            axes.annotate(
-                bound,
-                (1, data.max_amad),
-                (0, 3),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-                color=MARK,
-                fontsize=8,
-            )
+            axes.axhline(data.max_amad, color=MARK, linewidth=0.8, dashes=(4, 3), label=f"bound {data.max_amad:g}")
         _mark_choice(axes, data)
         axes.set_ylim(bottom=0)
         axes.set_xlim(0.5, numbers[-1] + 0.5)
         axes.set_xlabel("number of groups")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y")
-        axes.legend(loc="upper right")
+        axes.legend(loc="upper right", handlelength=2.4)
         theme.heading(axes, "distance inside groups")
         svg = theme.to_svg(figure, "amad", "Distance inside groups against the number of groups")
     why = (data.plan.get("choice") or {}).get("why")
@@ -143,8 +132,9 @@ def _number_rows(axes: Axes, data: RunData, rows: list[Record], tall: float) -> 
     every = 1 if tall > 0.155 else 2 if tall > 0.1 else 4
     chosen = rows.index(data.choice) if data.choice is not None else None
     costs = [(candidate.get("mflop_per_token") or {}).get("total") for candidate in rows]
+    whole = data.cost(Partition.singletons(data.hookpoints))
     columns = [(1.05, "AMAD"), (1.115, "cost")]
-    for x, text in columns if costs[-1] else columns[:1]:
+    for x, text in columns if whole else columns[:1]:
         axes.text(x, 1.01, text, transform=axes.transAxes, ha="center", va="bottom", color=MUTED, fontsize=8)
     axes.text(-0.03, 1.01, "groups", transform=axes.transAxes, ha="right", va="bottom", color=MUTED, fontsize=8)
     place = axes.get_yaxis_transform()
@@ -158,6 +148,6 @@ def _number_rows(axes: Axes, data: RunData, rows: list[Record], tall: float) -> 
         axes.text(-0.03, row, str(candidate["num_groups"]), ha="right", **style)
         amad = candidate.get("amad")
         axes.text(1.05, row, NONE if amad is None else f"{amad:.3f}", ha="center", **style)
-        if costs[-1] and costs[row]:
-            axes.text(1.115, row, percent(costs[row] / costs[-1]), ha="center", **style)
+        if whole and costs[row]:
+            axes.text(1.115, row, percent(costs[row] / whole["total"]), ha="center", **style)
     axes.set_yticks([])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
@@ -39,13 +41,13 @@ def layer_sparsity(data: RunData) -> Drawing | None:
         "L0 and dead latents per layer",
     )
     caption = (
-        "SAEs are compared fairly at equal L0. Dead latents are counted on each layer: a group’s latents may be silent "
-        "on one of its layers and at work on another."
+        "SAEs are compared fairly at equal L0. A latent is dead if it fires on no evaluated token of any "
+        "layer that its SAE serves, so the layers of a group share one value."
     )
     return svg and Drawing("sparsity", "Sparsity, layer by layer", caption, svg)
 
 
-def _panels(data: RunData, key: str, measures: list[tuple[str, str]], description: str):
+def _panels(data: RunData, key: str, measures: list[tuple[str, str]], description: str) -> Markup | None:
     shown = [
         (measure, title)
         for measure, title in measures
@@ -118,7 +120,7 @@ def _dots(axes: Axes, data: RunData, order: list[str], measure: str) -> None:
     axes.axhline(0, color=RULE, linewidth=0.6)
 
 
-def _legend(figure) -> None:
+def _legend(figure: Canvas) -> None:
     dot = {"linestyle": "none", "marker": "o"}
     handles = [
         Line2D([], [], color=GREY, markersize=6, markeredgewidth=0, label="the group’s SAE", **dot),

@@ -133,6 +133,11 @@ def layer_labels(hookpoints: Sequence[str]) -> tuple[list[str], str]:
     return [short(name) for name in hookpoints], "hookpoint"
 
 
+def are_short(hookpoints: Sequence[str]) -> bool:
+    """Whether layers can be labelled by number alone."""
+    return max(map(len, layer_labels(hookpoints)[0]), default=0) <= 4
+
+
 def group_label(name: str) -> str:
     """A group's name without the path that all of its layers share: `3–5` for `layers.3-5`."""
     found = re.fullmatch(r"\D*([\d+\-]+)\D*", name)
@@ -148,7 +153,7 @@ def label_layers(
     where = axes.xaxis if axis == "x" else axes.yaxis
     where.set_major_locator(FixedLocator(list(range(0, len(labels), step))))
     where.set_ticklabels(labels[::step])
-    if axis == "x" and max(map(len, labels), default=0) > 4:
+    if axis == "x" and not are_short(hookpoints):
         axes.tick_params(axis="x", labelrotation=55 if len(labels) < 14 else 90)
     if title:
         where.set_label_text(name)

@@ -1,0 +1,57 @@
+"""The group stage: from distances to one partition, with every other that was considered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from groupsae.errors import ConfigError
+from groupsae.grouping.choice import METHODS, candidates, choose, read_partition
+from groupsae.grouping.matrix import Distances
+from groupsae.grouping.quality import amad, largest_diameter, mean_angle, size_weighted_amad
+from groupsae.partition import Partition
+from groupsae.progress import say
+from groupsae.workbench import Workbench
+
+
+def group(bench: Workbench) -> list[str]:
+    """The partition, and the candidates of every method: `partition.json`."""
+    run, config = bench.run, bench.run.config.group
+    distances = Distances.from_json(run.read_json("distances.json"))
+    found = {method: candidates(distances, method, config.objective) for method in METHODS}
+    if config.method in METHODS:
+        chosen = choose(distances, found[config.method], config.groups, config.max_amad)
+        why = f"asked for {config.groups} groups"
+        if not config.groups:
+            why = f"the smallest number of groups with AMAD below {config.max_amad:g}"
+    elif Path(config.method).suffix in (".toml", ".json"):
+        chosen, why = read_partition(Path(config.method), distances.hookpoints), f"read from {config.method}"
+    else:
+        raise ConfigError(
+            f"group.method = {config.method!r} is unknown; known are {', '.join(METHODS)}, and .toml or .json files."
+        )
+    record = {
+        "method": config.method,
+        "choice": measures(distances, chosen) | {"why": why},
+        "methods": {name: [measures(distances, partition) for partition in each] for name, each in found.items()},
+    }
+    run.write_json("partition.json", record)
+    say(f"group: {chosen} ({why}; AMAD {amad(distances, chosen):.3f})")
+    return ["partition.json"]
+
+
+def measures(distances: Distances, partition: Partition) -> dict[str, Any]:
+    """A partition with what its distances say about it."""
+    return {
+        "num_groups": len(partition),
+        "groups": partition.groups,
+        "amad": amad(distances, partition),
+        "size_weighted_amad": size_weighted_amad(distances, partition),
+        "largest_diameter": largest_diameter(distances, partition),
+        "mean_angle": mean_angle(distances, partition),
+    }
+
+
+def read_groups(groups: list[list[str]]) -> Partition:
+    """A partition as it stands in JSON."""
+    return Partition(tuple(map(tuple, groups)))

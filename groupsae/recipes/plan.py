@@ -1,0 +1,153 @@
+"""The plan stage: what every partition would cost and give, and which one is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from groupsae.errors import ConfigError
+from groupsae.grouping.choice import equal
+from groupsae.planning.memory import Available, Footprint, require_fits
+from groupsae.planning.pricing import Price, Pricing, Rates, available, union
+from groupsae.planning.published import predict_excess
+from groupsae.planning.quality import Option, cheapest_within
+from groupsae.progress import say
+from groupsae.recipes.group import read_groups
+from groupsae.recipes.train import with_baseline
+from groupsae.training.timing import time_steps
+from groupsae.workbench import Workbench
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def plan(bench: Workbench) -> list[str]:
+    """Prices and predictions for every candidate of every method, and the choice: `plan.json`.
+
+    Without distances (a model whose weights are not at hand) equal chunks are priced. Raises
+    ConfigError if nothing meets the budget; FitError, with the plan written, if the run does not fit.
+    """
+    run, config = bench.run, bench.run.config
+    found = _candidates(bench)
+    pricing = _pricing(bench)
+    method = found["method"]
+    rows = {name: [_row(pricing, row) for row in rows] for name, rows in found["methods"].items()}
+    candidates = rows.get(method) or [_row(pricing, found["choice"])]
+    choice = _choose(bench, candidates) if config.plan.chooses else found["choice"]
+    trained = with_baseline(run, read_groups(choice["groups"]))
+    price = pricing.price(union(*trained.values()))
+    record = {
+        "method": method,
+        "choice": choice,
+        "candidates": candidates,
+        "methods": rows,
+        "partitions": {name: partition.groups for name, partition in trained.items()},
+        "run": _numbers(price),
+        "rates": asdict(pricing.rates) if pricing.rates else None,
+    }
+    run.write_json("plan.json", record)
+    if bench.has_weights:
+        require_fits(pricing.footprint_of(union(*trained.values())), _free(bench))
+    return ["plan.json"]
+
+
+def _candidates(bench: Workbench) -> dict[str, Any]:
+    """What the group stage found; without it, equal chunks of the residual stream of a model known by its sizes."""
+    run, config = bench.run, bench.run.config
+    if run.status("group") == "done":
+        return run.read_json("partition.json")
+    if run.status("distances") != "missing" or bench.has_weights:
+        run.require("tokens", "distances", "group")
+    layers = bench.architecture.num_layers - 1
+    hookpoints = [f"layers.{layer}" for layer in range(layers)]
+    rows = [{"num_groups": count, "groups": equal(hookpoints, count).groups} for count in range(1, layers + 1)]
+    wanted = config.group.groups or layers
+    if wanted > layers:
+        raise ConfigError(f"group.groups = {wanted}, but there are only {layers} layers to divide; ask for fewer.")
+    say("plan: no weights and no distances; equal chunks are priced, AMAD and quality stay unknown")
+    why = "asked for" if config.group.groups else "one SAE per layer, as nothing is known of the layers"
+    return {"method": "equal", "choice": rows[wanted - 1] | {"why": why}, "methods": {"equal": rows}}
+
+
+def _pricing(bench: Workbench) -> Pricing:
+    config, model = bench.run.config, bench.architecture
+    d_sae = config.sae.width(model.d_model)
+    footprint = Footprint(
+        architecture=model,
+        num_hookpoints=len(bench.hookpoints) if bench.has_weights else model.num_layers - 1,
+        num_saes=1,
+        d_sae=d_sae,
+        batch_tokens=config.train.batch_tokens,
+        batch_rows=config.activations.batch_rows,
+        context_length=config.text.context_length,
+        buffer_tokens=config.activations.buffer_tokens,
+        bytes_per_number=BYTES[config.model.dtype],
+        on_device=bench.on_device,
+    )
+    return Pricing(footprint, config.sae.k, config.train.num_tokens, config.train.scale_tokens, _rates(bench))
+
+
+def _rates(bench: Workbench) -> Rates | None:
+    config = bench.run.config
+    if not config.plan.calibrate or not bench.has_weights:
+        return None
+    say("plan: timing a few batches ...")
+    return time_steps(bench.source, config.sae, config.train, seed=config.seed)
+
+
+def _row(pricing: Pricing, row: dict[str, Any]) -> dict[str, Any]:
+    """A candidate with its prices, and the quality that the published suites suggest."""
+    partition = read_groups(row["groups"])
+    layers = len(partition.hookpoints)
+    excess = predict_excess(row["mean_angle"] / layers) if "mean_angle" in row else None
+    return row | _numbers(pricing.price(partition.groups)) | {"fvu_increase": excess and asdict(excess)}
+
+
+def _numbers(price: Price) -> dict[str, Any]:
+    def mflop(cost: Any) -> dict[str, float]:
+        tokens = cost.lm_tokens * 1e6
+        return {
+            "language_model": cost.harvest / tokens,
+            "saes": cost.training / tokens,
+            "total": cost.total / tokens,
+        }
+
+    return {
+        "mflop_per_token": mflop(price.paper),
+        "own_mflop_per_token": mflop(price.ours),
+        "total_flops": {"paper": price.paper.total, "own": price.ours.total},
+        "seconds": price.seconds,
+        "device_bytes": price.memory.device,
+        "host_bytes": price.memory.host,
+        "disk_bytes": price.memory.disk,
+    }
+
+
+def _choose(bench: Workbench, candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The candidate that the plan's rule takes. Raises ConfigError, naming the cheapest, if none meets it."""
+    rules = bench.run.config.plan
+    if rules.max_fvu_increase is not None:
+        options = [Option(row["num_groups"], (), row["mflop_per_token"]["total"]) for row in candidates]
+        increases = [row["fvu_increase"]["value"] if row["fvu_increase"] else float("inf") for row in candidates]
+        chosen = cheapest_within(options, increases, rules.max_fvu_increase)
+        why = f"the cheapest with a predicted FVU increase of at most {rules.max_fvu_increase:.1%}"
+        return next(row for row in candidates if row["num_groups"] == chosen.groups) | {"why": why}
+    budget, unit = (rules.budget_flops, "FLOPs") if rules.budget_flops else (rules.budget_hours, "hours")
+    costs = [_spent(row, unit) for row in candidates]
+    within = [row for row, cost in zip(candidates, costs, strict=True) if cost <= budget]
+    if not within:
+        raise ConfigError(f"No number of groups trains for {budget:g} {unit}; the cheapest takes {min(costs):.3g}.")
+    return max(within, key=lambda row: row["num_groups"]) | {"why": f"the most groups within {budget:g} {unit}"}
+
+
+def _spent(row: dict[str, Any], unit: str) -> float:
+    return row["total_flops"]["own"] if unit == "FLOPs" else row["seconds"] / 3600
+
+
+def _free(bench: Workbench) -> Available:
+    free = available(bench.run.path)
+    if not bench.on_device:
+        return free
+    return Available(device=torch.cuda.mem_get_info()[0], host=free.host, disk=free.disk)

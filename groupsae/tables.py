@@ -1,0 +1,144 @@
+"""What a run's records look like in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from groupsae.records import RunDirectory
+from groupsae.report.summary import SuiteSummary
+
+SUITE_ROWS: dict[str, Callable[[SuiteSummary], str]] = {
+    "SAEs": lambda s: f"{s.num_saes} for {s.num_layers} layers",
+    "FVU, mean over layers": lambda s: number(s.mean_fvu, ".4f"),
+    "FVU, worst layer": lambda s: number(s.worst_fvu, ".4f") + (f" ({s.worst_layer})" if s.worst_layer else ""),
+    "cosine, mean": lambda s: number(s.mean_cosine, ".4f"),
+    "delta CE, mean (nats)": lambda s: number(s.mean_delta_ce, ".4f"),
+    "CE score, mean": lambda s: number(s.mean_ce_score, ".4f"),
+    "KL, mean (nats)": lambda s: number(s.mean_kl, ".4f"),
+    "L0, mean": lambda s: number(s.mean_l0, ".1f"),
+    "dead latents": lambda s: number(s.mean_dead_share, ".1%"),
+    "MFLOP per token (paper's model)": lambda s: number(s.mflop_per_token, ",.1f"),
+    "TFLOP in all (paper's model)": lambda s: number(s.total_pflop and s.total_pflop * 1000, ",.2f"),
+    "seconds of training": lambda s: number(s.seconds, ",.1f"),
+}
+
+
+def show(*tables: Table) -> None:
+    """Print tables to stdout."""
+    console = Console()
+    for table in tables:
+        console.print(table)
+
+
+def number(value: float | None, form: str) -> str:
+    """A number in this form; a dash for one that is not known."""
+    return "-" if value is None else format(value, form)
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that suits them."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the unit that suits them."""
+    if seconds is None:
+        return "-"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def stages(run: RunDirectory) -> Table:
+    """What is done, stale or missing, and the command for what is missing."""
+    table = _table(str(run.path), ("stage", "status", "seconds", "files"), right=("seconds",))
+    for stage, facts in run.stages().items():
+        files = list(facts.get("files", {}))
+        shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+        advice = shown if facts["status"] == "done" else f"groupsae {stage} {run.path}"
+        table.add_row(stage, facts["status"], number(facts.get("seconds"), ".1f"), advice)
+    return table
+
+
+def suites(summaries: Sequence[SuiteSummary]) -> Table:
+    """The suites side by side."""
+    names = [suite.name for suite in summaries]
+    table = _table("suites", ("", *names), right=names)
+    for label, value in SUITE_ROWS.items():
+        table.add_row(label, *map(value, summaries))
+    return table
+
+
+def prices(plan: dict[str, Any]) -> Table:
+    """Every number of groups with its price, the chosen one marked.
+
+    FLOPs are per token of the language model, in millions, which is PFLOP per 1e9 tokens.
+    """
+    columns = ("", "G", "AMAD", "largest", "paper MFLOP", "own MFLOP", "saving", "time", "memory", "disk", "FVU")
+    table = _table(f"what {plan['method']} partitions cost, trained alone", columns, right=columns[1:])
+    dearest = max(row["mflop_per_token"]["total"] for row in plan["candidates"])
+    for row in plan["candidates"]:
+        chosen = row["groups"] == plan["choice"]["groups"]
+        increase, paper = row["fvu_increase"], row["mflop_per_token"]["total"]
+        table.add_row(
+            "->" if chosen else "",
+            str(row["num_groups"]),
+            number(row.get("amad"), ".3f"),
+            number(row.get("largest_diameter"), ".3f"),
+            f"{paper:,.1f}",
+            f"{row['own_mflop_per_token']['total']:,.1f}",
+            f"{1 - paper / dearest:.1%}",
+            duration(row["seconds"]),
+            size(row["device_bytes"] or row["host_bytes"]),
+            size(row["disk_bytes"]),
+            _fvu(row, increase),
+            style="bold" if chosen else None,
+        )
+    return table
+
+
+def methods(plan: dict[str, Any]) -> Table:
+    """AMAD, size-weighted AMAD and largest diameter of every method's partitions."""
+    names = list(plan["methods"])
+    table = _table("AMAD / size-weighted / largest, by method", ("G", *names), right=("G", *names))
+    for rows in zip(*plan["methods"].values(), strict=True):
+        cells = [f"{row['amad']:.3f} / {row['size_weighted_amad']:.3f} / {row['largest_diameter']:.3f}" for row in rows]
+        table.add_row(str(rows[0]["num_groups"]), *cells)
+    return table
+
+
+def verdict(plan: dict[str, Any]) -> str:
+    """The choice in words, and what this run takes in all."""
+    choice, run = plan["choice"], plan["run"]
+    total = sum(len(groups) for groups in plan["partitions"].values())
+    lines = [
+        f"chosen: {choice['num_groups']} groups, {choice['why']}",
+        f"this run ({' and '.join(plan['partitions'])}, {total} SAEs or fewer where they share): "
+        f"{run['total_flops']['own']:.3g} FLOP by our count, {run['total_flops']['paper']:.3g} by the paper's; "
+        f"{duration(run['seconds'])}; memory {size(run['device_bytes'] or run['host_bytes'])}; "
+        f"disk {size(run['disk_bytes'])}",
+    ]
+    return "\n".join(lines)
+
+
+def _fvu(row: dict[str, Any], increase: dict[str, float] | None) -> str:
+    if row.get("fvu"):
+        return f"{row['fvu']['value']:.3f} ({row['fvu']['low']:.3f} to {row['fvu']['high']:.3f})"
+    if increase is None:
+        return "-"
+    return f"{increase['value']:+.0%} ({increase['low']:+.0%} to {increase['high']:+.0%})"
+
+
+def _table(title: str, columns: Sequence[str], right: Sequence[str] = ()) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=column != "files")
+    return table

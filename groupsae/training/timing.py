@@ -1,0 +1,48 @@
+"""How long a few batches take on this machine: what a prediction in seconds is made of."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from groupsae.activations.scale import measure_scales
+from groupsae.activations.source import ActivationSource, stream
+from groupsae.config import TopKConfig, TrainConfig
+from groupsae.planning.pricing import Rates
+from groupsae.training.group import GroupInTraining
+
+
+def time_steps(
+    source: ActivationSource, sae: TopKConfig, train: TrainConfig, *, seed: int = 0, repeats: int = 5
+) -> Rates:
+    """Seconds per token read and per step: medians over a few of each, after a warm-up. Nothing is kept of what was trained."""
+    rows = list(range(min(source.batch_rows, source.num_rows)))
+    x_LND = source.read(rows)
+    read = _median(lambda: source.read(rows), repeats, source.device) / max(x_LND.shape[1], 1)
+    wanted = train.batch_tokens
+    parts = [x_LND]
+    for x_LND in stream(source, wanted, seed):
+        parts.append(x_LND)
+        if sum(part.shape[1] for part in parts) >= wanted:
+            break
+    batch_LND = torch.cat(parts, dim=1)[:, :wanted]
+    scales = measure_scales(source, max(1, batch_LND.shape[1]), seed=seed)
+    group = GroupInTraining((source.hookpoints[-1],), scales, source.d_model, sae, train, seed)
+    steps = iter(range(10**9))
+    step = _median(lambda: group.step(batch_LND, next(steps), 0.0), repeats, source.device)
+    return Rates(read, step * wanted / batch_LND.shape[1], wanted)
+
+
+def _median(work: Callable[[], object], repeats: int, device: torch.device) -> float:
+    work()
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
