@@ -1,0 +1,70 @@
+"""Sparse autoencoders for every layer of a language model, at a fraction of the usual cost.
+
+The public names, nothing else. They are loaded when first used, so that `import groupsae` is fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from groupsae.activations.harvest import Harvester as Harvester
+    from groupsae.activations.scale import Scales as Scales
+    from groupsae.activations.scale import measure_scales as measure_scales
+    from groupsae.config import RunConfig as RunConfig
+    from groupsae.config import TopKConfig as TopKConfig
+    from groupsae.config import TrainConfig as TrainConfig
+    from groupsae.config import load_config as load_config
+    from groupsae.errors import GroupsaeError as GroupsaeError
+    from groupsae.evaluation.losses import evaluate_losses as evaluate_losses
+    from groupsae.evaluation.reconstruction import evaluate_reconstruction as evaluate_reconstruction
+    from groupsae.grouping.angular import angular_distances as angular_distances
+    from groupsae.grouping.choice import group_layers as group_layers
+    from groupsae.grouping.matrix import Distances as Distances
+    from groupsae.grouping.metrics import measure_distances as measure_distances
+    from groupsae.models import find_hookpoints as find_hookpoints
+    from groupsae.models import load_model as load_model
+    from groupsae.models import residual_stream as residual_stream
+    from groupsae.partition import Partition as Partition
+    from groupsae.planning.cost import paper_cost as paper_cost
+    from groupsae.saes.suite import Suite as Suite
+    from groupsae.tokens import TokenRows as TokenRows
+    from groupsae.training.trainer import train as train
+
+_HOMES = {
+    "Distances": "grouping.matrix",
+    "GroupsaeError": "errors",
+    "Harvester": "activations.harvest",
+    "Partition": "partition",
+    "RunConfig": "config",
+    "Scales": "activations.scale",
+    "Suite": "saes.suite",
+    "TokenRows": "tokens",
+    "TopKConfig": "config",
+    "TrainConfig": "config",
+    "angular_distances": "grouping.angular",
+    "evaluate_losses": "evaluation.losses",
+    "evaluate_reconstruction": "evaluation.reconstruction",
+    "find_hookpoints": "models",
+    "group_layers": "grouping.choice",
+    "load_config": "config",
+    "load_model": "models",
+    "measure_distances": "grouping.metrics",
+    "measure_scales": "activations.scale",
+    "paper_cost": "planning.cost",
+    "residual_stream": "models",
+    "train": "training.trainer",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'groupsae' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"groupsae.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -96,7 +96,7 @@ def _field(value: Any, field: str, where: str) -> str:
     if not isinstance(value, dict) or not isinstance(value.get(field), str):
         keys = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
         raise TextError(f"{where} has no text under {field!r} (it has: {keys}). Set text.field.")
-    return value[field].encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # "\\ud800" is valid JSON
+    return value[field].encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # JSON may hold "\ud800"
 
 
 def _parquet(path: Path, field: str) -> Iterator[Document]:
@@ -114,7 +114,7 @@ def _parquet(path: Path, field: str) -> Iterator[Document]:
                 raise TextError(f"Column {field!r} of {path} holds {kind}, not text. Set text.field.")
             for batch in file.iter_batches(columns=[field]):
                 yield from (Document(text) for text in batch[0].to_pylist() if text)
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise TextError(f"{path} cannot be read as parquet: {error}.") from error
 
 

@@ -146,7 +146,7 @@ class RunDirectory:
         if stage not in stages or any(not self.file(name).exists() for name in stages[stage]["files"]):
             return "missing"
         done = stages[stage]
-        same = done["fingerprint"] == self.fingerprint(stage) and done["made_from"] == self._made_from(stage, stages)
+        same = done["fingerprint"] == self.fingerprint(stage) and done.get("made_from") == self._made_from(stage, stages)
         return "done" if same else "stale"
 
     def _made_from(self, stage: str, stages: dict[str, Any]) -> dict[str, str]:

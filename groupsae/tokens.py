@@ -89,6 +89,7 @@ class TokenRows:
             arrays = load_file(path)
             special = tuple(arrays["special"].tolist())
             train, held_out = arrays["documents"].tolist()
+            _require_rows(arrays["train"], arrays["held_out"])
             return cls(arrays["train"], special, train, cls(arrays["held_out"], special, held_out))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise RunError(f"{path} is missing or damaged ({error}). Run `groupsae tokens` again.") from error
@@ -109,8 +110,8 @@ def read_rows(
     """Rows of the documents of `source`, with about `held_out_share` of the documents held out.
 
     Which documents are held out is decided by a hash of their text, so that a document that
-    stands twice is on one side only. A single document has its end held out. `progress` is
-    called with the number of tokens newly read. Raises TextError for text that is missing,
+    stands twice is on one side only. If all are on one side, the other is given one of them, or
+    the end of the only one. `progress` is called with the number of tokens newly read. Raises TextError for text that is missing,
     empty, or does not fill one row on each side.
     """
     source = list(source)
@@ -120,26 +121,27 @@ def read_rows(
         side.add(ids, document)
         if progress:
             progress(len(ids))
-        if train.full and (held_out.full or len(held_out.pieces) > 0):
+        if train.full and (held_out.full or held_out.count >= context_length):
             break
     _share_out(train, held_out, held_out_share)
     bos, end = _begin(tokenizer), _end(tokenizer)
     special = tuple(sorted(set(tokenizer.all_special_ids)))
     sides = []
     for side, name in ((train, "training"), (held_out, "held-out")):
-        rows = _pack(side.pieces, context_length, bos, end, len(tokenizer))
+        rows = _pack(side.within_limit(), context_length, bos, end)
         if not len(rows):
             count = sum(map(len, side.pieces))
             raise TextError(
                 f"The {name} part of {', '.join(source)} has {count} tokens in {len(side.pieces)} documents, which "
-                f"does not fill one row of {context_length}. Give more text or a smaller text.context_length."
+                f"does not fill one row of {context_length}. Give more text, a smaller text.context_length or "
+                f"another text.held_out_share (it is {held_out_share:g})."
             )
         sides.append(TokenRows(rows, special, len(side.pieces)))
     return replace(sides[0], _held_out=sides[1])
 
 
 class _Side:
-    """The tokenized documents of one side of the split, up to a limit."""
+    """The tokenized documents of one side of the split, up to the first beyond a limit."""
 
     def __init__(self, limit: int) -> None:
         self.pieces: list[np.ndarray] = []
@@ -152,23 +154,31 @@ class _Side:
 
     def add(self, ids: list[int], document: Document) -> None:
         if len(ids) and not self.full:
-            self.pieces.append(np.asarray(ids[: self.limit - self.count], dtype=np.int32))
+            self.pieces.append(np.asarray(ids, dtype=np.int32))
             self.keys.append(_digest(document))
-            self.count += len(self.pieces[-1])
+            self.count += len(ids)
+
+    def within_limit(self) -> list[np.ndarray]:
+        """The documents, the last one cut so that the limit is kept."""
+        starts = np.cumsum([0, *map(len, self.pieces)])
+        cut = [piece[: max(0, self.limit - start)] for piece, start in zip(self.pieces, starts, strict=False)]
+        return [piece for piece in cut if len(piece)]
 
 
 def _share_out(train: _Side, held_out: _Side, share: float) -> None:
-    """Gives an empty side something of the other: a document, or a part of the only one."""
+    """Gives an empty side something of the other: a document and its duplicates, or a part of the only one."""
     full, empty = (train, held_out) if train.pieces else (held_out, train)
     if empty.pieces or not full.pieces:
         return
-    if len(full.pieces) > 1:
-        chosen = min(range(len(full.pieces)), key=full.keys.__getitem__)
-        empty.pieces.append(full.pieces.pop(chosen))
+    if len(set(full.keys)) == 1:
+        piece = full.pieces[0]
+        cut = round(len(piece) * (1 - share))
+        train.pieces, held_out.pieces = [piece[:cut]], [piece[cut:]]
         return
-    piece = full.pieces.pop()
-    cut = round(len(piece) * (1 - share))
-    train.pieces, held_out.pieces = [piece[:cut]], [piece[cut:]]
+    chosen = min(full.keys)
+    pairs = list(zip(full.pieces, full.keys, strict=True))
+    empty.pieces = [piece for piece, key in pairs if key == chosen]
+    full.pieces = [piece for piece, key in pairs if key != chosen]
 
 
 def _tokenized(texts: Iterator[Document], tokenizer: Any) -> Iterator[tuple[Document, list[int]]]:
@@ -197,8 +207,15 @@ def _is_held_out(document: Document, share: float) -> bool:
     return int.from_bytes(_digest(document)[:8], "big") < share * 2**64
 
 
-def _pack(pieces: list[np.ndarray], length: int, bos: int | None, end: int | None, vocab_size: int) -> np.ndarray:
-    dtype = np.uint16 if vocab_size <= 2**16 else np.int32
+def _require_rows(*sides: np.ndarray) -> None:
+    """Raises ValueError for arrays that are not rows of token ids of one length."""
+    if any(ids.ndim != 2 or ids.dtype.kind not in "iu" or not ids.size for ids in sides):
+        raise ValueError(f"expected rows of integers, found {[f'{ids.dtype} {ids.shape}' for ids in sides]}")
+    if len({ids.shape[1] for ids in sides}) > 1:
+        raise ValueError("training and held-out rows differ in length")
+
+
+def _pack(pieces: list[np.ndarray], length: int, bos: int | None, end: int | None) -> np.ndarray:
     separator = np.array([] if end is None else [end], dtype=np.int32)
     joined = [part for piece in pieces for part in (piece, separator)]
     line = np.concatenate(joined) if joined else np.zeros(0, dtype=np.int32)
@@ -206,7 +223,7 @@ def _pack(pieces: list[np.ndarray], length: int, bos: int | None, end: int | Non
     rows = line[: len(line) // width * width].reshape(-1, width)
     if bos is not None:
         rows = np.concatenate([np.full((len(rows), 1), bos), rows], axis=1)
-    return rows.astype(dtype)
+    return rows.astype(np.uint16 if rows.max(initial=0) < 2**16 else np.int32)
 
 
 def _begin(tokenizer: Any) -> int | None:

@@ -11,10 +11,8 @@ from groupsae.planning.architecture import Architecture
 
 PROCESS_BYTES = 380 * 2**20
 """Python with torch and transformers imported; measured: 365 MiB resident on Linux, plus a little text."""
-BUFFER_COPIES = 3
-"""While the shuffle buffer is refilled: the block in use, the parts of the next, and the next."""
-PRE_ACTIVATION_COPIES = 2
-"""Pre-activations and, in a backward pass that is not sparse, their gradient."""
+TILE_BYTES = 16 * 2**20
+"""Pre-activations held at once by the sparse encoder; at least one token's."""
 
 _FLOAT32 = 4
 
@@ -66,9 +64,9 @@ class Memory:
     @property
     def working(self) -> int:
         """Bytes of all tensors: what stays, and the larger of the two phases, reading and stepping."""
-        stays = self.lm_weights + self.sae_weights + self.adam_moments
-        reading = self.lm_activations + self.buffer
-        stepping = self.buffer // BUFFER_COPIES + self.batch + self.gradients + self.pre_activations
+        stays = self.lm_weights + self.sae_weights + self.adam_moments + self.buffer
+        reading = self.lm_activations
+        stepping = self.batch + self.gradients + self.pre_activations
         return stays + max(reading, stepping)
 
     @property
@@ -94,11 +92,12 @@ class Available:
 def predict_memory(run: Footprint) -> Memory:
     """The predicted peak of a run, in bytes. P = bytes of one SAE, p = `bytes_per_number`.
 
-    - language model: weights p each; per token of a batch of rows 4 D + 2 I numbers inside a block
-    - buffer: `buffer_tokens` (at least a row) * L * D * p, `BUFFER_COPIES` times while it is refilled
+    - language model: weights p each; per token of a batch of rows 4 D + 2 I numbers inside a block,
+      and twice L D numbers of what is read
+    - buffer: `buffer_tokens` (at least a row) * L * D * p
     - batch: `batch_tokens` * L * D * p, and one group's activations in float32
     - per SAE weights P and Adam's moments 2 P; gradients P of one SAE at a time; pre-activations
-      `batch_tokens` * S * 4, `PRE_ACTIVATION_COPIES` times, of one SAE at a time
+      a tile of one SAE at a time
     - disk: the last and the next checkpoint (3 P per SAE each), the SAEs (P), and stored tokens
     """
     model, size = run.architecture, run.bytes_per_number
@@ -108,13 +107,13 @@ def predict_memory(run: Footprint) -> Memory:
     token_bytes = 2 if model.vocab_size <= 2**16 else 4
     return Memory(
         lm_weights=model.parameter_bytes(size),
-        lm_activations=row_tokens * size * (4 * model.d_model + 2 * model.intermediate_size),
-        buffer=BUFFER_COPIES * tokens_buffered * read_D * size,
+        lm_activations=row_tokens * size * (4 * model.d_model + 2 * model.intermediate_size + 2 * read_D),
+        buffer=tokens_buffered * read_D * size,
         batch=run.batch_tokens * (read_D * size + 4 * model.d_model * _FLOAT32),
         sae_weights=run.num_saes * run.sae_bytes,
         adam_moments=2 * run.num_saes * run.sae_bytes,
         gradients=run.sae_bytes,
-        pre_activations=PRE_ACTIVATION_COPIES * run.batch_tokens * run.d_sae * _FLOAT32,
+        pre_activations=min(run.batch_tokens * run.d_sae * _FLOAT32, max(TILE_BYTES, run.d_sae * _FLOAT32)),
         process=PROCESS_BYTES,
         disk=7 * run.num_saes * run.sae_bytes + run.stored_tokens * token_bytes,
         on_device=run.on_device,

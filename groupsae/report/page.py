@@ -114,6 +114,7 @@ def _sections(run: RunDirectory, data: RunData) -> list[Section]:
     sections = []
     for key, title, lead, stage, draw in _SECTIONS:
         drawings = tuple(drawing for drawing in (one(data) for one in draw) if drawing is not None)
-        there = any(drawing.key != "seconds" for drawing in drawings)
+        priced = data.plan is not None and any(row.get("mflop_per_token") for row in data.candidates)
+        there = priced if stage == "plan" else bool(drawings)
         sections.append(Section(key, title, lead, drawings, "" if there else tables.command(run, stage)))
     return sections

@@ -100,12 +100,15 @@ class SparseAutoencoder(nn.Module, ABC):
         return self.decode_sparse(self.encode_sparse(z_ND))
 
     def pre_activations(self, z_ND: Tensor) -> Tensor:
-        """W_enc (z - b_dec) + b_enc, (N, S).
+        """W_enc (z - b_dec) + b_enc, (N, S)."""
+        return F.linear(z_ND, self.W_enc, self.folded_bias())
 
-        Written as W_enc z + (b_enc - W_enc b_dec): the gradient of b_dec is then a matrix-vector
-        product, not one more product of the batch's size.
+    def folded_bias(self) -> Tensor:
+        """b_enc - W_enc b_dec, (S,): pre-activations are W_enc z plus this.
+
+        With b_dec folded in, its gradient is a matrix-vector product, not one more product of the batch's size.
         """
-        return F.linear(z_ND, self.W_enc, self.b_enc - self.W_enc @ self.b_dec)
+        return self.b_enc - self.W_enc @ self.b_dec
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:

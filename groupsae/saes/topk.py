@@ -6,9 +6,11 @@ from typing import final
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from groupsae.config import TopKConfig
 from groupsae.saes.base import Latents, Losses, SparseAutoencoder, weighted_rows
+from groupsae.saes.sparse import topk_pre_activations
 
 
 @final
@@ -34,27 +36,24 @@ class TopKSAE(SparseAutoencoder):
 
     def encode_sparse(self, z_ND: Tensor) -> Latents:
         """The k strongest latents of each token."""
-        return self._select(self.pre_activations(z_ND))
-
-    def _select(self, pre_NS: Tensor) -> Latents:
-        values_NK, indices_NK = pre_NS.topk(self.k, dim=1, sorted=False)
+        values_NK, indices_NK = topk_pre_activations(z_ND, self.W_enc, self.folded_bias(), self.k)
         return Latents(values_NK.relu(), indices_NK)
 
     def losses(self, z_ND: Tensor, dead_S: Tensor) -> Losses:
         """The loss of the class docstring on a batch z (N, D)."""
-        pre_NS = self.pre_activations(z_ND)
-        latents = self._select(pre_NS)
+        latents = self.encode_sparse(z_ND)
         z_hat_ND = self.decode_sparse(latents)
         error = (z_hat_ND - z_ND).square().sum()
         variance = _variance(z_ND)
-        auxk = self._auxk(pre_NS, (z_ND - z_hat_ND).detach(), dead_S) / variance
+        auxk = self._auxk(z_ND, (z_ND - z_hat_ND).detach(), dead_S) / variance
         return Losses(error / variance + self.auxk_weight * auxk, error.detach(), variance, auxk.detach(), latents)
 
-    def _auxk(self, pre_NS: Tensor, e_ND: Tensor, dead_S: Tensor) -> Tensor:
+    def _auxk(self, z_ND: Tensor, e_ND: Tensor, dead_S: Tensor) -> Tensor:
         dead = dead_S.nonzero().squeeze(1)
         if not self.auxk_weight or not len(dead):
             return e_ND.new_zeros(())
-        values_NA, places_NA = pre_NS[:, dead].topk(min(self.k_aux, len(dead)), dim=1, sorted=False)
+        pre_NZ = F.linear(z_ND, self.W_enc[dead], self.folded_bias()[dead])
+        values_NA, places_NA = pre_NZ.topk(min(self.k_aux, len(dead)), dim=1, sorted=False)
         e_hat_ND = weighted_rows(self.W_dec, Latents(values_NA, dead[places_NA]))
         return min(len(dead) / self.k_aux, 1.0) * (e_hat_ND - e_ND).square().sum()
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from groupsae.errors import ConfigError
+from groupsae.errors import FitError
 from groupsae.planning.architecture import Architecture
-from groupsae.planning.memory import BUFFER_COPIES, Available, Footprint, predict_memory, require_fits
+from groupsae.planning.memory import TILE_BYTES, Available, Footprint, predict_memory, require_fits
 
 MODEL = Architecture(12, 768, 3072, 12, 12, 64, 50304, 2048)
 RUN = Footprint(
@@ -29,11 +29,11 @@ def test_an_sae_has_two_matrices_and_two_biases_in_float32():
 def test_the_parts_follow_from_the_settings():
     memory = predict_memory(RUN)
     assert memory.lm_weights == 2 * MODEL.parameters
-    assert memory.buffer == BUFFER_COPIES * 65536 * 11 * 768 * 2
+    assert memory.buffer == 65536 * 11 * 768 * 2
     assert memory.sae_weights == 6 * RUN.sae_bytes
     assert memory.adam_moments == 12 * RUN.sae_bytes
     assert memory.gradients == RUN.sae_bytes
-    assert memory.pre_activations == 2 * 4096 * 12288 * 4
+    assert memory.pre_activations == TILE_BYTES < 4096 * 12288 * 4
 
 
 def test_the_whole_is_between_what_stays_and_the_sum_of_the_parts():
@@ -70,26 +70,26 @@ def test_what_is_not_known_is_not_checked():
 
 def test_a_run_that_does_not_fit_is_refused_with_one_value_to_lower():
     needed = predict_memory(RUN).device
-    with pytest.raises(ConfigError, match=r"needs .* GiB of device memory, .* are free") as refused:
-        require_fits(RUN, Available(device=int(0.8 * needed)))
+    with pytest.raises(FitError, match=r"needs .* GiB of device memory, .* are free") as refused:
+        require_fits(RUN, Available(device=int(0.9 * needed)))
     assert "activations.buffer_tokens from 65,536 to 32,768" in str(refused.value)
 
 
 @pytest.mark.parametrize("share", [0.9, 0.7, 0.5, 0.3])
 def test_the_proposal_fits(share):
     available = Available(device=int(share * predict_memory(RUN).device))
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(FitError) as refused:
         require_fits(RUN, available)
     require_fits(proposed(RUN, str(refused.value)), available)
 
 
 def test_too_little_disk_is_answered_with_fewer_or_smaller_saes():
-    with pytest.raises(ConfigError, match=r"disk space.*the number of groups from 6 to 3"):
+    with pytest.raises(FitError, match=r"disk space.*the number of groups from 6 to 3"):
         require_fits(RUN, Available(disk=predict_memory(RUN).disk // 2))
 
 
 def test_a_machine_on_which_nothing_fits_is_told_so():
-    with pytest.raises(ConfigError, match="smaller model or a larger machine"):
+    with pytest.raises(FitError, match="smaller model or a larger machine"):
         require_fits(RUN, Available(device=predict_memory(RUN).lm_weights // 2))
 
 

@@ -120,7 +120,9 @@ def test_a_plan_without_distances_is_drawn_without_them(tmp_path: Path):
     known = ("num_groups", "groups", "mflop_per_token")
     plan["candidates"] = [{key: row[key] for key in known} for row in plan["candidates"]]
     run.write_json("plan.json", plan)
-    assert figures_of(render(run)) == ["divisions", "seconds"]
+    html = render(run)
+    assert figures_of(html) == ["divisions", "seconds"]
+    assert "groupsae plan" not in html
 
 
 def test_what_was_trained_counts_for_more_than_what_is_planned_now(tmp_path: Path):

@@ -150,8 +150,8 @@ def test_steps_on_the_auxiliary_loss_make_adding_its_reconstruction_lower_the_er
     sae, z_ND = random_sae(auxk_weight=1.0), random_batch()
     dead_S = dead(*range(20, 20 + K_AUX))
     with torch.no_grad():
-        sae.b_enc[dead_S] = -20.0
-    optimizer = torch.optim.SGD(sae.parameters(), lr=0.01)
+        sae.b_enc[dead_S] = -12.0
+    optimizer = torch.optim.SGD(sae.parameters(), lr=0.002)
 
     def residual():
         return (z_ND - sae(z_ND)).detach()

@@ -82,7 +82,7 @@ def _ring(axes: Axes, data: RunData, choice: Record, top: float) -> None:
     cost, amad = choice["mflop_per_token"]["total"], choice["amad"]
     axes.plot(cost, amad, "o", markersize=8, markerfacecolor=PAPER, markeredgecolor=MARK, markeredgewidth=2)
     near_bound = data.max_amad is not None and 0 <= data.max_amad - amad < 0.09 * top
-    place = {"xytext": (9, 0), "va": "top"} if near_bound else {"xytext": (7, 6)}
+    place = {"xytext": (10, -2), "va": "top"} if near_bound else {"xytext": (7, 6)}
     text = plural(choice["num_groups"], "group")
     axes.annotate(text, (cost, amad), textcoords="offset points", color=MARK, weight="bold", **place)
 

@@ -23,7 +23,7 @@ def amad_curve(data: RunData) -> Drawing | None:
     if len(data.candidates) < 2 or any(candidate.get("amad") is None for candidate in data.candidates):
         return None
     numbers = [candidate["num_groups"] for candidate in data.candidates]
-    with theme.canvas(height=2.9) as figure:
+    with theme.canvas(height=3.0) as figure:
         axes = figure.subplots()
         for key, name, dashes, colour, width in _SPREADS:
             values = [candidate.get(key) for candidate in data.candidates]
@@ -38,7 +38,7 @@ def amad_curve(data: RunData) -> Drawing | None:
         axes.set_xlabel("number of groups")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y")
-        axes.legend(loc="upper right", handlelength=2.4)
+        figure.legend(loc="outside upper right", ncols=5, handlelength=2.4, columnspacing=1.6, borderpad=0)
         theme.heading(axes, "distance inside groups")
         svg = theme.to_svg(figure, "amad", "Distance inside groups against the number of groups")
     why = (data.plan.get("choice") or {}).get("why")
