@@ -50,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except SystemExit as stop:  # tyro, after help or a wrong flag
+        return int(stop.code or 0)
     except Exception:
         traceback.print_exc()
         say("This is a fault of groupsae, not yours. Please report it with the lines above.")
@@ -171,13 +173,16 @@ def _changed(config: RunConfig, options: Any) -> RunConfig:
 
 
 def _open(name: Path | None, config: RunConfig, options: Any) -> RunDirectory:
-    if name is not None and name.is_dir():
+    if name is not None and name.is_dir() and options.out is None:
         return RunDirectory(name, config)
     return RunDirectory.at(options.out or Path("runs") / config.name, config, overwrite=options.overwrite)
 
 
 def _init(rest: list[str]) -> int:
-    path = Path(rest[0]) if rest and not rest[0].startswith("-") else Path("groupsae.toml")
+    words, flags = _words(rest, "groupsae init [NAME.toml]", allowed=())
+    if flags:
+        return 0
+    path = Path(words[0] if words else "groupsae.toml")
     if path.exists():
         raise ConfigError(f"{path} exists; give another name: `groupsae init NAME.toml`.")
     text = commented_toml(RunConfig(name=path.stem))
@@ -187,14 +192,28 @@ def _init(rest: list[str]) -> int:
 
 
 def _show(rest: list[str]) -> int:
-    names = [word for word in rest if not word.startswith("-")]
-    if not names:
+    words, flags = _words(rest, "groupsae show RUN [--json]", allowed=("--json",))
+    if "--help" in flags:
+        return 0
+    if not words:
         raise ConfigError("`groupsae show` needs a run directory.")
-    path = Path(names[0])
+    path = Path(words[0])
     if path.suffix == ".toml":
         path = Path("runs") / load_config(path).name
-    _print_results(RunDirectory.open(path), "--json" in rest)
+    _print_results(RunDirectory.open(path), "--json" in flags)
     return 0
+
+
+def _words(rest: list[str], usage: str, *, allowed: tuple[str, ...]) -> tuple[list[str], set[str]]:
+    """At most one word, and the flags given; prints the usage for --help. Raises ConfigError for anything else."""
+    words = [word for word in rest if not word.startswith("-")]
+    flags = {"--help" if word == "-h" else word for word in rest if word.startswith("-")}
+    strange = [*sorted(flags - {*allowed, "--help"}), *words[1:]]
+    if strange:
+        raise ConfigError(f"{' '.join(strange)} is too much; usage: {usage}")
+    if "--help" in flags:
+        print(f"usage: {usage}")
+    return words, flags
 
 
 def _print_results(run: RunDirectory, as_json: bool) -> None:

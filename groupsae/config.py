@@ -8,26 +8,37 @@ receives its own section.
 from __future__ import annotations
 
 import difflib
-import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from groupsae.errors import ConfigError
 
-Count = Annotated[int, Field(gt=0)]
+
+def _whole(value: Any) -> Any:
+    """TOML's `1e6` as the integer it means."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _several(value: Any) -> Any:
+    """One name, or TOML's list of names, as a tuple."""
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Count = Annotated[Whole, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_several)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
     """Frozen; unknown keys, wrong types and impossible values are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -76,7 +87,7 @@ class TextConfig(Section):
     """The key or column that holds the text, in .jsonl, .parquet and datasets."""
     split: str = "train"
     """The split of a Hugging Face dataset."""
-    context_length: Annotated[int, Field(gt=1)] = 256
+    context_length: Annotated[Whole, Field(gt=1)] = 256
     """Tokens per row: what the language model sees at once."""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the documents that are kept for evaluation and never trained on."""
@@ -110,6 +121,9 @@ class DistancesConfig(Section):
     """Stop earlier, once every entry's standard error is below this."""
 
 
+GROUP_METHODS = ("optimal", "complete", "legacy", "equal")
+
+
 class GroupConfig(Section):
     """How layers are divided into groups."""
 
@@ -122,6 +136,15 @@ class GroupConfig(Section):
     """The smallest number of groups whose AMAD is below this is taken."""
     groups: Count | None = None
     """Exactly this many groups, instead of the bound on AMAD."""
+
+    @field_validator("method")
+    @classmethod
+    def _known_or_a_file(cls, method: str) -> str:
+        if method not in GROUP_METHODS and not method.endswith((".toml", ".json")):
+            near = difflib.get_close_matches(method, GROUP_METHODS, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"method {method!r} is unknown; {hint}known are {', '.join(GROUP_METHODS)}, or a file")
+        return method
 
 
 class PlanConfig(Section):
@@ -165,10 +188,16 @@ class TopKConfig(Section):
     """The number of latents itself, instead of `expansion`."""
     k: Count = 128
     """Latents kept per token."""
-    auxk_weight: Annotated[float, Field(ge=0)] = 1 / 32
+    auxk_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1 / 32
     """Weight of the auxiliary loss that revives dead latents."""
     dead_after_tokens: Count = 10_000_000
     """A latent that has not fired for this many tokens is dead."""
+
+    @model_validator(mode="after")
+    def _k_latents_exist(self) -> TopKConfig:
+        if self.d_sae is not None:  # else the width is known only with the model
+            self.width(self.d_sae)
+        return self
 
     def width(self, d_model: int) -> int:
         """The number of latents for activations of this width. Raises ConfigError if k exceeds it."""
@@ -215,7 +244,7 @@ class RunConfig(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
     """The run's folder below `runs/`."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
     """Decides every random choice."""
     model: ModelConfig = ModelConfig()
     text: TextConfig = TextConfig()
@@ -235,11 +264,6 @@ class RunConfig(Section):
                 f"train.batch_tokens = {self.train.batch_tokens}; raise the first or lower the second"
             )
         return self
-
-    @property
-    def buffer_rows(self) -> int:
-        """Rows that are shuffled together."""
-        return math.ceil(self.activations.buffer_tokens / self.text.context_length)
 
 
 def load_config(path: Path) -> RunConfig:

@@ -27,7 +27,8 @@ def documents(source: Iterable[str], *, field: str = "text", split: str = "train
     """The documents of files and folders, `-`, `hf:NAME` or `demo`, in a fixed order.
 
     A .txt, .md or .py file is one document, a line of .jsonl or a row of .parquet as well; bytes
-    that are not UTF-8 are read as U+FFFD. `hf:NAME:SUBSET` picks a subset of a dataset. Raises TextError for a source that is missing,
+    that are not UTF-8 are read as U+FFFD. `hf:NAME:SUBSET` picks a subset of a dataset. Raises
+    TextError for a source that is missing,
     unreadable or of an unknown kind, before any text is read.
     """
     source = list(source)

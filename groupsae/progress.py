@@ -25,26 +25,18 @@ def bar(label: str, total: int | None, unit: str = "tokens") -> Iterator[Callabl
 @contextlib.contextmanager
 def _rich_bar(label: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     columns = (
-        TextColumn("{task.description:<20}"),
-        BarColumn(),
+        TextColumn("{task.description:<19}"),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),  # takes what the others leave
         MofNCompleteColumn(),
-        TextColumn(unit),
         TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("left"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True), expand=True) as progress:
         task = progress.add_task(label, total=total, rate="")
         began, done = time.monotonic(), 0
 
@@ -52,7 +44,7 @@ def _rich_bar(label: str, total: int | None, unit: str) -> Iterator[Callable[[in
             nonlocal done
             done += amount
             rate = done / max(time.monotonic() - began, 1e-9)
-            progress.update(task, completed=done, rate=f"{rate:,.0f}/s")
+            progress.update(task, completed=done, rate=f"{rate:,.0f} {unit}/s")
 
         yield advance
         progress.update(task, total=done)

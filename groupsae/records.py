@@ -23,6 +23,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from groupsae.config import RunConfig, differing_keys, dump_config, load_config
 from groupsae.errors import RunError, StorageError
 
@@ -40,6 +42,12 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
 """The config sections that each stage reads first; it depends on those of all stages before it as well."""
 
 _WITHOUT_EFFECT = {"model": {"device"}, "train": {"log_every_tokens", "save_every_tokens"}}
+
+
+def _has_effect(difference: str) -> bool:
+    """Whether a difference, such as `model.device: 'auto' -> 'cpu'`, can change a result."""
+    section, _, key = difference.partition(":")[0].partition(".")
+    return key not in _WITHOUT_EFFECT.get(section, ())
 
 
 class RunDirectory:
@@ -63,7 +71,7 @@ class RunDirectory:
         Raises RunError if the path holds something else, or, without `overwrite`, a run of another config.
         """
         if (path / "config.toml").exists():
-            differing = differing_keys(cls.open(path).config, config)
+            differing = list(filter(_has_effect, differing_keys(cls.open(path).config, config)))
             if differing and not overwrite:
                 raise RunError(
                     f"{path} belongs to another config ({'; '.join(differing)}). Go on with that one by "
@@ -119,7 +127,10 @@ class RunDirectory:
         """Versions, hardware and finished stages."""
         if not self.file("manifest.json").exists():
             return {"stages": {}}
-        return self.read_json("manifest.json")
+        manifest = self.read_json("manifest.json")
+        if not isinstance(manifest, dict) or not isinstance(manifest.setdefault("stages", {}), dict):
+            raise RunError(f"{self.file('manifest.json')} is damaged: it holds no stages. Remove it to start again.")
+        return manifest
 
     def before(self, stage: str) -> tuple[str, ...]:
         """The stages that a stage is made from: those before it; a plan only counts where it decides something."""
@@ -146,8 +157,8 @@ class RunDirectory:
         if stage not in stages or any(not self.file(name).exists() for name in stages[stage]["files"]):
             return "missing"
         done = stages[stage]
-        same = done["fingerprint"] == self.fingerprint(stage) and done.get("made_from") == self._made_from(stage, stages)
-        return "done" if same else "stale"
+        same_config = done["fingerprint"] == self.fingerprint(stage)
+        return "done" if same_config and done.get("made_from") == self._made_from(stage, stages) else "stale"
 
     def _made_from(self, stage: str, stages: dict[str, Any]) -> dict[str, str]:
         """The earlier stages' results, each as one hash of its files."""
@@ -213,9 +224,9 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turns the operating system's refusals into StorageError with the path and what to do."""
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own way
         raise StorageError(
-            f"Cannot write {path}: {error.strerror or error}. Free space or permissions are needed; "
+            f"Cannot write {path}: {getattr(error, 'strerror', None) or error}. Free space or permissions are needed; "
             "what was there before is intact."
         ) from error
 

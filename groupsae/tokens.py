@@ -111,8 +111,8 @@ def read_rows(
 
     Which documents are held out is decided by a hash of their text, so that a document that
     stands twice is on one side only. If all are on one side, the other is given one of them, or
-    the end of the only one. `progress` is called with the number of tokens newly read. Raises TextError for text that is missing,
-    empty, or does not fill one row on each side.
+    the end of the only one. `progress` is called with the number of tokens newly read. Raises
+    TextError for text that is missing, empty, or does not fill one row on each side.
     """
     source = list(source)
     train, held_out = _Side(max_tokens), _Side(max_held_out_tokens)

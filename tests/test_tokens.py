@@ -94,7 +94,7 @@ def test_a_duplicate_document_is_on_one_side_only(tmp_path_factory, numbers):
         assert rows.num_documents == rows.held_out.num_documents == 1
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("share", [0.1, 0.25])
 def test_of_a_single_document_the_end_is_held_out(tmp_path, seed, share):
     file = tmp_path / "a.txt"
@@ -102,8 +102,9 @@ def test_of_a_single_document_the_end_is_held_out(tmp_path, seed, share):
     ids = tiny_tokenizer()(file.read_text())["input_ids"]
     rows = TokenRows.from_files(file, tiny_tokenizer(), context_length=2, held_out_share=share)
     together = [i for side in (rows, rows.held_out) for i in side.ids_RT.flatten().tolist() if i != END]
-    assert len(together) >= len(ids) - 2
-    assert together[: len(together) // 2] == ids[: len(together) // 2]
+    train = len(rows.ids_RT.flatten()) // 2
+    assert together[:train] == ids[:train]
+    assert len(ids) - 2 <= len(together) <= len(ids)  # each side loses at most the half of a row
     assert rows.held_out.ids_RT.size / len(ids) == pytest.approx(share, abs=0.01)
 
 
@@ -190,7 +191,7 @@ def test_an_empty_file_is_an_error_that_names_it(tmp_path):
 
 def test_too_little_held_out_text_is_an_error_that_says_which_side(tmp_path):
     (tmp_path / "a.txt").write_text("x" * 100)
-    with pytest.raises(TextError, match="The held-out part of .* has 10 tokens .*held_out_share"):
+    with pytest.raises(TextError, match=r"The held-out part of .* has 10 tokens .*held_out_share"):
         TokenRows.from_files(tmp_path / "a.txt", tiny_tokenizer(), context_length=32)
 
 

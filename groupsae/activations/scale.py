@@ -59,6 +59,8 @@ class Scales:
             raise RunError(f"{path} is missing or damaged: {error}. Train again to make it.") from error
         if not (torch.isfinite(scale_L).all() and torch.isfinite(centre_LD).all()):
             raise RunError(f"{path} holds NaN or infinity. Train again to make it.")
+        if len(scale_L) != len(hookpoints) or centre_LD.ndim != 2 or not (scale_L > 0).all():
+            raise RunError(f"{path} does not hold a positive scale and a centre for each hookpoint. Train again.")
         return cls(hookpoints, scale_L, centre_LD)
 
 

@@ -93,7 +93,7 @@ def _batches(source: Harvester, num_tokens: int, seed: int) -> Iterator[Tensor]:
     vocabulary = config.get_text_config().vocab_size if config is not None else 1
     batch_rows = max(1, min(source.batch_rows, LOGITS_AT_ONCE // (length * vocabulary)))
     chosen = row_order(source.num_rows, seed, 0)[: -(-num_tokens // length)]
-    for rows in chosen.split(batch_rows):
+    for rows in chosen.split(batch_rows) if len(chosen) else ():
         yield source.rows[rows.tolist()].to(source.device)
 
 

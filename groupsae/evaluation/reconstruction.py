@@ -67,7 +67,7 @@ def evaluate_reconstructions(
     sums = {subject: _Sums(bound) for subject, bound in pairs.items()}
     layers = {hookpoint: index for index, hookpoint in enumerate(source.hookpoints)}
     spread = _Spread(source)
-    for x_LND in stream(source, num_tokens, seed):
+    for x_LND in stream(source, num_tokens, seed) if source.num_rows else ():
         spread.add(x_LND)
         for subject, bound in pairs.items():
             sums[subject].add(bound, x_LND[layers[subject.hookpoint]].float())

@@ -1,8 +1,16 @@
-"""Quality from a pilot: FVU as a function of groups and tokens, and the best use of a budget."""
+"""Quality from a pilot: FVU as a function of groups and tokens, and the best use of a budget.
+
+    FVU_l(proxy, n) = exp(alpha_l) (n / n_0)^-a_l (1 + c proxy^p)
+
+for layer l after n tokens per SAE, its group having the mean-angle `proxy` (0 in a group of one).
+Layers differ by several times in how hard they are and how fast they are learned, so each has its
+own alpha and a; what sharing costs is a share of FVU, common to all. A floor under the power of n is
+not fitted: a pilot is far above it (docs/log.md has what was tried).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +19,15 @@ from scipy import optimize, stats
 from groupsae.errors import ConfigError
 from groupsae.planning.published import Prediction, published_law
 
+SLOPE_WEIGHT, EXPONENT_WEIGHT = 0.3, 0.1
+"""How strongly a layer's a is drawn to the layers' mean, and p to the published exponent."""
+
 
 @dataclass(frozen=True)
 class PilotPoint:
-    """One small SAE: its group's mean-angle proxy (0 for a group of one), the tokens it saw, its FVU."""
+    """One layer under one small SAE: its group's mean-angle proxy, the tokens the SAE saw, the layer's FVU."""
 
+    layer: str
     proxy: float
     num_tokens: float
     fvu: float
@@ -23,84 +35,88 @@ class PilotPoint:
 
 @dataclass(frozen=True, eq=False)
 class FvuLaw:
-    """FVU(proxy, n) = floor + b (n / n_0)^-a + c proxy^p, n_0 the most tokens of the pilot.
+    """The law of the module's docstring. `theta` is (alpha_L, a_L, ln c, p), `covariance` its uncertainty,
+    `noise` the standard deviation of ln FVU around it, known by `freedom` degrees of freedom."""
 
-    `parameters` are (floor, b, a, c, p), `covariance` (5, 5) their uncertainty, `noise` the relative
-    standard deviation of a point around the law, `freedom` the degrees of freedom it is known by.
-    """
-
-    parameters: tuple[float, float, float, float, float]
+    layers: tuple[str, ...]
+    theta: np.ndarray
     covariance: np.ndarray
     noise: float
     freedom: int
     reference_tokens: float
 
-    def predict(self, proxies: float | Sequence[float], num_tokens: float, probability: float = 0.8) -> Prediction:
-        """The mean FVU over layers with these proxies after this many tokens per SAE.
+    def predict(self, proxies: Mapping[str, float], num_tokens: float, probability: float = 0.8) -> Prediction:
+        """The mean FVU over these layers, each with its group's proxy, after this many tokens per SAE.
 
-        `proxies` is one group's, or a partition's: `grouping.quality.layer_proxies`. The interval holds the law's
-        uncertainty and that of a point around it. Raises ConfigError for a negative proxy or less than one token.
+        The interval holds the law's uncertainty and that of a point around it, not whether a power of n goes on
+        beyond the pilot. Raises ConfigError for a layer the pilot did not see, a negative proxy, or no token.
         """
-        proxies_L = np.atleast_1d(np.asarray(proxies, dtype=np.float64))
-        if not (len(proxies_L) and (proxies_L >= 0).all() and num_tokens >= 1):
-            raise ConfigError(f"proxies = {proxies}, num_tokens = {num_tokens}; they must be at least 0 and 1.")
-        at = np.stack([proxies_L, np.full(len(proxies_L), num_tokens / self.reference_tokens)])
-        value = float(_law(at, *self.parameters).mean())
-        slopes = optimize.approx_fprime(np.array(self.parameters), lambda theta: _law(at, *theta).mean(), 1e-7)
-        variance = float(slopes @ self.covariance @ slopes) + (self.noise * value) ** 2
-        width = stats.t.ppf((1 + probability) / 2, self.freedom) * variance**0.5
-        return Prediction(value, max(0.0, value - float(width)), value + float(width))
+        unknown = [layer for layer in proxies if layer not in self.layers]
+        if unknown or not proxies or min(proxies.values()) < 0 or not num_tokens >= 1:
+            raise ConfigError(
+                f"proxies = {dict(proxies)}, num_tokens = {num_tokens}: layers must be among {', '.join(self.layers)}, "
+                "proxies at least 0, tokens at least 1."
+            )
+        places_N = np.array([self.layers.index(layer) for layer in proxies])
+        proxies_N, tokens = np.array(list(proxies.values())), num_tokens / self.reference_tokens
+
+        def log_mean(theta: np.ndarray) -> float:
+            return float(np.log(np.exp(_log_fvu(theta, places_N, proxies_N, tokens)).mean()))
+
+        value = log_mean(self.theta)
+        slopes = optimize.approx_fprime(self.theta, log_mean, 1e-6)
+        spread = float(np.sqrt(slopes @ self.covariance @ slopes + self.noise**2))
+        width = stats.t.ppf((1 + probability) / 2, self.freedom) * spread
+        return Prediction(float(np.exp(value)), float(np.exp(value - width)), float(np.exp(value + width)))
 
 
 def fit_pilot(points: Sequence[PilotPoint]) -> FvuLaw:
-    """The law through a pilot's points, by bounded least squares of relative errors.
+    """The law through a pilot's points, by least squares of ln FVU.
 
-    Needs 3 different numbers of tokens, 2 different proxies (one of them 0 is best) and 6 points. With
-    fewer than 3 proxies the exponent p cannot be seen and is taken from the published suites.
+    Every layer must be seen at two numbers of tokens or more, and some layer under two proxies.
     Raises ConfigError saying what is missing, or which point is impossible.
     """
-    _require_enough(points)
-    proxies, tokens, fvus = np.array([(point.proxy, point.num_tokens, point.fvu) for point in points]).T
-    reference = tokens.max()
-    least, most = np.array([0, 0, 0.05, 0, 0.25]), np.array([fvus.min(), np.inf, 2, np.inf, 4])
-    start = np.array([fvus.min() / 2, fvus.min() / 2, 0.5, max(np.ptp(fvus), 1e-3), published_law().exponent])
-    free = np.ones(5, dtype=bool)
-    free[-1] = len(set(proxies.tolist())) >= 3
+    layers = tuple(dict.fromkeys(point.layer for point in points))
+    _require_enough(points, layers)
+    places_N = np.array([layers.index(point.layer) for point in points])
+    proxies_N, tokens_N, fvus_N = np.array([(point.proxy, point.num_tokens, point.fvu) for point in points]).T
+    reference, exponent = float(tokens_N.max()), published_law().exponent
+    count = len(layers)
 
-    def law(at: np.ndarray, *chosen: float) -> np.ndarray:
-        theta = start.copy()
-        theta[free] = chosen
-        return _law(at, *theta)
+    def residuals(theta: np.ndarray) -> np.ndarray:
+        misses = _log_fvu(theta, places_N, proxies_N, tokens_N / reference) - np.log(fvus_N)
+        slopes = theta[count : 2 * count]
+        drawn = SLOPE_WEIGHT * (slopes - slopes.mean())
+        return np.concatenate([misses, drawn, [EXPONENT_WEIGHT * (theta[-1] - exponent)]])
 
-    at = np.stack([proxies, tokens / reference])
-    try:
-        found, covariance = optimize.curve_fit(
-            law, at, fvus, start[free], sigma=fvus, bounds=(least[free], most[free]), x_scale="jac", max_nfev=20_000
-        )
-    except RuntimeError as error:
-        raise ConfigError(f"No law fits the pilot's points: {error} Add points at other token counts.") from None
-    theta, whole = start.copy(), np.zeros((5, 5))
-    theta[free], whole[np.ix_(free, free)] = found, np.where(np.isfinite(covariance), covariance, 0)
-    freedom = max(1, len(points) - int(free.sum()))
-    noise = float(np.sqrt(np.square(_law(at, *theta) / fvus - 1).sum() / freedom))
-    return FvuLaw(tuple(theta.tolist()), whole, noise, freedom, float(reference))
+    start = np.concatenate([np.full(count, np.log(fvus_N).mean()), np.full(count, 0.3), [0.0, exponent]])
+    least = np.concatenate([np.full(count, -np.inf), np.zeros(count), [-12.0, 0.25]])
+    most = np.concatenate([np.full(count, np.inf), np.full(count, 3.0), [6.0, 4.0]])
+    found = optimize.least_squares(residuals, start, bounds=(least, most), max_nfev=20_000)
+    freedom = max(1, len(points) - 2 * count - 1)
+    noise = float(np.sqrt(np.square(found.fun[: len(points)]).sum() / freedom))
+    covariance = noise**2 * np.linalg.pinv(found.jac.T @ found.jac)
+    return FvuLaw(layers, found.x, covariance, noise, freedom, reference)
 
 
-def _law(at: np.ndarray, floor: float, b: float, a: float, c: float, p: float) -> np.ndarray:
-    """The law at (2, N) proxies and relative tokens; written so that a proxy of 0 has no excess for any p."""
-    proxies, tokens = at
-    return floor + b * tokens**-a + c * np.where(proxies > 0, proxies, 0.0) ** p
+def _log_fvu(theta: np.ndarray, places_N: np.ndarray, proxies_N: np.ndarray, tokens: np.ndarray | float) -> np.ndarray:
+    """ln FVU of layers by their place, at these proxies and relative tokens; a proxy of 0 has no excess for any p."""
+    count = (len(theta) - 2) // 2
+    alpha, slope, (log_c, p) = theta[:count], theta[count : 2 * count], theta[-2:]
+    excess_N = np.exp(log_c) * np.where(proxies_N > 0, proxies_N, 0.0) ** p
+    return alpha[places_N] - slope[places_N] * np.log(tokens) + np.log1p(excess_N)
 
 
-def _require_enough(points: Sequence[PilotPoint]) -> None:
+def _require_enough(points: Sequence[PilotPoint], layers: Sequence[str]) -> None:
     for point in points:
         if not (point.fvu > 0 and point.proxy >= 0 and point.num_tokens >= 1 and np.isfinite(point.fvu)):
             raise ConfigError(f"{point} is impossible: FVU must be above 0, the proxy 0 or more, tokens 1 or more.")
-    found = (len({p.num_tokens for p in points}), len({p.proxy for p in points}), len(points))
-    if found[0] < 3 or found[1] < 2 or found[2] < 6:
+    tokens = {layer: {p.num_tokens for p in points if p.layer == layer} for layer in layers}
+    proxies = {layer: {p.proxy for p in points if p.layer == layer} for layer in layers}
+    if not points or min(map(len, tokens.values())) < 2 or max(map(len, proxies.values())) < 2:
         raise ConfigError(
-            f"A pilot of {found[2]} points with {found[0]} numbers of tokens and {found[1]} proxies is too small; "
-            "6 points, 3 numbers of tokens and 2 proxies are needed. Evaluate each pilot SAE at more steps."
+            f"A pilot of {len(points)} points on {len(layers)} layers is too small: each layer must be seen at two "
+            "numbers of tokens, and some layer in two different groups."
         )
 
 
@@ -112,7 +128,7 @@ class Option:
     """A partition on offer: its number of groups, its layers' proxies, and FLOPs per token seen by each SAE."""
 
     groups: int
-    proxies: tuple[float, ...]
+    proxies: Mapping[str, float]
     flops_per_token: float
 
 

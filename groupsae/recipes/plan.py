@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
 
 from groupsae.errors import ConfigError
 from groupsae.grouping.choice import equal
+from groupsae.grouping.matrix import Distances
+from groupsae.partition import Partition
 from groupsae.planning.memory import Available, Footprint, require_fits
 from groupsae.planning.pricing import Price, Pricing, Rates, available, union
 from groupsae.planning.published import predict_excess
-from groupsae.planning.quality import Option, cheapest_within
+from groupsae.planning.quality import FvuLaw, Option, cheapest_within, compute_optimal
 from groupsae.progress import say
 from groupsae.recipes.group import read_groups
+from groupsae.recipes.pilot import proxies_of, run_pilot
 from groupsae.recipes.train import with_baseline
 from groupsae.training.timing import time_steps
 from groupsae.workbench import Workbench
 
+PILOT_EVAL_TOKENS = 20_000
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -32,9 +37,10 @@ def plan(bench: Workbench) -> list[str]:
     run, config = bench.run, bench.run.config
     found = _candidates(bench)
     pricing = _pricing(bench)
+    quality = _quality(bench, found)
     method = found["method"]
-    rows = {name: [_row(pricing, row) for row in rows] for name, rows in found["methods"].items()}
-    candidates = rows.get(method) or [_row(pricing, found["choice"])]
+    rows = {name: [_row(pricing, quality, row) for row in rows] for name, rows in found["methods"].items()}
+    candidates = rows.get(method) or [_row(pricing, quality, found["choice"])]
     choice = _choose(bench, candidates) if config.plan.chooses else found["choice"]
     trained = with_baseline(run, read_groups(choice["groups"]))
     price = pricing.price(union(*trained.values()))
@@ -46,6 +52,8 @@ def plan(bench: Workbench) -> list[str]:
         "partitions": {name: partition.groups for name, partition in trained.items()},
         "run": _numbers(price),
         "rates": asdict(pricing.rates) if pricing.rates else None,
+        "pilot": config.plan.pilot,
+        "compute_optimal": _compute_optimal(quality, candidates, pricing.price(union(*trained.values())).ours.total),
     }
     run.write_json("plan.json", record)
     if bench.has_weights:
@@ -97,12 +105,77 @@ def _rates(bench: Workbench) -> Rates | None:
     return time_steps(bench.source, config.sae, config.train, seed=config.seed)
 
 
-def _row(pricing: Pricing, row: dict[str, Any]) -> dict[str, Any]:
-    """A candidate with its prices, and the quality that the published suites suggest."""
+@dataclass(frozen=True)
+class Quality:
+    """What can be said of FVU beforehand: the distances and, after a pilot, the law of this model."""
+
+    distances: Distances
+    law: FvuLaw | None
+    num_tokens: int
+
+    def proxies(self, partition: Partition) -> dict[str, float]:
+        """Each layer's mean-angle proxy."""
+        return proxies_of(self.distances, partition)
+
+    def predict(self, partition: Partition) -> dict[str, Any]:
+        """The predicted FVU (after a pilot), and its share above one SAE per layer."""
+        proxies = self.proxies(partition)
+        if self.law is None:
+            return {"fvu": None, "fvu_increase": asdict(predict_excess(fmean(proxies.values())))}
+        fvu = self.law.predict(proxies, self.num_tokens)
+        alone = self.law.predict(dict.fromkeys(proxies, 0.0), self.num_tokens).value
+        increase = {key: value / alone - 1 for key, value in asdict(fvu).items()}
+        return {"fvu": asdict(fvu), "fvu_increase": increase}
+
+
+def _quality(bench: Workbench, found: dict[str, Any]) -> Quality | None:
+    """None without distances, or where they are not angular, which is what the published fit is of."""
+    run, config = bench.run, bench.run.config
+    if run.status("group") != "done":
+        return None
+    distances = Distances.from_json(run.read_json("distances.json"))
+    law = None
+    if config.plan.pilot:
+        trained = with_baseline(run, read_groups(found["choice"]["groups"]))
+        law = run_pilot(
+            bench.source,
+            bench.source.held_out(),
+            distances,
+            config.sae,
+            config.train,
+            run_saes=len(union(*trained.values())),
+            eval_tokens=min(config.eval.num_tokens, PILOT_EVAL_TOKENS),
+            seed=config.seed,
+        )
+    elif distances.metric != "angular":
+        return None
+    return Quality(distances, law, config.train.num_tokens)
+
+
+def _compute_optimal(
+    quality: Quality | None, candidates: Sequence[dict[str, Any]], budget_flops: float
+) -> dict[str, Any] | None:
+    """After a pilot, the number of groups that makes most of this run's FLOPs, were all spent on one suite."""
+    if quality is None or quality.law is None:
+        return None
+    options = [
+        Option(row["num_groups"], quality.proxies(read_groups(row["groups"])), row["own_mflop_per_token"]["total"] * 1e6)
+        for row in candidates
+    ]
+    best = compute_optimal(quality.law, options, budget_flops)[0]
+    return {
+        "budget_flops": budget_flops,
+        "num_groups": best.option.groups,
+        "num_tokens": int(best.num_tokens),
+        "fvu": asdict(best.fvu),
+    }
+
+
+def _row(pricing: Pricing, quality: Quality | None, row: dict[str, Any]) -> dict[str, Any]:
+    """A candidate with its prices, and the quality predicted for it."""
     partition = read_groups(row["groups"])
-    layers = len(partition.hookpoints)
-    excess = predict_excess(row["mean_angle"] / layers) if "mean_angle" in row else None
-    return row | _numbers(pricing.price(partition.groups)) | {"fvu_increase": excess and asdict(excess)}
+    predicted = quality.predict(partition) if quality else {"fvu": None, "fvu_increase": None}
+    return row | _numbers(pricing.price(partition.groups)) | predicted
 
 
 def _numbers(price: Price) -> dict[str, Any]:
@@ -129,7 +202,7 @@ def _choose(bench: Workbench, candidates: Sequence[dict[str, Any]]) -> dict[str,
     """The candidate that the plan's rule takes. Raises ConfigError, naming the cheapest, if none meets it."""
     rules = bench.run.config.plan
     if rules.max_fvu_increase is not None:
-        options = [Option(row["num_groups"], (), row["mflop_per_token"]["total"]) for row in candidates]
+        options = [Option(row["num_groups"], {}, row["mflop_per_token"]["total"]) for row in candidates]
         increases = [row["fvu_increase"]["value"] if row["fvu_increase"] else float("inf") for row in candidates]
         chosen = cheapest_within(options, increases, rules.max_fvu_increase)
         why = f"the cheapest with a predicted FVU increase of at most {rules.max_fvu_increase:.1%}"

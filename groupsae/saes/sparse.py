@@ -22,7 +22,7 @@ BLOCK = 16
 
 
 def topk_pre_activations(z_ND: Tensor, W_SD: Tensor, b_S: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of W z + b per token and their numbers, (N, K) each; gradients for W and b, none for z."""
+    """The k largest of W z + b per token and their numbers, (N, K) each; with gradients for z, W and b."""
     return _TopKPreActivations.apply(z_ND, W_SD, b_S, k)
 
 
@@ -34,16 +34,21 @@ class _TopKPreActivations(Function):
         tile_RS = z_ND.new_empty(rows, d_sae)
         parts = [top_k(torch.addmm(b_S, z_RD, W_SD.T, out=tile_RS[: len(z_RD)]), k) for z_RD in z_ND.split(rows)]
         values_NK, indices_NK = (torch.cat(part) for part in zip(*parts, strict=True))
-        ctx.save_for_backward(z_ND, indices_NK)
-        ctx.d_sae = d_sae
+        ctx.save_for_backward(z_ND, W_SD, indices_NK)
         ctx.mark_non_differentiable(indices_NK)
         return values_NK, indices_NK
 
     @staticmethod
-    def backward(ctx: Any, grad_NK: Tensor, _: Tensor) -> tuple[None, Tensor, Tensor, None]:
-        z_ND, indices_NK = ctx.saved_tensors
-        grad_b_S = grad_NK.new_zeros(ctx.d_sae).index_add_(0, indices_NK.flatten(), grad_NK.flatten())
-        return None, transposed_rows(z_ND, grad_NK, indices_NK, ctx.d_sae), grad_b_S, None
+    def backward(ctx: Any, grad_NK: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        z_ND, W_SD, indices_NK = ctx.saved_tensors
+        grad_z_ND = grad_W_SD = grad_b_S = None
+        if ctx.needs_input_grad[0]:
+            grad_z_ND = F.embedding_bag(indices_NK, W_SD, per_sample_weights=grad_NK.contiguous(), mode="sum")
+        if ctx.needs_input_grad[1]:
+            grad_W_SD = transposed_rows(z_ND, grad_NK, indices_NK, len(W_SD))
+        if ctx.needs_input_grad[2]:
+            grad_b_S = grad_NK.new_zeros(len(W_SD)).index_add_(0, indices_NK.flatten(), grad_NK.flatten())
+        return grad_z_ND, grad_W_SD, grad_b_S, None
 
 
 def transposed_rows(x_ND: Tensor, values_NK: Tensor, indices_NK: Tensor, num_rows: int) -> Tensor:

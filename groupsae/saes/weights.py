@@ -1,4 +1,4 @@
-"""Tensors in safetensors files: written so that a refusing disk is known, read only if they are what is asked for."""
+"""Tensors in safetensors files: written from any device, read only if they are what is asked for."""
 
 from __future__ import annotations
 
@@ -14,11 +14,8 @@ from groupsae.errors import RunError
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors, of any device, to one file. Raises OSError if the disk refuses."""
-    try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
+    """Write tensors, of any device, to one file."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
 def load_tensors(path: Path, like: Mapping[str, Tensor], *, remedy: str) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from groupsae.training.group import GroupInTraining
 def time_steps(
     source: ActivationSource, sae: TopKConfig, train: TrainConfig, *, seed: int = 0, repeats: int = 5
 ) -> Rates:
-    """Seconds per token read and per step: medians over a few of each, after a warm-up. Nothing is kept of what was trained."""
+    """Seconds per token read and per step, medians after a warm-up; nothing is kept of what was trained."""
     rows = list(range(min(source.batch_rows, source.num_rows)))
     x_LND = source.read(rows)
     read = _median(lambda: source.read(rows), repeats, source.device) / max(x_LND.shape[1], 1)

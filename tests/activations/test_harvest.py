@@ -135,7 +135,7 @@ def test_a_module_that_is_never_called_is_an_error_before_anything_is_read():
 def test_places_of_different_width_are_an_error_that_gives_the_widths():
     model = tiny_model()
     hookpoints = find_hookpoints(model, ["layers.0", "layers.0.mlp.dense_h_to_4h"])
-    with pytest.raises(HookpointError, match=r"one width; found .*'layers\.0': 16.*'layers\.0\.mlp\.dense_h_to_4h': 32"):
+    with pytest.raises(HookpointError, match=r"one width; found .*'layers\.0': 16.*dense_h_to_4h': 32"):
         Harvester(model, tiny_rows(), hookpoints)
 
 
@@ -162,7 +162,7 @@ def test_rows_longer_than_the_model_reads_are_an_error():
 def test_token_ids_that_the_model_does_not_know_are_an_error():
     rows = tiny_rows()
     strange = replace(rows, ids_RT=np.where(rows.ids_RT == rows.ids_RT[0, 0], 300, rows.ids_RT))
-    with pytest.raises(TextError, match="token 300.*300 tokens"):
+    with pytest.raises(TextError, match=r"token 300.*300 tokens"):
         Harvester(tiny_model(), strange, ["layers.0"])
 
 

@@ -110,56 +110,68 @@ def test_an_impossible_prediction_is_an_error(call, message):
 
 # ---- with a pilot
 
-TRUTH = {"floor": 0.05, "b": 0.1, "a": 0.6, "c": 0.4, "p": 1.3}
-TOKENS = (1e5, 2e5, 5e5, 1e6)
+LAYERS = ("layers.0", "layers.1", "layers.2")
+TOKENS = (5e3, 1e4, 2e4)
+TRUTH = {"alpha": (-1.5, -1.0, -0.9), "a": (0.40, 0.22, 0.20), "c": 1.6, "p": 1.1}
 
 
-def true_fvu(proxy, tokens):
-    return TRUTH["floor"] + TRUTH["b"] * (tokens / 1e6) ** -TRUTH["a"] + TRUTH["c"] * proxy ** TRUTH["p"]
+def true_fvu(layer, proxy, tokens):
+    place = LAYERS.index(layer)
+    alone = np.exp(TRUTH["alpha"][place]) * (tokens / 2e4) ** -TRUTH["a"][place]
+    return alone * (1 + TRUTH["c"] * proxy ** TRUTH["p"])
 
 
-def pilot(noise=0.0, proxies=(0.0, 0.1, 0.3)):
+def pilot(noise=0.0, proxies=(0.0, 0.08, 0.15), tokens=TOKENS):
     random = np.random.default_rng(0)
     return [
-        PilotPoint(proxy, tokens, true_fvu(proxy, tokens) * (1 + noise * random.standard_normal()))
+        PilotPoint(layer, proxy, count, true_fvu(layer, proxy, count) * np.exp(noise * random.standard_normal()))
+        for layer in LAYERS
         for proxy in proxies
-        for tokens in TOKENS
+        for count in tokens
     ]
 
 
-def test_the_law_behind_a_pilot_is_found():
-    law = fit_pilot(pilot())
-    assert law.parameters == pytest.approx(list(TRUTH.values()), rel=1e-3)
+def spread_out(proxy):
+    return dict.fromkeys(LAYERS, proxy)
 
 
 def test_a_law_predicts_groups_and_tokens_that_the_pilot_did_not_try():
     law = fit_pilot(pilot(noise=0.01))
-    for proxy in (0.05, 0.2):
-        for tokens in (3e5, 3e6):
-            prediction = law.predict(proxy, tokens)
-            assert prediction.value == pytest.approx(true_fvu(proxy, tokens), rel=0.1)
-            assert prediction.low < true_fvu(proxy, tokens) < prediction.high
+    for proxy in (0.0, 0.05, 0.12):
+        for tokens in (1e4, 4e5):
+            expected = np.mean([true_fvu(layer, proxy, tokens) for layer in LAYERS])
+            prediction = law.predict(spread_out(proxy), tokens)
+            assert prediction.value == pytest.approx(expected, rel=0.1)
+            assert prediction.low < expected < prediction.high
 
 
 def test_the_prediction_for_a_partition_is_the_mean_over_its_layers():
     law = fit_pilot(pilot())
-    proxies = [0.0, 0.2, 0.2, 0.3]
-    expected = np.mean([law.predict(proxy, 5e5).value for proxy in proxies])
+    proxies = dict(zip(LAYERS, (0.0, 0.1, 0.1), strict=True))
+    expected = np.mean([law.predict({layer: proxy}, 5e5).value for layer, proxy in proxies.items()])
     assert law.predict(proxies, 5e5).value == pytest.approx(expected)
 
 
-def test_with_two_proxies_the_published_exponent_is_taken():
-    assert fit_pilot(pilot(proxies=(0.0, 0.2))).parameters[4] == published_law().exponent
+def test_a_layer_that_is_easy_is_not_predicted_by_one_that_is_hard():
+    law = fit_pilot(pilot())
+    assert law.predict({"layers.0": 0.0}, 2e4).value == pytest.approx(np.exp(-1.5), rel=0.02)
+    assert law.predict({"layers.2": 0.0}, 2e4).value == pytest.approx(np.exp(-0.9), rel=0.02)
+
+
+def test_a_longer_extrapolation_is_less_certain():
+    law = fit_pilot(pilot(noise=0.02))
+    near, far = (law.predict(spread_out(0.1), tokens) for tokens in (4e4, 4e6))
+    assert np.log(far.high / far.low) > np.log(near.high / near.low)
 
 
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        (pilot()[:4], "too small"),
-        ([point for point in pilot() if point.num_tokens > 4e5], "2 numbers of tokens"),
-        (pilot(proxies=(0.1,)) * 2, "1 proxies"),
-        ([PilotPoint(0.1, 1e5, float("nan"))], "impossible"),
-        ([PilotPoint(-0.1, 1e5, 0.1)], "impossible"),
+        ([], "too small"),
+        (pilot(tokens=(1e4,)), "too small"),
+        (pilot(proxies=(0.1,)), "too small"),
+        ([PilotPoint("layers.0", 0.1, 1e5, float("nan"))], "impossible"),
+        ([PilotPoint("layers.0", -0.1, 1e5, 0.1)], "impossible"),
     ],
 )
 def test_a_pilot_that_decides_nothing_is_an_error(points, message):
@@ -167,21 +179,22 @@ def test_a_pilot_that_decides_nothing_is_an_error(points, message):
         fit_pilot(points)
 
 
-def test_a_law_has_no_value_without_tokens():
-    with pytest.raises(ConfigError, match="at least 0 and 1"):
-        fit_pilot(pilot()).predict(0.1, 0)
+@pytest.mark.parametrize("call", [({"layers.0": 0.1}, 0), ({"layers.9": 0.1}, 1e5), ({"layers.0": -1.0}, 1e5), ({}, 1e5)])
+def test_a_law_has_no_value_for_what_it_has_not_seen(call):
+    with pytest.raises(ConfigError, match="layers must be among"):
+        fit_pilot(pilot()).predict(*call)
 
 
 # ---- choosing
 
-OPTIONS = [Option(groups, (0.3 / groups**1.2,), 1e6 + 3e5 * groups) for groups in range(1, 12)]
+OPTIONS = [Option(groups, spread_out(0.3 / groups**1.2), 1e6 + 3e5 * groups) for groups in range(1, 12)]
 
 
-def test_a_small_budget_wants_few_groups_and_a_large_one_many():
+def test_the_dearer_an_sae_beside_the_model_the_fewer_groups_are_best():
     law = fit_pilot(pilot())
-    best = [compute_optimal(law, OPTIONS, budget)[0].option.groups for budget in (1e10, 1e12, 1e14)]
-    assert best == sorted(best)
-    assert best[0] < best[-1]
+    dear = [Option(option.groups, option.proxies, 1e6 + 3e6 * option.groups) for option in OPTIONS]
+    best = [compute_optimal(law, options, 1e12)[0].option.groups for options in (dear, OPTIONS)]
+    assert best[0] < best[1]
 
 
 def test_a_budget_is_spent_whole_and_the_best_comes_first():

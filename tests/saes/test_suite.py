@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import resource
 import struct
@@ -253,4 +252,4 @@ def test_a_full_disk_leaves_the_weights_that_were_there(tmp_path):
 
 def test_one_sae_object_serves_all_hookpoints_of_its_group(suite):
     assert suite["layers.0"].sae is suite["layers.2"].sae
-    assert dataclasses.asdict(suite["layers.0"])["scale"] != dataclasses.asdict(suite["layers.2"])["scale"]
+    assert suite["layers.0"].scale != suite["layers.2"].scale

@@ -1,0 +1,418 @@
+"""The command line on a tiny model and a tiny text, from the first stage to the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny import save_model, tiny_model, tiny_text
+
+from groupsae import cli, recipes
+from groupsae.config import load_config
+from groupsae.records import STAGES
+
+SETTINGS = """
+seed = 3
+[model]
+name = "{folder}/model"
+[text]
+source = ["{folder}/text.jsonl"]
+context_length = 16
+held_out_share = 0.2
+[activations]
+batch_rows = 4
+buffer_tokens = 256
+[distances]
+num_tokens = 300
+[group]
+groups = 2
+[plan]
+calibrate = false
+[sae]
+expansion = 2
+k = 4
+dead_after_tokens = 200
+[train]
+num_tokens = 512
+batch_tokens = 64
+scale_tokens = 200
+log_every_tokens = 128
+save_every_tokens = 256
+[eval]
+num_tokens = 64
+"""
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """A folder with a model, a text, tiny.toml, and runs/tiny, which is complete. Only to be copied."""
+    folder = tmp_path_factory.mktemp("place")
+    save_model(folder / "model", tiny_model(layers=4))
+    lines = [json.dumps({"text": f"{number} {tiny_text(20, number)}"}) for number in range(40)]
+    (folder / "text.jsonl").write_text("\n".join(lines))
+    (folder / "tiny.toml").write_text(SETTINGS.format(folder=folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert cli.main(["run", "tiny.toml"]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(place, tmp_path, monkeypatch):
+    """The working directory: tiny.toml, and no run."""
+    shutil.copy(place / "tiny.toml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def done(place, here):
+    """The same with the finished run in runs/tiny."""
+    shutil.copytree(place / "runs", here / "runs")
+    return here / "runs" / "tiny"
+
+
+@pytest.fixture
+def call(capsys):
+    """Runs a command; gives its exit code, and what it printed on stdout and stderr."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        code = cli.main(list(map(str, arguments)))
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def statuses(call, run: Path) -> dict[str, str]:
+    code, out, _ = call("show", run, "--json")
+    assert code == 0
+    return {stage: facts["status"] for stage, facts in json.loads(out)["stages"].items()}
+
+
+def of_user(result: tuple[int, str, str], *words: str) -> str:
+    """The message, if the command ended as a user's mistake does: exit code 2, one line, no traceback."""
+    code, out, err = result
+    message = err.strip().splitlines()[-1] if err.strip() else ""
+    assert code == 2, result
+    assert "Traceback" not in err and out == ""
+    assert err.count("Error: ") == 1 and "Error: " in message, err
+    for word in words:
+        assert word in message
+    return message
+
+
+# ---- a whole run
+
+
+def test_a_run_leaves_every_file_of_a_run_directory(done):
+    found = {path.relative_to(done).as_posix() for path in done.rglob("*") if path.is_file()}
+    weights = {path.parent.name for path in done.glob("groups/*/sae.safetensors")}
+    assert {f"layers.{layer}" for layer in range(3)} < weights
+    assert found >= {
+        "config.toml",
+        "manifest.json",
+        "tokens/index.json",
+        "tokens/rows.safetensors",
+        "distances.json",
+        "partition.json",
+        "plan.json",
+        "suite.json",
+        "scales.safetensors",
+        "train.json",
+        "metrics.jsonl",
+        "eval/reconstruction.json",
+        "eval/losses.json",
+        "report/index.html",
+        *(f"groups/{name}/cfg.json" for name in weights),
+    }
+    assert not [name for name in found if Path(name).name.startswith(".")]
+
+
+def test_a_finished_run_is_done_in_every_stage(done, call):
+    assert statuses(call, done) == dict.fromkeys(STAGES, "done")
+
+
+def test_running_again_does_nothing(done, call):
+    before = snapshot(done)
+    code, _, err = call("run", "tiny.toml")
+    assert code == 0
+    assert "complete" in err and "loading model" not in err
+    assert snapshot(done) == before
+
+
+@pytest.mark.parametrize("run", ["tiny.toml", "runs/tiny"])
+def test_the_results_go_to_stdout_and_progress_to_stderr(done, call, run):
+    code, out, err = call("run", run, "--json")
+    assert code == 0
+    assert [suite["name"] for suite in json.loads(out)["suites"]] == ["baseline", "groups"]
+    assert "complete" in err
+
+
+def test_two_runs_of_one_config_give_the_same_bytes(done, call):
+    assert call("run", "tiny.toml", "--out", "runs/again")[0] == 0
+    again = done.parent / "again"
+    names = ["tokens/rows.safetensors", "distances.json", "partition.json", "scales.safetensors"]
+    names += ["eval/reconstruction.json", "eval/losses.json"]
+    names += [path.relative_to(done).as_posix() for path in done.glob("groups/*/*")]
+    for name in names:
+        assert (again / name).read_bytes() == (done / name).read_bytes(), name
+
+
+def test_each_stage_can_be_run_alone_in_order(here, place, call):
+    for stage in STAGES:
+        assert call(stage, "tiny.toml")[0] == 0
+    assert statuses(call, here / "runs/tiny") == dict.fromkeys(STAGES, "done")
+    for name in ("eval/losses.json", "groups/layers.0/sae.safetensors"):
+        assert (here / "runs/tiny" / name).read_bytes() == (place / "runs/tiny" / name).read_bytes()
+
+
+def test_a_run_goes_to_the_place_given(here, call):
+    assert call("tokens", "tiny.toml", "--out", "elsewhere/mine")[0] == 0
+    assert (here / "elsewhere/mine/tokens/rows.safetensors").is_file()
+    assert not (here / "runs").exists()
+
+
+def test_the_place_given_counts_for_a_run_directory_as_well(done, call):
+    before = snapshot(done)
+    assert call("tokens", "runs/tiny", "--context-length", "8", "--out", "runs/other", "--overwrite")[0] == 0
+    assert json.loads((done.parent / "other/tokens/index.json").read_text())["context_length"] == 8
+    assert snapshot(done) == before
+
+
+def test_a_missing_earlier_stage_names_the_command(here, call):
+    message = of_user(call("distances", "tiny.toml"), "'tokens' has not run", "`groupsae tokens runs/tiny` first")
+    assert message.startswith("RunError")
+    assert not (here / "runs").exists()
+
+
+# ---- doing a stage again
+
+
+@pytest.mark.parametrize(
+    ("stage", "flags", "file"),
+    [
+        ("tokens", ("--context-length", "8"), "tokens/rows.safetensors"),
+        ("distances", ("--num-tokens", "100"), "distances.json"),
+        ("train", ("--num-tokens", "256"), "groups/layers.0/sae.safetensors"),
+        ("eval", ("--num-tokens", "32"), "eval/losses.json"),
+    ],
+)
+def test_a_stage_with_another_flag_is_refused_and_nothing_changes(done, call, stage, flags, file):
+    before = snapshot(done)
+    of_user(call(stage, "runs/tiny", *flags), file, "--overwrite", "--out")
+    assert snapshot(done) == before
+
+
+def test_a_changed_file_is_refused_for_the_run_of_the_old_one_and_the_keys_are_named(done, call):
+    before = snapshot(done)
+    file = Path("tiny.toml")
+    file.write_text(file.read_text().replace("k = 4", "k = 3"))
+    of_user(call("run", "tiny.toml"), "belongs to another config", "sae.k: 4 -> 3", "--out", "--overwrite")
+    assert snapshot(done) == before
+
+
+def test_a_stage_made_again_makes_later_ones_stale(done, call):
+    assert call("distances", "runs/tiny", "--num-tokens", "100", "--overwrite")[0] == 0
+    found = statuses(call, done)
+    assert found == {"tokens": "done", "distances": "done"} | dict.fromkeys(STAGES[2:], "stale")
+    of_user(call("eval", "runs/tiny"), "eval/losses.json", "older results")
+
+
+def test_overwriting_brings_a_run_up_to_date(done, call):
+    file = Path("tiny.toml")
+    file.write_text(file.read_text().replace("k = 4", "k = 3"))
+    tokens = snapshot(done)["tokens/rows.safetensors"]
+    assert call("run", "tiny.toml", "--overwrite")[0] == 0
+    assert statuses(call, done) == dict.fromkeys(STAGES, "done")
+    assert json.loads((done / "train.json").read_text())["k"] == 3
+    assert snapshot(done)["tokens/rows.safetensors"] == tokens
+
+
+def test_a_stage_that_is_done_is_left_alone(done, call):
+    before = snapshot(done)
+    code, _, err = call("train", "runs/tiny")
+    assert code == 0
+    assert "done already" in err
+    assert snapshot(done) == before
+
+
+def test_a_lost_file_is_made_again(done, call):
+    lost = done / "eval/losses.json"
+    content = lost.read_bytes()
+    lost.unlink()
+    assert statuses(call, done)["eval"] == "missing"
+    assert call("run", "runs/tiny")[0] == 0
+    assert lost.read_bytes() == content
+    assert statuses(call, done) == dict.fromkeys(STAGES, "done")
+
+
+def test_lost_rows_that_come_out_the_same_leave_the_rest_done(done, call):
+    (done / "tokens/rows.safetensors").unlink()
+    assert call("run", "runs/tiny")[0] == 0
+    assert statuses(call, done) == dict.fromkeys(STAGES, "done")
+
+
+def test_another_device_or_log_interval_is_not_another_run(done, call):
+    code, _, err = call("run", "tiny.toml", "--model.device", "cpu", "--train.log-every-tokens", "64")
+    assert code == 0
+    assert "complete" in err
+
+
+# ---- what cannot be
+
+
+def test_more_groups_than_layers_are_refused_before_text_is_read(here, call, monkeypatch):
+    monkeypatch.setattr("groupsae.recipes.measure.read_rows", lambda *_, **__: pytest.fail("text was read"))
+    of_user(call("run", "tiny.toml", "--group.groups", "4"), "group.groups = 4", "only 3 hookpoints", "1 to 3")
+    assert not (here / "runs").exists()
+
+
+def test_more_latents_kept_than_there_are_are_refused_before_text_is_read(here, call, monkeypatch):
+    monkeypatch.setattr("groupsae.recipes.measure.read_rows", lambda *_, **__: pytest.fail("text was read"))
+    of_user(call("run", "tiny.toml", "--sae.k", "33"), "sae.k = 33 is more than the 32 latents")
+
+
+def test_a_hookpoint_that_is_not_there_is_refused_before_text_is_read(here, call, monkeypatch):
+    monkeypatch.setattr("groupsae.recipes.measure.read_rows", lambda *_, **__: pytest.fail("text was read"))
+    of_user(call("run", "tiny.toml", "--activations.hookpoints", "layer.1"), "Did you mean 'layers.1'?")
+
+
+def test_rows_longer_than_the_model_reads_are_refused(here, call):
+    of_user(call("run", "tiny.toml", "--text.context-length", "128"), "128 tokens", "at most 64")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("/model", "/no-model", ("ModelError: There is no model directory", "no-model")),
+        ("/text.jsonl", "/no-text.jsonl", ("TextError: There is no text at", "no-text.jsonl")),
+        ("context_length = 16", "context_legnth = 16", ("in [text]", "did you mean 'context_length'?")),
+        ("num_tokens = 512", "num_tokens = -512", ("in [train]: num_tokens", "given -512")),
+        ("k = 4", 'k = "four"', ("in [sae]: k", "given 'four'")),
+        ("groups = 2", 'method = "/no/groups.toml"', ("/no/groups.toml",)),
+        ("[train]", "[train", ("tiny.toml cannot be read as TOML",)),
+    ],
+)
+def test_a_fault_in_the_config_is_the_users(here, call, old, new, words):
+    file = here / "tiny.toml"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    of_user(call("run", "tiny.toml"), *words)
+
+
+def test_a_damaged_file_of_a_run_is_the_users(done, call):
+    (done / "distances.json").write_text("{")
+    of_user(call("group", "runs/tiny", "--overwrite"), "distances.json is damaged")
+
+
+def test_cut_off_rows_are_the_users(done, call):
+    rows = done / "tokens/rows.safetensors"
+    rows.write_bytes(rows.read_bytes()[:-10])
+    of_user(call("distances", "runs/tiny", "--overwrite"), "rows.safetensors is missing or damaged")
+
+
+def test_a_place_that_cannot_be_written_is_the_users(here, call):
+    (here / "file").write_text("in the way")
+    of_user(call("tokens", "tiny.toml", "--out", "file/run"), "StorageError: Cannot write")
+
+
+# ---- verbs and flags
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trian", "tiny.toml"], ("There is no verb 'trian'", "did you mean 'train'?")),
+        (["zzz"], ("There is no verb 'zzz'; known are tokens", "init")),
+        (["run"], ("`groupsae run` needs a RUN",)),
+        (["train", "--overwrite"], ("`groupsae train` needs a RUN",)),
+        (["run", "none.toml"], ("There is no config file none.toml", "`groupsae init`")),
+        (["show"], ("needs a run directory",)),
+        (["show", "none"], ("none is not a run directory",)),
+        (["show", "."], (". is not a run directory",)),
+        (["show", "none.toml"], ("There is no config file none.toml",)),
+        (["show", "tiny.toml"], ("runs/tiny is not a run directory",)),
+        (["show", "tiny.toml", "--jsno"], ("--jsno", "groupsae show RUN [--json]")),
+        (["init", "tiny.toml"], ("tiny.toml exists",)),
+        (["init", "a.toml", "b.toml"], ("b.toml", "groupsae init [NAME.toml]")),
+        (["init", "--overwrite"], ("--overwrite",)),
+        (["train", "tiny.toml", "--num-tokens", "-5"], ("num_tokens", "greater than 0", "-5")),
+    ],
+)
+def test_a_wrong_command_says_what_is_right(here, call, arguments, words):
+    of_user(call(*arguments), *words)
+    assert [path.name for path in here.iterdir()] == ["tiny.toml"]
+
+
+@pytest.mark.parametrize("flags", [["--num-token", "5"], ["--num-tokens"], ["--num-tokens", "many"], ["--k", "5"]])
+def test_a_wrong_flag_ends_with_exit_code_two(here, call, flags):
+    code, out, err = call("train", "tiny.toml", *flags)
+    assert code == 2
+    assert "Traceback" not in err + out
+    assert flags[0] in err
+
+
+@pytest.mark.parametrize("verb", ["run", "demo", "init", "show", *STAGES])
+def test_every_verb_has_help(here, call, verb):
+    code, out, err = call(verb, "--help")
+    assert code == 0
+    assert f"groupsae {verb}" in out and err == ""
+    assert [path.name for path in here.iterdir()] == ["tiny.toml"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_names_every_verb(call, arguments):
+    code, out, _ = call(*arguments)
+    assert code == 0
+    assert all(f"\n  {verb} " in out for verb in (*cli.STAGE_VERBS, *cli.OTHER_VERBS))
+
+
+def test_every_stage_has_a_verb():
+    assert tuple(cli.STAGE_VERBS) == STAGES
+
+
+def test_the_version_is_told(call):
+    code, out, _ = call("--version")
+    assert code == 0
+    assert out.count(".") == 2
+
+
+def test_init_writes_a_config_that_can_be_read(here, call):
+    code, out, _ = call("init", "mine.toml")
+    assert code == 0
+    assert "groupsae run mine.toml" in out
+    assert load_config(Path("mine.toml")).name == "mine"
+
+
+def test_a_fault_of_our_own_is_told_as_such(done, call, monkeypatch):
+    before = snapshot(done)
+
+    def broken(bench):
+        return 1 // 0
+
+    monkeypatch.setitem(recipes.RECIPES, "eval", broken)
+    code, _, err = call("eval", "runs/tiny", "--overwrite")
+    assert code == 1
+    assert "ZeroDivisionError" in err and "fault of groupsae" in err.splitlines()[-1]
+    assert snapshot(done) == before
+
+
+def test_an_interruption_ends_with_exit_code_130(here, call, monkeypatch):
+    def interrupted(bench):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(recipes.RECIPES, "tokens", interrupted)
+    code, _, err = call("tokens", "tiny.toml")
+    assert code == 130
+    assert "Traceback" not in err

@@ -1,0 +1,172 @@
+"""Imports point one way: the table of DESIGN.md, imports inside functions counted."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import groupsae
+
+PACKAGE = Path(groupsae.__file__).parent
+
+VALUES = {"errors", "hookpoints", "partition", "config", "records"}
+"""Value types: no torch, no model."""
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "progress": set(),
+    "hookpoints": {"errors"},
+    "partition": {"errors", "hookpoints"},
+    "config": {"errors"},
+    "records": {"errors", "config"},
+    "demo": set(),
+    "models": VALUES,
+    "documents": {*VALUES, "demo"},
+    "tokens": {*VALUES, "documents"},
+    "activations": {*VALUES, "models", "tokens"},
+    "grouping": {*VALUES, "activations"},
+    "saes": {*VALUES, "activations"},
+    "planning": {*VALUES, "grouping"},
+    "training": {*VALUES, "activations", "saes", "planning"},  # timing measures the Rates that planning reckons with
+    "evaluation": {*VALUES, "models", "activations", "saes"},
+    "report": {*VALUES},
+    "interop": {*VALUES, "activations", "saes"},
+    "tables": {*VALUES, "report"},
+    "workbench": {*VALUES, "progress", "models", "tokens", "activations", "planning"},
+}
+"""Which parts of the package each part may import. Only `recipes` and `cli` see all of it."""
+TOPMOST = {"recipes": "cli", "cli": None}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(path: Path, known: set[str]) -> set[str]:
+    """The dotted names that a module imports, wherever in it; of this package, the modules themselves."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in known else node.module for name in inner}
+    return names
+
+
+MODULES = modules()
+IMPORTS = {name: imported(path, set(MODULES)) for name, path in MODULES.items()}
+INSIDE = {name: {found for found in names if found.split(".")[0] == "groupsae"} for name, names in IMPORTS.items()}
+BELOW_THE_ROOT = [name for name in MODULES if name != "groupsae"]
+
+
+def part(module: str) -> str:
+    """The part of the package that a module belongs to: `saes` for `groupsae.saes.suite`."""
+    return [*module.split("."), ""][1]
+
+
+def reached(module: str) -> set[str]:
+    """Every name that importing a module can lead to; packages on the way are imported as well."""
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        waiting.extend(IMPORTS.get(name, ()))
+        parents = [name.rsplit(".", up)[0] for up in range(1, name.count(".") + 1)]
+        waiting.extend(parent for parent in parents if parent != "groupsae")
+    return seen
+
+
+@pytest.mark.parametrize("module", BELOW_THE_ROOT)
+def test_imports_point_one_way(module):
+    here = part(module)
+    assert here in MAY_IMPORT or here in TOPMOST, f"{here} has no place in the table"
+    others = {part(name) for name in INSIDE[module]} - {here}
+    assert "" not in others, f"{module} imports the root, which holds the public names for users"
+    if here in TOPMOST:
+        assert TOPMOST[here] not in others
+    else:
+        assert others <= MAY_IMPORT[here], f"{module} imports {sorted(others - MAY_IMPORT[here])}"
+
+
+def test_the_table_itself_has_no_circle():
+    order: list[str] = []
+    left = dict(MAY_IMPORT)
+    while left:
+        free = [name for name, needs in left.items() if needs <= set(order)]
+        assert free, f"{sorted(left)} import each other"
+        order += free
+        for name in free:
+            del left[name]
+
+
+def test_the_table_names_parts_that_exist_or_are_planned():
+    assert {*MAY_IMPORT, *TOPMOST} - {part(name) for name in BELOW_THE_ROOT} <= {"interop"}
+
+
+@pytest.mark.parametrize(
+    ("where", "never"),
+    [
+        ("saes", {"groupsae.models", "groupsae.tokens", "groupsae.documents", "transformers", "tokenizers"}),
+        ("report", {"torch", "transformers", "safetensors.torch"}),
+        ("config", {"torch", "transformers"}),
+        ("partition", {"torch", "transformers"}),
+        ("records", {"torch", "transformers"}),
+        ("evaluation", {"groupsae.training.trainer", "groupsae.training"}),
+        ("training", {"groupsae.evaluation", "groupsae.models", "groupsae.tokens", "transformers"}),
+        ("grouping", {"groupsae.models", "groupsae.tokens", "transformers"}),
+        ("planning", {"transformers"}),
+    ],
+)
+def test_what_a_part_never_leads_to(where, never):
+    for module in MODULES:
+        if part(module) == where:
+            assert not never & reached(module), f"{module} leads to {sorted(never & reached(module))}"
+
+
+def test_the_public_names_can_all_be_had():
+    assert groupsae.__all__
+    for name in groupsae.__all__:
+        assert getattr(groupsae, name) is not None
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import groupsae",
+        "import groupsae.cli",
+        "import groupsae.cli; groupsae.cli.main(['--help'])",
+        "import groupsae.cli; groupsae.cli.main(['train', '--help'])",
+        "import groupsae.cli; groupsae.cli.main(['init', '{folder}/new.toml'])",
+        "import groupsae.cli; groupsae.cli.main(['show', '{folder}'])",
+        "import groupsae.report",
+    ],
+)
+def test_what_needs_no_torch_imports_none(code, tmp_path):
+    script = f"import sys; {code.format(folder=tmp_path)}; print({{'torch', 'transformers'}} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_is_unpickled_or_evaluated(module):
+    assert not IMPORTS[module] & {"pickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in {"eval", "exec", "compile"}, f"line {node.lineno} calls {node.func.id}"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) not in {("torch", "load"), ("torch", "save"), ("np", "load")}

@@ -1,0 +1,178 @@
+"""The tokens that training sees: their order, their number, their scale."""
+
+import itertools
+
+import pytest
+import torch
+from training_cases import make_source
+
+from groupsae.activations.scale import measure_scales
+from groupsae.activations.shuffle import Position, ShuffledStream
+from groupsae.activations.source import stream
+
+
+class Numbered:
+    """Activations that say which token they are: row and position."""
+
+    hookpoints, d_model, row_tokens, batch_rows = ("layers.0", "layers.1"), 2, 6, 4
+    device = torch.device("cpu")
+
+    def __init__(self, num_rows=30):
+        self.num_rows = num_rows
+
+    def read(self, rows):
+        x_ND = torch.tensor([[row, position] for row in rows for position in range(self.row_tokens)]).float()
+        return torch.stack([x_ND, -x_ND])
+
+
+class Ragged(Numbered):
+    """The same, with row r giving only r % 6 + 1 of its tokens."""
+
+    def read(self, rows):
+        x_LND = super().read(rows)
+        return x_LND[:, x_LND[0, :, 1] <= x_LND[0, :, 0] % 6]
+
+
+def tokens(x_LND):
+    assert torch.equal(x_LND[1], -x_LND[0])
+    return [tuple(token) for token in x_LND[0].int().tolist()]
+
+
+def make_stream(num_tokens, source=None, seed=0, batch=24, buffer=60):
+    return ShuffledStream(source or Numbered(), num_tokens, batch_tokens=batch, buffer_tokens=buffer, seed=seed)
+
+
+def read_all(num_tokens, **options):
+    return [token for _, x in make_stream(num_tokens, **options).batches() for token in tokens(x)]
+
+
+def test_every_token_of_an_epoch_comes_exactly_once():
+    for epoch in range(2):
+        seen = read_all(360)[epoch * 180 : (epoch + 1) * 180]
+        assert sorted(seen) == [(row, position) for row in range(30) for position in range(6)]
+
+
+def test_tokens_that_are_left_out_leave_every_other_exactly_once():
+    assert sorted(read_all(105, source=Ragged())) == [(r, p) for r in range(30) for p in range(6) if p <= r % 6]
+
+
+@pytest.mark.parametrize("num_rows", [1, 7, 29])
+def test_epochs_that_do_not_fit_blocks_still_give_every_token_equally_often(num_rows):
+    seen = read_all(num_rows * 6 * 10, source=Numbered(num_rows))
+    counts = {token: seen.count(token) for token in seen}
+    assert len(counts) == num_rows * 6
+    # Only the block that the stream ends in may be uneven.
+    assert max(counts.values()) - min(counts.values()) <= 1 + 60 // (num_rows * 6)
+
+
+def test_epochs_differ_in_order():
+    seen = read_all(360)
+    assert seen[:180] != seen[180:]
+
+
+def test_seeds_differ_and_decide():
+    assert read_all(180, seed=0) == read_all(180, seed=0) != read_all(180, seed=1)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 23, 24, 25, 180, 181, 777])
+@pytest.mark.parametrize("source", [Numbered(), Ragged()])
+def test_exactly_the_tokens_asked_for_are_given(num_tokens, source):
+    batches = list(make_stream(num_tokens, source).batches())
+    assert sum(x.shape[1] for _, x in batches) == num_tokens == batches[-1][0].tokens
+    assert all(x.shape[1] for _, x in batches)
+
+
+def test_batches_are_of_the_size_asked_for_or_nearly():
+    sizes = [x.shape[1] for _, x in make_stream(1800, batch=24, buffer=120).batches()]
+    assert all(abs(size - 24) <= 1 for size in sizes)
+
+
+def test_the_stream_can_be_gone_on_with_at_any_position():
+    whole = list(make_stream(500).batches())
+    for index, (position, _) in enumerate(whole):
+        rest = list(make_stream(500).batches(position))
+        assert [p for p, _ in rest] == [p for p, _ in whole[index + 1 :]]
+        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(rest, whole[index + 1 :], strict=True))
+
+
+def test_a_batch_stays_as_it_is_while_the_stream_goes_on():
+    held = [(x, x.clone()) for _, x in make_stream(500).batches()]
+    assert all(torch.equal(x, copy) for x, copy in held)
+
+
+def test_a_position_counts_tokens():
+    total = 0
+    for position, x in make_stream(500).batches(Position()):
+        total += x.shape[1]
+        assert position.tokens == total
+
+
+def test_the_tokens_of_a_batch_come_from_many_rows():
+    for _, x in make_stream(180).batches():
+        assert len({row for row, _ in tokens(x)}) >= 7
+
+
+def test_tokens_that_are_neighbours_in_the_text_are_not_neighbours_in_a_batch():
+    seen = read_all(180)
+    beside = sum(a[0] == b[0] for a, b in itertools.pairwise(seen))
+    assert beside < 180 * 0.25
+
+
+# ---- scales
+
+
+def naive_scales(source, num_tokens, centre, seed=0):
+    x_LND = torch.cat(list(stream(source, num_tokens, seed)), dim=1).double()
+    centre_LD = x_LND.mean(1) if centre else torch.zeros(len(x_LND), x_LND.shape[2], dtype=torch.float64)
+    norms_L = [
+        sum(torch.linalg.vector_norm(x_D - c_D) for x_D in x_ND) for x_ND, c_D in zip(x_LND, centre_LD, strict=True)
+    ]
+    return x_LND.shape[1] / torch.stack(norms_L), centre_LD
+
+
+@pytest.mark.parametrize("centre", [False, True])
+@pytest.mark.parametrize("num_tokens", [100, 640])
+def test_a_scale_is_one_over_the_mean_norm_of_all_tokens_asked_for(num_tokens, centre):
+    source = make_source()
+    scales = measure_scales(source, num_tokens, centre=centre)
+    scale_L, centre_LD = naive_scales(source, num_tokens, centre)
+    torch.testing.assert_close(scales.scale_L.double(), scale_L, rtol=1e-6, atol=0)
+    torch.testing.assert_close(scales.centre_LD.double(), centre_LD, rtol=1e-6, atol=1e-7)
+
+
+def test_a_scale_is_measured_over_many_batches():
+    """One batch is not enough: its rows are of another size than the rest."""
+
+    class Uneven:
+        hookpoints, d_model, row_tokens, batch_rows, num_rows = ("layers.0",), 4, 5, 2, 40
+        device = torch.device("cpu")
+
+        def read(self, rows):
+            return torch.cat([torch.full((1, 5, 4), float(row + 1)) for row in rows], dim=1)
+
+    # Mean of 1..40, each of norm 2 * number.
+    assert measure_scales(Uneven(), 200).scale_L.item() == pytest.approx(1 / 41)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_scales_of_half_precision_activations_are_summed_in_full(dtype):
+    source = make_source()
+    read = source.read
+    source.read = lambda rows: read(rows).to(dtype)
+    scales = measure_scales(source, 640, centre=True)
+    scale_L, centre_LD = naive_scales(source, 640, True)
+    assert scales.scale_L.dtype == scales.centre_LD.dtype == torch.float32
+    torch.testing.assert_close(scales.scale_L.double(), scale_L, rtol=1e-5, atol=0)
+    torch.testing.assert_close(scales.centre_LD.double(), centre_LD, rtol=1e-5, atol=1e-6)
+
+
+def test_normalised_tokens_have_mean_norm_one_at_every_layer():
+    source = make_source()
+    for centre in (False, True):
+        scales = measure_scales(source, 640, centre=centre)
+        x_LND = torch.cat(list(stream(source, 640, 0)), dim=1)
+        for layer, x_ND in enumerate(x_LND):
+            z_ND = scales.normalise(x_ND, torch.full((640,), layer))
+            assert z_ND.norm(dim=1).mean().item() == pytest.approx(1, rel=1e-5)
+            if centre:
+                assert z_ND.mean(0).abs().max() < 1e-5

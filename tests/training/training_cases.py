@@ -1,0 +1,92 @@
+"""A training so small that it can be run many times, and what it leaves, to the bit."""
+
+import json
+
+import torch
+from safetensors.torch import load_file
+
+from groupsae.activations.source import SyntheticSource
+from groupsae.config import TopKConfig, TrainConfig
+from groupsae.partition import Partition
+from groupsae.training.trainer import train_groups
+
+SAE = TopKConfig(d_sae=24, k=3, dead_after_tokens=150)
+TRAIN = TrainConfig(
+    num_tokens=1000,
+    batch_tokens=64,
+    learning_rate=3e-3,
+    scale_tokens=300,
+    log_every_tokens=150,
+    save_every_tokens=250,
+)
+STEPS = 16
+PAIRS = Partition((("layers.0", "layers.2"), ("layers.1",)))
+
+
+def make_source(**options):
+    """Three layers of width 8; 640 tokens, so that training reads them more than once."""
+    return SyntheticSource(**{"num_layers": 3, "d_model": 8, "num_rows": 40, "row_tokens": 16} | options)
+
+
+def run(groups=PAIRS.groups, *, source=None, sae=SAE, train=TRAIN, seed=0, **options):
+    """Train groups; the options are those of `train_groups`."""
+    return train_groups(
+        source or make_source(), groups, sae, train, seed=seed, **{"buffer_tokens": 128, "key": "a"} | options
+    )
+
+
+def weights(trained):
+    """Copies of all weights, by group and name."""
+    return {
+        f"{group}/{name}": tensor.clone()
+        for group, sae in trained.saes.items()
+        for name, tensor in sae.state_dict().items()
+    }
+
+
+def equal(one, other):
+    """Whether two sets of tensors have the same names and bits."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def state_on_disk(folder):
+    """Everything in the checkpoint of a folder: weights, Adam's moments, dead counters, meters; and where it stands."""
+    marker = json.loads((folder / "checkpoint.json").read_text())
+    del marker["seconds"]
+    files = sorted(folder.glob("groups/*/state-*.safetensors"))
+    tensors = {f"{file.parent.name}/{file.name}/{k}": t.clone() for file in files for k, t in load_file(file).items()}
+    return marker, tensors
+
+
+class Stop(Exception):
+    """Stands for whatever ends a training early."""
+
+
+def stop_after(steps):
+    """A progress callback that ends training in step number `steps`, before its state could be saved."""
+    count = 0
+
+    def progress(tokens):
+        nonlocal count
+        count += 1
+        if count == steps:
+            raise Stop
+
+    return progress
+
+
+class Log:
+    """Records as metrics.jsonl keeps them: those after the checkpoint that training goes on from are cut off."""
+
+    def __init__(self):
+        self.records = []
+
+    def __call__(self, record):
+        self.records.append(record)
+
+    def cut(self, progress):
+        self.records = [record for record in self.records if record["step"] <= progress.step]
+
+    @property
+    def without_seconds(self):
+        return [{key: value for key, value in record.items() if key != "seconds"} for record in self.records]
