@@ -118,6 +118,8 @@ def _run(verb: str, rest: list[str]) -> int:
             _print_plan(run, options.json)
         elif verb in ("eval", "report"):
             _print_results(run, options.json)
+        elif options.json:
+            print(json.dumps({"run": str(run.path), "stages": {verb: run.stages()[verb]}}))
     return 0
 
 

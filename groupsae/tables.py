@@ -21,8 +21,8 @@ SUITE_ROWS: dict[str, Callable[[SuiteSummary], str]] = {
     "KL, mean (nats)": lambda s: number(s.mean_kl, ".4f"),
     "L0, mean": lambda s: number(s.mean_l0, ".1f"),
     "dead latents": lambda s: number(s.mean_dead_share, ".1%"),
-    "MFLOP per token (paper's model)": lambda s: number(s.mflop_per_token, ",.1f"),
-    "TFLOP in all (paper's model)": lambda s: number(s.total_pflop and s.total_pflop * 1000, ",.2f"),
+    "MFLOP per token (paper's model)": lambda s: number(s.mflop_per_token, ",.4g"),
+    "TFLOP in all (paper's model)": lambda s: number(s.total_pflop and s.total_pflop * 1000, ",.3g"),
     "seconds of training": lambda s: number(s.seconds, ",.1f"),
 }
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from groupsae.activations.harvest import Harvester
-from groupsae.errors import PartitionError
+from groupsae.errors import ConfigError, PartitionError
 from groupsae.models import find_blocks, find_hookpoints, has_weights, load_model, load_model_config, pick_device
 from groupsae.planning.architecture import Architecture
 from groupsae.progress import say
@@ -90,20 +91,22 @@ class Workbench:
         """Whether the model lies on an accelerator."""
         return pick_device(self.run.config.model.device).type != "cpu"
 
-    @property
-    def d_model(self) -> int:
-        """Width of the model."""
-        return self.architecture.d_model
-
     def require_possible(self) -> None:
         """Raises, before any text is read, what is wrong between the config and the model."""
+        method, longest = Path(self.run.config.group.method), self.architecture.context_length
+        if method.suffix and not method.is_file():
+            raise ConfigError(f"group.method names the file {method}, which is not there.")
+        if self.run.config.text.context_length > longest:
+            raise ConfigError(
+                f"text.context_length = {self.run.config.text.context_length}, but the model reads at most {longest} "
+                "tokens; lower it."
+            )
         wanted = self.run.config.group.groups
         if wanted and wanted > len(self.hookpoints):
             raise PartitionError(
                 f"group.groups = {wanted}, but there are only {len(self.hookpoints)} hookpoints to divide "
                 f"({self.hookpoints[0]} ... {self.hookpoints[-1]}); ask for 1 to {len(self.hookpoints)}."
             )
-        self.run.config.sae.width(self.d_model)
 
     def describe(self) -> None:
         """Write what the model is, and what it runs on, into the manifest."""
@@ -114,7 +117,7 @@ class Workbench:
                 "name": self.run.config.model.name,
                 "kind": type(self.model).__name__,
                 "blocks": len(find_blocks(self.model)[1]),
-                "d_model": self.d_model,
+                "d_model": self.architecture.d_model,
                 "parameters": parameters,
                 "hookpoints": list(self.hookpoints),
                 "commit": getattr(self.model.config, "_commit_hash", None),

@@ -52,7 +52,7 @@ def read(path: Path) -> str:
 
 def tokenize(files: list[Path], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
     """All files' tokens in one line, each file after an end-of-text token."""
-    pieces = [[tokenizer.eos_token_id] + tokenizer.encode(read(path), verbose=False) for path in files]
+    pieces = [[tokenizer.eos_token_id, *tokenizer.encode(read(path), verbose=False)] for path in files]
     return torch.tensor([token for piece in pieces for token in piece])
 
 
@@ -202,10 +202,17 @@ def save(model: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerFast, card: di
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
+        name_old_class(Path(scratch) / "tokenizer_config.json")
         (Path(scratch) / "card.json").write_text(json.dumps(card, indent=2) + "\n")
         out.mkdir(exist_ok=True)
         for file in Path(scratch).iterdir():
             shutil.move(file, out / file.name)
+
+
+def name_old_class(path: Path) -> None:
+    """Name the tokenizer's class as transformers 4 knows it, too; 5 reads the same tokenizer under either name."""
+    config = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -106,16 +106,16 @@ def _reconstruct(bound: BoundSAE, x_BTD: Tensor, keep_BT: Tensor) -> Tensor:
 class _Measure:
     """Sums of next-token loss and of KL from the clean predictions, over the kept positions of a batch.
 
-    With p the clean probabilities and lse the log of the summed exponentials:
-    CE = lse(y) - y[next], KL(p || softmax(y)) = sum p log p - <p, y> + lse(y).
+    With y the logits, lse the log of their summed exponentials, c the clean ones and p = softmax(c):
+    CE = lse(y) - y[next], KL(p || softmax(y)) = <p, c - y> + lse(y) - lse(c), differences of near numbers first.
     """
 
     def __init__(self, clean_BTV: Tensor, ids_BT: Tensor, keep_BT: Tensor) -> None:
         self._keep = keep_BT[:, :-1]
         self._next_BT = ids_BT[:, 1:, None]
-        log_p_BTV = clean_BTV[:, :-1].float().log_softmax(-1)
-        self._p_BTV = log_p_BTV.exp()
-        self._negative_entropy_BT = _inner(self._p_BTV, log_p_BTV)
+        self._clean_BTV = clean_BTV[:, :-1].float()
+        self._clean_lse_BT = self._clean_BTV.logsumexp(-1)
+        self._p_BTV = self._clean_BTV.softmax(-1)
         self.count = int(self._keep.sum())
 
     def __call__(self, logits_BTV: Tensor) -> Tensor:
@@ -123,12 +123,9 @@ class _Measure:
         y_BTV = logits_BTV[:, :-1].float()
         lse_BT = y_BTV.logsumexp(-1)
         ce_BT = lse_BT - y_BTV.gather(-1, self._next_BT).squeeze(-1)
-        kl_BT = self._negative_entropy_BT - _inner(self._p_BTV, y_BTV) + lse_BT
+        moved_BT = torch.einsum("btv,btv->bt", self._p_BTV, self._clean_BTV - y_BTV)
+        kl_BT = moved_BT + lse_BT - self._clean_lse_BT
         return torch.stack([part[self._keep].sum(dtype=torch.float64) for part in (ce_BT, kl_BT)])
-
-
-def _inner(a_BTV: Tensor, b_BTV: Tensor) -> Tensor:
-    return torch.einsum("btv,btv->bt", a_BTV, b_BTV)
 
 
 class _Totals:

@@ -16,10 +16,16 @@ def evaluate(bench: Workbench) -> list[str]:
     held_out = bench.source.held_out()
     suites = {name: Suite.load(run.path, name, device=str(held_out.device)) for name in read_suite_index(run.path)}
     total = min(num_tokens, held_out.rows.ids_RT.size)
+    read: list[int] = []
     with bar("eval reconstruction", total) as advance:
-        found = reconstruction.evaluate_reconstructions(suites, held_out, num_tokens, seed=seed, progress=advance)
+
+        def progress(tokens: int) -> None:
+            read.append(tokens)
+            advance(tokens)
+
+        found = reconstruction.evaluate_reconstructions(suites, held_out, num_tokens, seed=seed, progress=progress)
     record = {
-        "num_tokens": total,
+        "num_tokens": sum(read),
         "units": reconstruction.UNITS,
         "suites": {name: {hookpoint: asdict(r) for hookpoint, r in suite.items()} for name, suite in found.items()},
     }

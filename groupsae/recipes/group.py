@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from groupsae.errors import ConfigError
 from groupsae.grouping.choice import METHODS, candidates, choose, read_partition
 from groupsae.grouping.matrix import Distances
 from groupsae.grouping.quality import amad, largest_diameter, mean_angle, size_weighted_amad
@@ -24,12 +23,8 @@ def group(bench: Workbench) -> list[str]:
         why = f"asked for {config.groups} groups"
         if not config.groups:
             why = f"the smallest number of groups with AMAD below {config.max_amad:g}"
-    elif Path(config.method).suffix in (".toml", ".json"):
-        chosen, why = read_partition(Path(config.method), distances.hookpoints), f"read from {config.method}"
     else:
-        raise ConfigError(
-            f"group.method = {config.method!r} is unknown; known are {', '.join(METHODS)}, and .toml or .json files."
-        )
+        chosen, why = read_partition(Path(config.method), distances.hookpoints), f"read from {config.method}"
     record = {
         "method": config.method,
         "choice": measures(distances, chosen) | {"why": why},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from groupsae.activations.scale import measure_scales
 from groupsae.activations.source import ActivationSource
 from groupsae.config import TopKConfig, TrainConfig
 from groupsae.evaluation.reconstruction import evaluate_reconstruction
@@ -45,12 +46,14 @@ def run_pilot(
     groups = tuple(dict.fromkeys(group for partition in partitions for group in partition.groups))
     most = pilot_tokens(len(groups), run_saes, train.num_tokens)
     points: list[PilotPoint] = []
+    scales = measure_scales(source, min(train.scale_tokens, most), centre=train.centre, seed=seed)
     with bar("pilot", int(most * sum(STRETCHES))) as advance:
         for stretch in STRETCHES:
             settings = pilot_settings(train, max(1, int(most * stretch)), int(most * min(STRETCHES)), sae, source)
             trained = train_groups(
                 source,
                 groups,
+                scales,
                 sae,
                 settings,
                 seed=seed,
@@ -87,7 +90,6 @@ def pilot_settings(
             "num_tokens": num_tokens,
             "batch_tokens": batch,
             "learning_rate": rate * (batch / train.batch_tokens) ** 0.5,
-            "scale_tokens": min(train.scale_tokens, num_tokens),
             "log_every_tokens": num_tokens,
         }
     )

@@ -158,9 +158,10 @@ def _compute_optimal(
     """After a pilot, the number of groups that makes most of this run's FLOPs, were all spent on one suite."""
     if quality is None or quality.law is None:
         return None
+    flops = [row["own_mflop_per_token"]["total"] * 1e6 for row in candidates]
     options = [
-        Option(row["num_groups"], quality.proxies(read_groups(row["groups"])), row["own_mflop_per_token"]["total"] * 1e6)
-        for row in candidates
+        Option(row["num_groups"], quality.proxies(read_groups(row["groups"])), each)
+        for row, each in zip(candidates, flops, strict=True)
     ]
     best = compute_optimal(quality.law, options, budget_flops)[0]
     return {

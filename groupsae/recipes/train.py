@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterable
 
-from groupsae.partition import Group, Partition
+from groupsae.activations.scale import Scales, measure_scales
+from groupsae.partition import Group, Partition, group_name
 from groupsae.progress import bar, say
 from groupsae.recipes.group import read_groups
 from groupsae.records import RunDirectory
 from groupsae.saes.suite import save_sae, write_suite_index
-from groupsae.training.checkpoint import MARKER, Progress
+from groupsae.training.checkpoint import Checkpoints, Progress
 from groupsae.training.trainer import Trained, train_groups
-from groupsae.workbench import Workbench
+from groupsae.workbench import ROWS_FILE, Workbench
+
+SCALES_IN_TRAINING = "checkpoint-scales.safetensors"
 
 
 def train(bench: Workbench) -> list[str]:
@@ -21,29 +25,34 @@ def train(bench: Workbench) -> list[str]:
     run, config = bench.run, bench.run.config
     partitions = partitions_of(run)
     groups = distinct_groups(partitions)
+    checkpoints = Checkpoints(run.path, _key(run, groups))
     if bench.overwrite:
-        run.file(MARKER).unlink(missing_ok=True)
-    if not run.file(MARKER).exists():
+        checkpoints.clear()
+    if not checkpoints.exist:
         run.write_text("metrics.jsonl", "")
+    began = time.perf_counter()
+    scales = _scales(bench, checkpoints)
+    measuring = time.perf_counter() - began
     with bar("train", config.train.num_tokens) as advance:
         trained = train_groups(
             bench.source,
             groups,
+            scales,
             config.sae,
             config.train,
             seed=config.seed,
             buffer_tokens=config.activations.buffer_tokens,
-            folder=run.path,
-            key=f"{run.fingerprint('train')} {' '.join(map(str, partitions.values()))}",
+            checkpoints=checkpoints,
             progress=advance,
             log=lambda record: run.append_json("metrics.jsonl", record),
             resumed=lambda progress: _cut_metrics(run, progress),
         )
     for name, sae in trained.saes.items():
         save_sae(sae, run.file(f"groups/{name}"))
-    run.write("scales.safetensors", trained.scales.save)
+    run.write("scales.safetensors", scales.save)
     write_suite_index(run.path, partitions)
     _remove_other_groups(run, trained.saes)
+    trained.seconds["language model"] += measuring
     _write_facts(bench, trained, groups)
     weights = [f"groups/{name}/{file}" for name in trained.saes for file in ("cfg.json", "sae.safetensors")]
     return ["train.json", "metrics.jsonl", "suite.json", "scales.safetensors", *weights]
@@ -66,13 +75,33 @@ def distinct_groups(partitions: dict[str, Partition]) -> tuple[Group, ...]:
     return tuple(dict.fromkeys(group for partition in partitions.values() for group in partition.groups))
 
 
+def _key(run: RunDirectory, groups: Iterable[Group]) -> str:
+    """What a checkpoint must agree in to be gone on from: the config, the text as it was read, the groups."""
+    text = run.manifest["stages"]["tokens"]["files"][ROWS_FILE]["sha256"]
+    return f"{run.fingerprint('train')} {text[:16]} {' '.join(map(group_name, groups))}"
+
+
+def _scales(bench: Workbench, checkpoints: Checkpoints) -> Scales:
+    """Each hookpoint's scale and centre: those of the checkpoint, or measured anew and kept beside it."""
+    run, config = bench.run, bench.run.config.train
+    if checkpoints.exist and run.file(SCALES_IN_TRAINING).exists():
+        return Scales.load(run.file(SCALES_IN_TRAINING), bench.hookpoints).to(bench.source.device)
+    passes = 2 if config.centre else 1
+    with bar("scales", passes * min(config.scale_tokens, bench.rows.ids_RT.size)) as advance:
+        scales = measure_scales(
+            bench.source, config.scale_tokens, centre=config.centre, seed=bench.run.config.seed, progress=advance
+        )
+    run.write(SCALES_IN_TRAINING, scales.save)
+    return scales
+
+
 def _write_facts(bench: Workbench, trained: Trained, groups: Iterable[Group]) -> None:
     config = bench.run.config
     parts = ("language model", "SAE steps", "other")
     facts = {
         "num_tokens": config.train.num_tokens,
-        "d_model": bench.d_model,
-        "d_sae": config.sae.width(bench.d_model),
+        "d_model": bench.source.d_model,
+        "d_sae": config.sae.width(bench.source.d_model),
         "k": config.sae.k,
         "seconds": {part: trained.seconds[part] for part in parts},
         "groups": {
@@ -87,9 +116,10 @@ def _write_facts(bench: Workbench, trained: Trained, groups: Iterable[Group]) ->
 def _cut_metrics(run: RunDirectory, progress: Progress) -> None:
     """Keeps the lines of metrics.jsonl up to the checkpoint that training goes on from."""
     say(f"train: going on from step {progress.step} ({progress.position.tokens:,} tokens)")
-    lines = run.file("metrics.jsonl").read_text().splitlines() if run.file("metrics.jsonl").exists() else []
-    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= progress.step]
-    run.write_text("metrics.jsonl", "".join(f"{line}\n" for line in kept))
+    text = run.file("metrics.jsonl").read_text() if run.file("metrics.jsonl").exists() else ""
+    whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    kept = [line for line in whole if json.loads(line)["step"] <= progress.step]
+    run.write_text("metrics.jsonl", "".join(kept))
 
 
 def _remove_other_groups(run: RunDirectory, kept: Iterable[str]) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-TILE_NUMBERS = 4 * 2**20
-"""Pre-activations held at once (16 MiB): larger fresh tensors are mapped anew at every step on CPUs."""
+TILE_NUMBERS = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
+"""Pre-activations held at once. On CPUs 16 MiB: larger fresh tensors are mapped anew at every step."""
 BLOCK = 16
 """Numbers per block in the first stage of `top_k`."""
 
@@ -30,7 +30,7 @@ class _TopKPreActivations(Function):
     @staticmethod
     def forward(ctx: Any, z_ND: Tensor, W_SD: Tensor, b_S: Tensor, k: int) -> tuple[Tensor, Tensor]:
         count, d_sae = len(z_ND), len(W_SD)
-        rows = max(1, min(count, TILE_NUMBERS // d_sae))
+        rows = max(1, min(count, TILE_NUMBERS.get(z_ND.device.type, 256 * 2**20) // d_sae))
         tile_RS = z_ND.new_empty(rows, d_sae)
         parts = [top_k(torch.addmm(b_S, z_RD, W_SD.T, out=tile_RS[: len(z_RD)]), k) for z_RD in z_ND.split(rows)]
         values_NK, indices_NK = (torch.cat(part) for part in zip(*parts, strict=True))

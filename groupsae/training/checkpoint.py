@@ -62,6 +62,11 @@ class Checkpoints:
             group.restore(load_tensors(self._file(group, progress.step), group.layout(), remedy=REMEDY))
         return progress
 
+    @property
+    def exist(self) -> bool:
+        """Whether there is a checkpoint of this key to go on from."""
+        return self._marker() is not None
+
     def clear(self) -> None:
         """Remove the marker and all states."""
         with storage_errors(self.folder / MARKER):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from groupsae.activations.scale import Scales, measure_scales
@@ -49,22 +48,24 @@ def train(
     partition names a hookpoint that the source does not read, ConfigError for sizes that do not
     fit each other, NumericalError for NaN.
     """
-    groups = train_groups(
-        source, partition.groups, sae, train, seed=seed, buffer_tokens=buffer_tokens, progress=progress
+    _require_possible(source, partition.groups, sae, train, buffer_tokens)
+    scales = measure_scales(source, train.scale_tokens, centre=train.centre, seed=seed)
+    trained = train_groups(
+        source, partition.groups, scales, sae, train, seed=seed, buffer_tokens=buffer_tokens, progress=progress
     )
-    return groups.suite(partition)
+    return trained.suite(partition)
 
 
 def train_groups(
     source: ActivationSource,
     groups: Iterable[Group],
+    scales: Scales,
     sae: TopKConfig,
     train: TrainConfig,
     *,
     seed: int,
     buffer_tokens: int,
-    folder: Path | None = None,
-    key: str = "",
+    checkpoints: Checkpoints | None = None,
     progress: Callable[[int], None] | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
     resumed: Callable[[Progress], None] | None = None,
@@ -72,12 +73,27 @@ def train_groups(
     """An SAE for each distinct group, all trained on the same batches.
 
     Per step the batch of activations is read once; each group draws a layer for every token and
-    takes one optimizer step. With a `folder`, states are saved there every `save_every_tokens`,
-    and training goes on from the checkpoint of the same `key`, if there is one (`resumed` is
-    told). `log` gets a record every `log_every_tokens`; `progress` the tokens of each step.
+    takes one optimizer step. With `checkpoints`, states are saved there every `save_every_tokens`,
+    and training goes on from the last one, if there is one (`resumed` is told). `log` gets a record
+    every `log_every_tokens`; `progress` the tokens of each step.
     """
     distinct = dict.fromkeys(Partition((group,)).groups[0] for group in groups)
-    unknown = sorted({name for group in distinct for name in group} - set(source.hookpoints))
+    _require_possible(source, distinct, sae, train, buffer_tokens)
+    in_training = [GroupInTraining(group, scales, source.d_model, sae, train, seed) for group in distinct]
+    stream = ShuffledStream(
+        source, train.num_tokens, batch_tokens=train.batch_tokens, buffer_tokens=buffer_tokens, seed=seed
+    )
+    loop = _Loop(stream, in_training, train, checkpoints, progress, log)
+    loop.resume(resumed)
+    loop.run()
+    return Trained({group.name: group.sae.requires_grad_(False) for group in in_training}, scales, loop.seconds)
+
+
+def _require_possible(
+    source: ActivationSource, groups: Iterable[Group], sae: TopKConfig, train: TrainConfig, buffer_tokens: int
+) -> None:
+    """Raises, before anything is read, what does not fit together."""
+    unknown = sorted({name for group in groups for name in group} - set(source.hookpoints))
     if unknown:
         raise PartitionError(f"{', '.join(unknown)} are not read; the source has {', '.join(source.hookpoints)}.")
     sae.width(source.d_model)
@@ -86,15 +102,6 @@ def train_groups(
             f"buffer_tokens = {buffer_tokens} holds less than one batch of {train.batch_tokens} tokens; raise "
             "buffer_tokens or lower batch_tokens."
         )
-    scales = measure_scales(source, train.scale_tokens, centre=train.centre, seed=seed)
-    in_training = [GroupInTraining(group, scales, source.d_model, sae, train, seed) for group in distinct]
-    stream = ShuffledStream(
-        source, train.num_tokens, batch_tokens=train.batch_tokens, buffer_tokens=buffer_tokens, seed=seed
-    )
-    loop = _Loop(stream, in_training, train, folder and Checkpoints(folder, key), progress, log)
-    loop.resume(resumed)
-    loop.run()
-    return Trained({group.name: group.sae.requires_grad_(False) for group in in_training}, scales, loop.seconds)
 
 
 class _Loop:

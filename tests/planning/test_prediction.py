@@ -179,7 +179,9 @@ def test_a_pilot_that_decides_nothing_is_an_error(points, message):
         fit_pilot(points)
 
 
-@pytest.mark.parametrize("call", [({"layers.0": 0.1}, 0), ({"layers.9": 0.1}, 1e5), ({"layers.0": -1.0}, 1e5), ({}, 1e5)])
+@pytest.mark.parametrize(
+    "call", [({"layers.0": 0.1}, 0), ({"layers.9": 0.1}, 1e5), ({"layers.0": -1.0}, 1e5), ({}, 1e5)]
+)
 def test_a_law_has_no_value_for_what_it_has_not_seen(call):
     with pytest.raises(ConfigError, match="layers must be among"):
         fit_pilot(pilot()).predict(*call)

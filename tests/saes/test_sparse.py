@@ -49,7 +49,7 @@ def test_transposed_rows_are_the_sums_over_tokens():
 
 def both_steps(tile, monkeypatch):
     """(sparse, dense): the loss and all gradients, z's too, of a width for which the two-stage top-k is used."""
-    monkeypatch.setattr(sparse, "TILE_NUMBERS", tile)
+    monkeypatch.setitem(sparse.TILE_NUMBERS, "cpu", tile)
     results = []
     for dense in (False, True):
         sae = TopKSAE(16, TopKConfig(d_sae=128, k=4)).double()

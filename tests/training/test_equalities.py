@@ -181,22 +181,22 @@ class Unreadable(SyntheticSource):
 
 def test_a_hookpoint_that_is_not_read_is_refused():
     with pytest.raises(PartitionError, match=r"layers\.9 are not read"):
-        run([("layers.0", "layers.9")], source=Unreadable())
+        train(Unreadable(), Partition((("layers.0", "layers.9"),)), SAE, TRAIN)
 
 
 def test_a_layer_that_stands_twice_in_a_group_is_refused():
     with pytest.raises(PartitionError, match="more than once"):
-        run([("layers.0", "layers.0")], source=Unreadable())
+        run([("layers.0", "layers.0")])
 
 
 def test_more_kept_latents_than_there_are_is_refused_before_reading():
     with pytest.raises(ConfigError, match="lower k"):
-        run(source=Unreadable(), sae=TopKConfig(d_sae=8, k=9))
+        train(Unreadable(), PAIRS, TopKConfig(expansion=0.5, k=9), TRAIN)
 
 
 def test_a_buffer_smaller_than_a_batch_is_refused():
     with pytest.raises(ConfigError, match="buffer_tokens = 32"):
-        run(source=Unreadable(), buffer_tokens=32)
+        train(Unreadable(), PAIRS, SAE, TRAIN, buffer_tokens=32)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 129, 193])

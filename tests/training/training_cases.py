@@ -5,9 +5,11 @@ import json
 import torch
 from safetensors.torch import load_file
 
+from groupsae.activations.scale import measure_scales
 from groupsae.activations.source import SyntheticSource
 from groupsae.config import TopKConfig, TrainConfig
 from groupsae.partition import Partition
+from groupsae.training.checkpoint import Checkpoints
 from groupsae.training.trainer import train_groups
 
 SAE = TopKConfig(d_sae=24, k=3, dead_after_tokens=150)
@@ -28,11 +30,13 @@ def make_source(**options):
     return SyntheticSource(**{"num_layers": 3, "d_model": 8, "num_rows": 40, "row_tokens": 16} | options)
 
 
-def run(groups=PAIRS.groups, *, source=None, sae=SAE, train=TRAIN, seed=0, **options):
-    """Train groups; the options are those of `train_groups`."""
-    return train_groups(
-        source or make_source(), groups, sae, train, seed=seed, **{"buffer_tokens": 128, "key": "a"} | options
-    )
+def run(groups=PAIRS.groups, *, source=None, sae=SAE, train=TRAIN, seed=0, folder=None, key="a", **options):
+    """Train groups, with checkpoints in a folder, if there is one; the options are those of `train_groups`."""
+    source = source or make_source()
+    scales = measure_scales(source, train.scale_tokens, centre=train.centre, seed=seed)
+    checkpoints = folder and Checkpoints(folder, key)
+    options = {"buffer_tokens": 128, "checkpoints": checkpoints} | options
+    return train_groups(source, groups, scales, sae, train, seed=seed, **options)
 
 
 def weights(trained):
