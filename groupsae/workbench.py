@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from groupsae.activations.harvest import Harvester
@@ -74,6 +75,11 @@ class Workbench:
         )
 
     @cached_property
+    def width(self) -> int:
+        """Width of the activations at this run's hookpoints, known before there is any text."""
+        return Harvester(self.model, TokenRows(np.zeros((1, 2), dtype=np.uint16)), self.hookpoints).d_model
+
+    @cached_property
     def architecture(self) -> Architecture:
         """The model's sizes, as the planner counts them; its weights are not needed for that."""
         settings = self.run.config.model
@@ -101,6 +107,7 @@ class Workbench:
                 f"text.context_length = {self.run.config.text.context_length}, but the model reads at most {longest} "
                 "tokens; lower it."
             )
+        self.run.config.sae.width(self.width)
         wanted = self.run.config.group.groups
         if wanted and wanted > len(self.hookpoints):
             raise PartitionError(

@@ -289,7 +289,7 @@ def test_a_hookpoint_that_is_not_there_is_refused_before_text_is_read(here, call
 
 
 def test_rows_longer_than_the_model_reads_are_refused(here, call):
-    of_user(call("run", "tiny.toml", "--text.context-length", "128"), "128 tokens", "at most 64")
+    of_user(call("run", "tiny.toml", "--text.context-length", "128"), "context_length = 128", "at most 64")
 
 
 @pytest.mark.parametrize(
