@@ -3,87 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-from tiny import save_model, tiny_model, tiny_text
 
 from groupsae import cli, recipes
 from groupsae.config import load_config
 from groupsae.records import STAGES
-
-SETTINGS = """
-seed = 3
-[model]
-name = "{folder}/model"
-[text]
-source = ["{folder}/text.jsonl"]
-context_length = 16
-held_out_share = 0.2
-[activations]
-batch_rows = 4
-buffer_tokens = 256
-[distances]
-num_tokens = 300
-[group]
-groups = 2
-[plan]
-calibrate = false
-[sae]
-expansion = 2
-k = 4
-dead_after_tokens = 200
-[train]
-num_tokens = 512
-batch_tokens = 64
-scale_tokens = 200
-log_every_tokens = 128
-save_every_tokens = 256
-[eval]
-num_tokens = 64
-"""
-
-
-@pytest.fixture(scope="session")
-def place(tmp_path_factory):
-    """A folder with a model, a text, tiny.toml, and runs/tiny, which is complete. Only to be copied."""
-    folder = tmp_path_factory.mktemp("place")
-    save_model(folder / "model", tiny_model(layers=4))
-    lines = [json.dumps({"text": f"{number} {tiny_text(20, number)}"}) for number in range(40)]
-    (folder / "text.jsonl").write_text("\n".join(lines))
-    (folder / "tiny.toml").write_text(SETTINGS.format(folder=folder))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert cli.main(["run", "tiny.toml"]) == 0
-    return folder
-
-
-@pytest.fixture
-def here(place, tmp_path, monkeypatch):
-    """The working directory: tiny.toml, and no run."""
-    shutil.copy(place / "tiny.toml", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def done(place, here):
-    """The same with the finished run in runs/tiny."""
-    shutil.copytree(place / "runs", here / "runs")
-    return here / "runs" / "tiny"
-
-
-@pytest.fixture
-def call(capsys):
-    """Runs a command; gives its exit code, and what it printed on stdout and stderr."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        code = cli.main(list(map(str, arguments)))
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from groupsae.activations.scale import measure_scales
 from groupsae.activations.source import ActivationSource
 from groupsae.config import TopKConfig, TrainConfig
-from groupsae.evaluation.reconstruction import evaluate_reconstruction
+from groupsae.evaluation.reconstruction import evaluate_reconstructions
 from groupsae.grouping.choice import equal
 from groupsae.grouping.matrix import Distances
 from groupsae.grouping.quality import layer_proxies
@@ -60,10 +60,11 @@ def run_pilot(
                 buffer_tokens=max(settings.batch_tokens, settings.num_tokens // 2),
                 progress=advance,
             )
+            suites = {str(partition): trained.suite(partition) for partition in partitions}
+            found = evaluate_reconstructions(suites, held_out, eval_tokens, seed=seed)
             for partition in partitions:
-                found = evaluate_reconstruction(trained.suite(partition), held_out, eval_tokens, seed=seed)
-                proxies = proxies_of(distances, partition)
-                points += [PilotPoint(name, proxies[name], settings.num_tokens, r.fvu) for name, r in found.items()]
+                proxies, layers = proxies_of(distances, partition), found[str(partition)]
+                points += [PilotPoint(name, proxies[name], settings.num_tokens, r.fvu) for name, r in layers.items()]
     return fit_pilot(points)
 
 

@@ -24,7 +24,7 @@ from groupsae.recipes.train import with_baseline
 from groupsae.training.timing import time_steps
 from groupsae.workbench import Workbench
 
-PILOT_EVAL_TOKENS = 20_000
+PILOT_EVAL_TOKENS = 8192
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 

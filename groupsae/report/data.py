@@ -128,7 +128,7 @@ def read_run(run: RunDirectory) -> RunData:
 def _divisions(run: RunDirectory) -> Record | None:
     """The divisions that were considered, from the plan or, before there is one, from the group stage.
 
-    What was trained counts for more than what is planned now.
+    What was trained counts for more than what is planned now, which is kept as `planned`.
     """
     if run.file("plan.json").exists():
         plan = run.read_json("plan.json")
@@ -144,7 +144,8 @@ def _divisions(run: RunDirectory) -> Record | None:
         }
     else:
         return None
-    return plan | {"partitions": run.read_json("suite.json")} if run.file("suite.json").exists() else plan
+    trained = run.read_json("suite.json") if run.file("suite.json").exists() else plan["partitions"]
+    return plan | {"partitions": trained, "planned": plan["partitions"]}
 
 
 def _bound(run: RunDirectory) -> float | None:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from groupsae.config import dump_config
 from groupsae.records import RunDirectory
-from groupsae.report import figures, tables, wording
+from groupsae.report import figures, prices, tables, wording
 from groupsae.report.data import RunData, read_run
 from groupsae.report.figures import Drawing
 from groupsae.report.summary import summarise_data
@@ -58,10 +58,15 @@ def render(run: RunDirectory) -> str:
         key_figures=wording.key_figures(summaries, data.train["num_tokens"] if data.train else None),
         sections=_sections(run, data),
         summaries=summaries,
-        suite_titles=tables.SUITE_TITLES,
+        summary_titles=[tables.SUITE_TITLES.get(suite.name, suite.name) for suite in summaries],
         measures=tables.summary_table(summaries),
         evaluated=data.reconstruction is not None or data.losses is not None,
         layers=tables.layer_table(data),
+        prices=prices.price_table(data),
+        price_note=prices.note(data),
+        forecast=prices.forecast_table(data),
+        forecast_sentences=prices.forecast_sentences(data),
+        unpredicted=prices.unpredicted(run, data),
         missing=tables.missing_stages(run),
         facts=tables.facts(run, data),
         config=dump_config(run.config),
@@ -87,10 +92,17 @@ _SECTIONS: tuple[tuple[str, str, str, str, tuple[Callable[[RunData], Drawing | N
         (figures.amad_curve, figures.division_strip),
     ),
     (
-        "cost",
-        "What it costs",
-        "",
         "plan",
+        "What each division would cost",
+        "Known before training: what every number of groups takes, and how good it is likely to be.",
+        "plan",
+        (figures.frontier,),
+    ),
+    (
+        "cost",
+        "What it cost",
+        "",
+        "train",
         (figures.cost_and_quality, figures.stage_seconds),
     ),
     (
@@ -114,7 +126,6 @@ def _sections(run: RunDirectory, data: RunData) -> list[Section]:
     sections = []
     for key, title, lead, stage, draw in _SECTIONS:
         drawings = tuple(drawing for drawing in (one(data) for one in draw) if drawing is not None)
-        priced = data.plan is not None and any(row.get("mflop_per_token") for row in data.candidates)
-        there = priced if stage == "plan" else bool(drawings)
+        there = prices.is_priced(data) if stage == "plan" else bool(drawings)
         sections.append(Section(key, title, lead, drawings, "" if there else tables.command(run, stage)))
     return sections

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from groupsae.hookpoints import natural_key
 from groupsae.partition import group_name
@@ -29,7 +30,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of the layer table: what is shown, the value it sorts by, and what is copied (without it, the value)."""
+    """A cell of a sortable table: what is shown, the value it sorts by, and what is copied (without it, the value)."""
 
     text: str
     value: str | float
@@ -37,16 +38,18 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class LayerTable:
-    """Every measure of every layer: `heads` are (measure, columns), `columns` names for sorting and CSV."""
+class SortableTable:
+    """A table to sort and copy: `heads` are (what, columns), `columns` (CSV name, title); `marked` rows stand out."""
 
+    key: str
     heads: tuple[tuple[str, int], ...]
     columns: tuple[tuple[str, str], ...]
     rows: tuple[tuple[Cell, ...], ...]
+    marked: frozenset[int] = frozenset()
 
     @property
     def firsts(self) -> set[int]:
-        """The columns with which a measure begins."""
+        """The columns with which a head begins."""
         widths = [width for _, width in self.heads]
         return {sum(widths[:index]) for index in range(1, len(widths))}
 
@@ -114,7 +117,7 @@ _LAYER_MEASURES = (
 )
 
 
-def layer_table(data: RunData) -> LayerTable | None:
+def layer_table(data: RunData) -> SortableTable | None:
     """A row per layer, for each measure a column per suite."""
     suites = [name for name in (BASELINE, GROUPS) if any(data.measured(name, key) for key, _, _ in _LAYER_MEASURES)]
     if not suites:
@@ -142,7 +145,7 @@ def layer_table(data: RunData) -> LayerTable | None:
                 value = found.get((key, suite), {}).get(layer)
                 cells.append(Cell(fixed(value, digits), "" if value is None else value))
         rows.append(tuple(cells))
-    return LayerTable(tuple(heads), tuple(columns), tuple(rows))
+    return SortableTable("layer-table", tuple(heads), tuple(columns), tuple(rows))
 
 
 def missing_stages(run: RunDirectory) -> list[tuple[str, str, str]]:
@@ -152,8 +155,11 @@ def missing_stages(run: RunDirectory) -> list[tuple[str, str, str]]:
 
 
 def command(run: RunDirectory, stage: str) -> str:
-    """What to type to make a stage of this run."""
-    return f"groupsae {stage} {shlex.quote(str(run.path))}"
+    """What to type, in the folder that this is made in, to make a stage of this run."""
+    path, here = run.path, Path.cwd()
+    if path.is_absolute() and path.is_relative_to(here):
+        path = path.relative_to(here)
+    return f"groupsae {stage} {shlex.quote(str(path))}"
 
 
 def facts(run: RunDirectory, data: RunData) -> list[tuple[str, list[tuple[str, str]]]]:

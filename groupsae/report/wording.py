@@ -27,6 +27,25 @@ def percent(value: float | None, digits: int = 0) -> str:
     return NONE if value is None else f"{fixed(100 * value, digits)}{NARROW}%"
 
 
+def share(value: float | None, digits: int = 0) -> str:
+    """A change as a percentage, with its sign; none for what rounds to nothing."""
+    if value is None:
+        return NONE
+    rounded = round(100 * value, digits) + 0.0
+    return f"{'+' if rounded > 0 else ''}{fixed(rounded, digits) if rounded else '0'}{NARROW}%"
+
+
+def size(value: float | None) -> str:
+    """Bytes in the unit that suits them."""
+    if value is None:
+        return NONE
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 999.5 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{value:,.{1 if value < 99.95 and unit != 'B' else 0}f}{WIDE}{unit}"
+
+
 def count(value: float | None) -> str:
     """A count: written out below a million, then in millions or billions."""
     if value is None:

@@ -15,6 +15,8 @@ from groupsae.partition import Partition
 from groupsae.records import STAGES, RunDirectory
 
 LM_MFLOP, SAE_MFLOP = 200.0, 100.0
+OWN_LM_MFLOP, OWN_SAE_MFLOP = 180.0, 20.0
+LM_SECONDS, SAE_SECONDS = 1200.0, 90.0
 NUM_TOKENS = 2_000_000
 
 
@@ -25,7 +27,7 @@ def hookpoints(layers: int) -> list[str]:
 
 def make_run(
     path: Path, layers: int = 8, stages: tuple[str, ...] = STAGES[:-1], baseline: bool = True, model: str = "demo",
-    names: list[str] | None = None, groups: list[list[str]] | None = None, logged: int = 200,
+    names: list[str] | None = None, groups: list[list[str]] | None = None, logged: int = 200, pilot: bool = True,
 ) -> RunDirectory:  # fmt: skip
     """A run of which these stages are done."""
     config = RunConfig(
@@ -38,7 +40,7 @@ def make_run(
     run.adopt()
     names = names or hookpoints(layers)
     matrix = distance_matrix(len(names))
-    plan = make_plan(names, matrix, baseline, groups)
+    plan = make_plan(names, matrix, baseline, groups, pilot)
     writers = {
         "tokens": lambda: {"tokens/index.json": tokens_record()},
         "distances": lambda: {"distances.json": distances_record(names, matrix)},
@@ -96,46 +98,88 @@ def distances_record(names: list[str], matrix: np.ndarray) -> dict[str, Any]:
     }  # fmt: skip
 
 
+METHODS = {"optimal": "average", "complete": "complete", "legacy": "weighted", "equal": None}
+"""What stands in for each method here: a linkage, or equal chunks."""
+
+
 def make_plan(
-    names: list[str], matrix: np.ndarray, baseline: bool, groups: list[list[str]] | None = None
+    names: list[str], matrix: np.ndarray, baseline: bool, groups: list[list[str]] | None = None, pilot: bool = True
 ) -> dict[str, Any]:
     """plan.json"""
-    candidates = [_candidate(names, matrix, number) for number in range(1, len(names) + 1)]
+    methods = {
+        name: [_candidate(names, matrix, number, kind, pilot) for number in range(1, len(names) + 1)]
+        for name, kind in METHODS.items()
+    }
+    candidates = methods["complete"]
     choice = next(candidate for candidate in candidates if candidate["amad"] < 0.2)
     partitions = {"baseline": [[name] for name in names]} if baseline else {}
+    partitions |= {"groups": groups or choice["groups"]}
+    saes = len({tuple(group) for division in partitions.values() for group in division})
+    budget = NUM_TOKENS * (OWN_LM_MFLOP + OWN_SAE_MFLOP * saes) * 1e6
+    best = {
+        "budget_flops": budget, "num_groups": 2, "num_tokens": 3_456_789,
+        "fvu": {"value": 0.111, "low": 0.1, "high": 0.123},
+    }  # fmt: skip
     return {
         "method": "complete",
         "choice": {"num_groups": choice["num_groups"], "why": "smallest G with AMAD < 0.2"},
         "candidates": candidates,
-        "partitions": partitions | {"groups": groups or choice["groups"]},
+        "methods": methods,
+        "partitions": partitions,
+        "run": prices(saes),
+        "rates": {"read_per_token": 6e-4, "step": 0.01, "batch_tokens": 256},
+        "pilot": pilot,
+        "compute_optimal": best if pilot else None,
+    }
+
+
+def prices(saes: int) -> dict[str, Any]:
+    """What so many SAEs cost"""
+    paper = {"language_model": LM_MFLOP, "saes": SAE_MFLOP * saes, "total": LM_MFLOP + SAE_MFLOP * saes}
+    own = {"language_model": OWN_LM_MFLOP, "saes": OWN_SAE_MFLOP * saes, "total": OWN_LM_MFLOP + OWN_SAE_MFLOP * saes}
+    return {
+        "mflop_per_token": paper,
+        "own_mflop_per_token": own,
+        "total_flops": {"paper": NUM_TOKENS * paper["total"] * 1e6, "own": NUM_TOKENS * own["total"] * 1e6},
+        "seconds": LM_SECONDS + SAE_SECONDS * saes,
+        "device_bytes": 0,
+        "host_bytes": (500 + 10 * saes) * 2**20,
+        "disk_bytes": 25 * saes * 2**20,
     }
 
 
 def partition_record(plan: dict[str, Any]) -> dict[str, Any]:
     """partition.json: the same divisions, without a price"""
-    rows = [{key: row[key] for key in row if key != "mflop_per_token"} for row in plan["candidates"]]
+    known = ("num_groups", "groups", "amad", "size_weighted_amad", "largest_diameter")
+    methods = {name: [{key: row[key] for key in known} for row in rows] for name, rows in plan["methods"].items()}
     choice = {"num_groups": len(plan["partitions"]["groups"]), "groups": plan["partitions"]["groups"]}
-    return {"method": plan["method"], "choice": choice | plan["choice"], "methods": {plan["method"]: rows}}
+    return {"method": plan["method"], "choice": choice | plan["choice"], "methods": methods}
 
 
-def _candidate(names: list[str], matrix: np.ndarray, number: int) -> dict[str, Any]:
-    labels = fcluster(linkage(squareform(matrix), "complete"), number, "maxclust") if len(names) > 1 else [1]
-    partition = Partition.from_labels(names, list(labels))
+def _candidate(names: list[str], matrix: np.ndarray, number: int, kind: str | None, pilot: bool) -> dict[str, Any]:
+    labels = [number * place // len(names) for place in range(len(names))]
+    if kind is not None and len(names) > 1:
+        labels = list(fcluster(linkage(squareform(matrix), kind), number, "maxclust"))
+    partition = Partition.from_labels(names, labels)
     place = {name: index for index, name in enumerate(names)}
     sizes = [len(group) for group in partition.groups]
-    widest = [
-        float(matrix[np.ix_([place[n] for n in group], [place[n] for n in group])].max()) for group in partition.groups
-    ]
+    blocks = [matrix[np.ix_([place[n] for n in group], [place[n] for n in group])] for group in partition.groups]
+    widest = [float(block.max()) for block in blocks]
+    excess = 2 * sum(float(block.mean(axis=0).sum()) for block in blocks) / len(names)
+    alone = 0.105 + 0.005 * len(names)
+    value = alone * (1 + excess)
+    fvu = {"value": value, "low": value / 1.1, "high": value * 1.1}
+    increase = {"value": excess, "low": excess / 1.5, "high": excess * 1.5}
     return {
         "num_groups": number,
         "groups": [list(group) for group in partition.groups],
         "amad": sum(widest) / len(widest),
         "size_weighted_amad": sum(w * s for w, s in zip(widest, sizes, strict=True)) / sum(sizes),
         "largest_diameter": max(widest),
-        "mflop_per_token": {
-            "language_model": LM_MFLOP, "saes": SAE_MFLOP * number, "total": LM_MFLOP + SAE_MFLOP * number,
-        },
-    }  # fmt: skip
+        **prices(number),
+        "fvu": fvu if pilot else None,
+        "fvu_increase": increase,
+    }
 
 
 def _trained(plan: dict[str, Any]) -> dict[str, tuple[str, ...]]:

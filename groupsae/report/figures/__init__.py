@@ -3,6 +3,7 @@
 from groupsae.report.figures.cost import cost_and_quality, stage_seconds
 from groupsae.report.figures.distances import distance_map
 from groupsae.report.figures.divisions import amad_curve, division_strip
+from groupsae.report.figures.frontier import frontier
 from groupsae.report.figures.quality import layer_quality, layer_sparsity
 from groupsae.report.figures.theme import Drawing
 from groupsae.report.figures.training import training_curves
@@ -13,6 +14,7 @@ __all__ = [
     "cost_and_quality",
     "distance_map",
     "division_strip",
+    "frontier",
     "layer_quality",
     "layer_sparsity",
     "stage_seconds",

@@ -8,6 +8,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 from groupsae.report.data import BASELINE, GROUPS, Record, RunData
 from groupsae.report.figures import theme
 from groupsae.report.figures.theme import GREY, GROUP_COLOURS, INK, MARK, MUTED, PAPER, RULE, Drawing
+from groupsae.report.outlook import look_ahead
 from groupsae.report.summary import SuiteSummary, summarise_data
 from groupsae.report.wording import duration, fixed, plural
 
@@ -34,7 +35,7 @@ def cost_and_quality(data: RunData) -> Drawing | None:
     ]
     summaries = [suite for suite in summarise_data(data) if suite.mflop_per_token is not None]
     measures = [key for key in _MEASURES if any(getattr(suite, key) is not None for suite in summaries)]
-    has_frontier = len(points) > 1
+    has_frontier = len(points) > 1 and look_ahead(data).quality is None  # else the plan's own figure shows more
     if not has_frontier and not measures:
         return None
     costs = [cost for cost, _, _ in points]

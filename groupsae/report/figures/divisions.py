@@ -9,6 +9,7 @@ from groupsae.partition import Partition
 from groupsae.report.data import Record, RunData, as_groups
 from groupsae.report.figures import theme
 from groupsae.report.figures.theme import GREY, INK, MARK, MUTED, PAPER, Drawing
+from groupsae.report.outlook import look_ahead
 from groupsae.report.wording import NONE, fixed, percent
 
 _SPREADS = (
@@ -23,8 +24,11 @@ def amad_curve(data: RunData) -> Drawing | None:
     if len(data.candidates) < 2 or any(candidate.get("amad") is None for candidate in data.candidates):
         return None
     numbers = [candidate["num_groups"] for candidate in data.candidates]
-    with theme.canvas(height=3.0) as figure:
-        axes = figure.subplots()
+    methods = _methods(data)
+    with theme.canvas(height=3.3) as figure:
+        ratios = {"width_ratios": (1.75, 1), "wspace": 0.09} if methods else {}
+        panels = figure.subplots(1, 1 + bool(methods), sharey=True, squeeze=False, gridspec_kw=ratios)[0]
+        axes = panels[0]
         for key, name, dashes, colour, width in _SPREADS:
             values = [candidate.get(key) for candidate in data.candidates]
             if all(value is not None for value in values):
@@ -33,13 +37,16 @@ def amad_curve(data: RunData) -> Drawing | None:
         if data.max_amad is not None:
             axes.axhline(data.max_amad, color=MARK, linewidth=0.8, dashes=(4, 3), label=f"bound {data.max_amad:g}")
         _mark_choice(axes, data)
-        axes.set_ylim(bottom=0)
-        axes.set_xlim(0.5, numbers[-1] + 0.5)
-        axes.set_xlabel("number of groups")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(axis="y")
         figure.legend(loc="outside upper right", ncols=5, handlelength=2.4, columnspacing=1.6, borderpad=0)
         theme.heading(axes, "distance inside groups")
+        if methods:
+            _by_method(panels[1], data, methods)
+        for each in panels:
+            each.set_ylim(bottom=0)
+            each.set_xlim(0.5, numbers[-1] + 0.5)
+            each.set_xlabel("number of groups")
+            each.xaxis.get_major_locator().set_params(integer=True)
+            each.grid(axis="y")
         svg = theme.to_svg(figure, "amad", "Distance inside groups against the number of groups")
     why = (data.plan.get("choice") or {}).get("why")
     caption = (
@@ -47,7 +54,30 @@ def amad_curve(data: RunData) -> Drawing | None:
         "easily lowered by splitting off single layers. The grey lines are harder to please: one counts every layer "
         "alike, the other only the widest group."
     )
+    if methods:
+        caption += " Right, the AMAD of every method: the lowest is not the best."
     return Drawing("amad", "How many groups", caption + (f" The choice: {why}." if why else ""), svg)
+
+
+def _methods(data: RunData) -> dict[str, list[tuple[int, float]]]:
+    """AMAD by the number of groups for each method; none where there is one method, or all agree."""
+    found = {
+        name: [(offer.num_groups, offer.amad) for offer in offers if offer.amad is not None]
+        for name, offers in look_ahead(data).methods.items()
+    }
+    found = {name: points for name, points in found.items() if len(points) > 1}
+    return found if len({tuple(points) for points in found.values()}) > 1 else {}
+
+
+def _by_method(axes: Axes, data: RunData, methods: dict[str, list[tuple[int, float]]]) -> None:
+    own = look_ahead(data).method
+    styles = theme.method_styles(methods, own)
+    for name, points in methods.items():
+        axes.plot(*zip(*points, strict=True), **styles[name])
+    if data.max_amad is not None:
+        axes.axhline(data.max_amad, color=MARK, linewidth=0.8, dashes=(4, 3))
+    axes.legend(handles=theme.method_handles(methods, own), loc="upper right", handlelength=2.6, borderpad=0)
+    theme.heading(axes, "AMAD by method")
 
 
 def _mark_choice(axes: Axes, data: RunData) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +19,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
 from groupsae.hookpoints import natural_key
@@ -159,9 +160,34 @@ def label_layers(
         where.set_label_text(name)
 
 
-def heading(axes: Axes, text: str) -> None:
+def heading(axes: Axes, text: str, pad: float = 8) -> None:
     """A panel's title: at its upper left, in place of a label turned on its side."""
-    axes.set_title(text, loc="left", fontsize=8.5, color=INK, pad=8)
+    axes.set_title(text, loc="left", fontsize=8.5, color=INK, pad=pad)
+
+
+# ---- methods
+
+
+_METHOD_DASHES = ("solid", (0, (4, 1.5)), (0, (1, 1.4)), (0, (6, 1.5, 1, 1.5)))
+
+
+def method_styles(methods: Iterable[str], own: str) -> dict[str, dict[str, object]]:
+    """How each method's line is drawn: the run's own dark, the others grey, told apart by their dashes."""
+    others = [name for name in methods if name != own]
+    styles = {
+        name: {"color": GREY, "linewidth": 1.4, "linestyle": _METHOD_DASHES[index % len(_METHOD_DASHES)]}
+        for index, name in enumerate(others)
+    }
+    return styles | {own: {"color": INK, "linewidth": 1.6, "linestyle": "solid"}}
+
+
+def method_handles(methods: Iterable[str], own: str) -> list[Line2D]:
+    """A legend's entries for methods, the run's own first."""
+    styles = method_styles(methods, own)
+    names = [own, *(name for name in styles if name != own)]
+    return [
+        Line2D([], [], label=short(name) + (" (this run)" if name == own else ""), **styles[name]) for name in names
+    ]
 
 
 # ---- groups

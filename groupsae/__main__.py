@@ -1,0 +1,7 @@
+"""`python -m groupsae` is the command line."""
+
+import sys
+
+from groupsae.cli import main
+
+sys.exit(main())

@@ -1,0 +1,130 @@
+"""The plan stage on the tiny run: prices, budgets, the pilot, and planning without weights."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from groupsae.planning.memory import Available
+from groupsae.recipes import pilot as pilot_recipe
+
+plan_recipe = sys.modules["groupsae.recipes.plan"]  # the name in the package is the function's
+ROOT = Path(__file__).parents[1]
+
+
+def plan_of(call, run, *flags):
+    code, out, err = call("plan", run, "--overwrite", "--json", *flags)
+    assert code == 0, err
+    return json.loads(out)
+
+
+def refused(call, run, *flags):
+    code, _, err = call("plan", run, "--overwrite", *flags)
+    assert code == 2 and "Traceback" not in err
+    return err.strip().splitlines()[-1]
+
+
+def test_every_number_of_groups_is_priced_by_every_method(done, call):
+    plan = plan_of(call, done)
+    assert set(plan["methods"]) == {"optimal", "complete", "legacy", "equal"}
+    for rows in plan["methods"].values():
+        assert [row["num_groups"] for row in rows] == [1, 2, 3]
+        totals = [row["total_flops"]["own"] for row in rows]
+        assert totals == sorted(totals) and totals[0] < totals[-1]
+        assert all(row["host_bytes"] > 0 and row["disk_bytes"] > 0 for row in rows)
+
+
+def test_sharing_is_predicted_to_cost_quality_and_one_sae_per_layer_none(done, call):
+    increases = [row["fvu_increase"]["value"] for row in plan_of(call, done)["candidates"]]
+    assert increases == sorted(increases, reverse=True)
+    assert increases[-1] == 0 < increases[0]
+
+
+def test_calibration_gives_seconds_and_none_without_it(done, call):
+    assert plan_of(call, done, "--no-calibrate")["run"]["seconds"] is None
+    timed = plan_of(call, done, "--calibrate")
+    assert timed["run"]["seconds"] > timed["candidates"][-1]["seconds"] > timed["candidates"][0]["seconds"] > 0
+
+
+def test_the_run_is_priced_with_its_baseline_and_shared_saes_once(done, call):
+    plan = plan_of(call, done)
+    groups = {tuple(group) for groups in plan["partitions"].values() for group in groups}
+    steps = plan["run"]["own_mflop_per_token"]["saes"]
+    assert steps == pytest.approx(len(groups) * plan["candidates"][0]["own_mflop_per_token"]["saes"])
+
+
+def test_a_budget_takes_the_most_groups_within_it(done, call):
+    totals = [row["total_flops"]["own"] for row in plan_of(call, done)["candidates"]]
+    for groups, total in enumerate(totals, start=1):
+        assert plan_of(call, done, "--budget-flops", total)["choice"]["num_groups"] == groups
+
+
+def test_a_budget_that_nothing_meets_names_the_cheapest(done, call):
+    cheapest = plan_of(call, done)["candidates"][0]["total_flops"]["own"]
+    assert f"{cheapest:.3g}" in refused(call, done, "--budget-flops", "1000")
+
+
+def test_a_bound_on_quality_takes_the_fewest_groups_within_it(done, call):
+    rows = plan_of(call, done)["candidates"]
+    for row in rows[:-1]:
+        bound = row["fvu_increase"]["value"] * 1.001
+        assert plan_of(call, done, "--max-fvu-increase", bound)["choice"]["num_groups"] == row["num_groups"]
+
+
+def test_two_rules_at_once_are_refused(done, call):
+    assert "both set" in refused(call, done, "--budget-flops", "1e12", "--max-fvu-increase", "0.1")
+
+
+def test_what_the_plan_chooses_is_trained(done, call):
+    totals = [row["total_flops"]["own"] for row in plan_of(call, done)["candidates"]]
+    plan_of(call, done, "--budget-flops", totals[0])
+    assert call("train", done, "--overwrite")[0] == 0
+    assert len(json.loads((done / "suite.json").read_text())["groups"]) == 1
+
+
+def test_a_plan_that_only_looks_leaves_training_done(done, call):
+    plan_of(call, done, "--calibrate")
+    assert json.loads(call("show", done, "--json")[1])["stages"]["train"]["status"] == "done"
+
+
+def test_a_run_that_does_not_fit_is_refused_with_one_that_does(done, call, monkeypatch):
+    needed = plan_of(call, done)["run"]["host_bytes"]
+    monkeypatch.setattr(plan_recipe, "available", lambda folder: Available(host=needed - 1))
+    code, out, err = call("plan", done, "--overwrite")
+    assert code == 2
+    assert "does not fit" in err and "Lower " in err
+    assert "what complete partitions cost" in out
+
+
+def test_a_pilot_predicts_fvu_with_an_interval(done, call, monkeypatch):
+    monkeypatch.setattr(pilot_recipe, "SHARE_OF_RUN", 2.0)
+    plan = plan_of(call, done, "--pilot")
+    for row in plan["candidates"]:
+        assert 0 < row["fvu"]["low"] < row["fvu"]["value"] < row["fvu"]["high"]
+    assert plan["compute_optimal"]["num_groups"] in (1, 2, 3)
+
+
+@pytest.mark.parametrize("pilot_saes", [4, 6])
+@pytest.mark.parametrize("run_saes", [9, 30])
+def test_a_pilot_costs_at_most_two_percent(pilot_saes, run_saes):
+    most = pilot_recipe.pilot_tokens(pilot_saes, run_saes, 1_000_000)
+    spent = pilot_saes * sum(int(most * stretch) for stretch in pilot_recipe.STRETCHES)
+    assert 0.0199 < spent / (run_saes * 1_000_000) <= 0.02
+
+
+@pytest.mark.parametrize(
+    ("model", "groups", "chosen", "baseline"),
+    [("160m", 6, 773.8, 1245.7), ("410m", 9, 2214.6, 4563.4), ("1b", 6, 5771.4, 11811.2)],
+)
+def test_published_costs_come_out_of_a_config_file_alone(model, groups, chosen, baseline, tmp_path, monkeypatch, call):
+    monkeypatch.chdir(ROOT)
+    code, out, err = call("plan", f"configs/plan-pythia-{model}.toml", "--out", tmp_path / "run", "--json")
+    assert code == 0, err
+    plan = json.loads(out)
+    total = {row["num_groups"]: row["mflop_per_token"]["total"] for row in plan["candidates"]}
+    assert (round(total[groups], 1), round(total[len(total)], 1)) == (chosen, baseline)
+    assert plan["choice"]["num_groups"] == groups
+    assert all(row["own_mflop_per_token"]["total"] < row["mflop_per_token"]["total"] for row in plan["candidates"])

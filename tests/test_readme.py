@@ -1,0 +1,71 @@
+"""The README is true: its code runs, its commands exist, its tree is the tree."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import groupsae
+from groupsae.cli import OTHER_VERBS, STAGE_VERBS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_code_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["layers"] == tuple(f"layers.{layer}" for layer in range(7))
+    assert names["latents"].shape == (len(names["x"]), 8 * 128)
+    assert 1 <= len(names["groups"]) < len(names["baseline"].partition) == 7
+    assert 0 < float(capsys.readouterr().out.split()[-1]) < 1
+    assert groupsae.Suite.load("suites/demo").partition == names["groups"]
+
+
+def test_the_public_names_are_a_list_that_is_kept():
+    assert groupsae.__all__ == [
+        "Distances",
+        "GroupsaeError",
+        "Harvester",
+        "Partition",
+        "RunConfig",
+        "Scales",
+        "Suite",
+        "TokenRows",
+        "TopKConfig",
+        "TrainConfig",
+        "angular_distances",
+        "evaluate_losses",
+        "evaluate_reconstruction",
+        "find_hookpoints",
+        "group_layers",
+        "load_config",
+        "load_model",
+        "measure_distances",
+        "measure_scales",
+        "paper_cost",
+        "residual_stream",
+        "train",
+    ]
+    assert all(getattr(groupsae, name) for name in groupsae.__all__)
+
+
+@pytest.mark.parametrize("line", re.findall(r"^groupsae ([a-z].*)$", README, re.MULTILINE))
+def test_every_command_has_a_verb(line):
+    verbs = re.match(r"[a-z| ]+", line)[0].split("|") if "|" in line.split("RUN")[0] else [line.split()[0]]
+    assert {verb.strip() for verb in verbs} <= {*STAGE_VERBS, *OTHER_VERBS}
+
+
+def test_every_config_it_names_is_there():
+    for name in re.findall(r"configs/[\w./-]+\.toml", README):
+        assert (ROOT / name).exists()
+
+
+def test_the_tree_names_every_module_and_nothing_else():
+    tree = README.split("groupsae/\n", 1)[1].split("```", 1)[0].split("tests/", 1)[0]
+    listed = set(re.findall(r"^  ([\w.]+/?)", tree, re.MULTILINE))
+    package = ROOT / "groupsae"
+    there = {f"{p.name}/" if p.is_dir() else p.name for p in package.iterdir() if p.suffix == ".py" or p.is_dir()}
+    assert listed == {name for name in there if not name.startswith("__pycache__")}
