@@ -131,7 +131,8 @@ def _divisions(run: RunDirectory) -> Record | None:
     What was trained counts for more than what is planned now, which is kept as `planned`.
     """
     if run.file("plan.json").exists():
-        plan = run.read_json("plan.json")
+        found = run.read_json("plan.json")
+        plan = found | {"candidates": found.get("candidates") or [], "partitions": found.get("partitions") or {}}
     elif run.file("partition.json").exists():
         found = run.read_json("partition.json")
         chosen = found["choice"]["groups"]

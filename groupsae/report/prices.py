@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from groupsae.partition import Partition
@@ -123,7 +124,8 @@ def note(data: RunData) -> str:
 def forecast_table(data: RunData) -> list[Measure]:
     """What was predicted of this run beside what came of it: training time, and quality of the trained suites.
 
-    Empty without predictions, and where something else was trained than what was planned.
+    Empty without predictions, and where something else was trained than what was planned. Without measurements a row
+    has one value.
     """
     if data.plan is None or not _as_planned(data):
         return []
@@ -143,6 +145,8 @@ def forecast_table(data: RunData) -> list[Measure]:
     elif outlook.quality == "increase" and outlook.chosen is not None and outlook.chosen.increase is not None:
         title, meaning = "Increase of mean FVU", "groups over one SAE per layer"
         rows.append(_predicted(title, meaning, outlook.chosen.increase, _increase(suites), share))
+    if all(row.values[1] == NONE for row in rows):
+        return [replace(row, values=row.values[:1]) for row in rows]
     return rows
 
 
@@ -203,8 +207,8 @@ def forecast_sentences(data: RunData) -> list[str]:
     return sentences
 
 
-def unpredicted(run: RunDirectory, data: RunData) -> tuple[str, str] | None:
-    """What this plan does not say, and the command that finds it out; None if it says everything."""
+def unpredicted(run: RunDirectory, data: RunData) -> tuple[str, list[str]] | None:
+    """What this plan does not say, and the commands that find it out; None if it says everything."""
     if not is_priced(data):
         return None
     outlook = look_ahead(data)
@@ -225,4 +229,4 @@ def unpredicted(run: RunDirectory, data: RunData) -> tuple[str, str] | None:
         flags.append("--pilot")
     if not texts:
         return None
-    return " ".join(texts), " && ".join([*before, " ".join([command(run, "plan"), "--overwrite", *flags])])
+    return " ".join(texts), [*before, " ".join([command(run, "plan"), "--overwrite", *flags])]

@@ -29,6 +29,11 @@ window.addEventListener("load", async () => {
   head.click(); note.rising = layers();
   head.click(); note.falling = layers();
   note.csv = asCsv(table);
+  const prices = document.getElementById("price-table");
+  const price = prices.querySelector('[data-column="seconds"] button');
+  price.click(); price.click();
+  note.dearest = [...prices.tBodies[0].rows].map((row) => row.cells[0].textContent).join(" ");
+  note.prices = asCsv(prices);
   note.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 });
 </script>"""
@@ -78,6 +83,9 @@ def test_the_table_sorts_and_copies(tmp_path: Path, opened):
     lines = note["csv"].splitlines()
     assert lines[0].startswith("layer,group,fvu_baseline,fvu_groups,")
     assert lines[1].startswith("layers.1,layers.0-1,0.11,0.13,")
+    assert note["dearest"] == "4 3 2 1"
+    assert note["prices"].splitlines()[0].startswith("groups,chosen_by,amad,")
+    assert re.match(r"4,,0\.0,0\.0,0\.0,600\.0,0\.0,260\.0,0\.0,1560\.0,", note["prices"].splitlines()[1])
     assert note["overflow"] == "0"
 
 

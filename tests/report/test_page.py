@@ -18,7 +18,7 @@ from groupsae.report.data import read_run
 from groupsae.report.page import render
 
 HOSTILE = "</script></text></style><img src=x onerror=\"document.title='owned'\">$\\alpha$ & {{ 7 * 6 }}"
-FIGURES = ("distances", "amad", "divisions", "cost", "seconds", "quality", "sparsity", "curves")
+FIGURES = ("distances", "amad", "divisions", "frontier", "cost", "seconds", "quality", "sparsity", "curves")
 
 
 def figures_of(html: str) -> list[str]:
@@ -74,9 +74,9 @@ def test_figures_take_their_colours_from_the_page(run: RunDirectory):
         ((), ()),
         (("tokens", "distances"), ("distances", "seconds")),
         (("tokens", "distances", "group"), ("distances", "amad", "divisions", "seconds")),
-        (("tokens", "distances", "group", "plan"), FIGURES[:5]),
-        (("tokens", "distances", "group", "plan", "train"), (*FIGURES[:5], "curves")),
-        (("plan",), ("amad", "divisions", "cost", "seconds")),
+        (("tokens", "distances", "group", "plan"), (*FIGURES[:4], "seconds")),
+        (("tokens", "distances", "group", "plan", "train"), (*FIGURES[:4], "seconds", "curves")),
+        (("plan",), ("amad", "divisions", "frontier", "seconds")),
     ],
 )
 def test_a_report_says_what_is_missing_and_how_to_make_it(tmp_path: Path, stages, figures):
@@ -122,7 +122,7 @@ def test_a_plan_without_distances_is_drawn_without_them(tmp_path: Path):
     run.write_json("plan.json", plan)
     html = render(run)
     assert figures_of(html) == ["divisions", "seconds"]
-    assert "groupsae plan" not in html
+    assert "made by <code>groupsae plan" not in html
 
 
 def test_what_was_trained_counts_for_more_than_what_is_planned_now(tmp_path: Path):

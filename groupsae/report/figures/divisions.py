@@ -55,7 +55,7 @@ def amad_curve(data: RunData) -> Drawing | None:
         "alike, the other only the widest group."
     )
     if methods:
-        caption += " Right, the AMAD of every method: the lowest is not the best."
+        caption += " Right, the AMAD of every method: the lowest need not be the best."
     return Drawing("amad", "How many groups", caption + (f" The choice: {why}." if why else ""), svg)
 
 

@@ -17,7 +17,7 @@ from groupsae.report.wording import duration, fixed, plural, share
 Point = tuple[float, float]
 _ROUND_TIMES = tuple(unit * step for unit in (1, 60, 3600) for step in (1, 2, 5, 10, 20, 30))
 _STEPS = [1, 2, 5, 10]
-_BESIDE_NUMBERS = 20
+_BESIDE_NUMBERS = 16.5
 """Points between axes and heading, as where numbers of groups stand in between."""
 _SPREAD_SHOWN = 0.0005
 """Methods that differ by less than this share of FVU at every number of groups are not shown apart."""
@@ -61,11 +61,8 @@ def _caption(data: RunData, outlook: Outlook, measured: dict[str, Point], apart:
     if apart:
         caption += "Right, each method’s divisions beside the run’s own with as many groups. "
     if outlook.papers:
-        caption += (
-            f"The paper’s rule takes the fewest groups with AMAD below {PAPERS_BOUND:g} by complete linkage. "
-            "AMAD is reported but never minimised: splitting off single layers lowers it and helps no other layer."
-        )
-    return caption.strip()
+        caption += f"The paper’s rule takes the fewest groups with AMAD below {PAPERS_BOUND:g} by complete linkage. "
+    return f"{caption}AMAD is reported but never minimised: splitting off single layers lowers it and helps no other."
 
 
 # ---- left: cost and quality
@@ -94,11 +91,12 @@ def _scales(axes: Axes, outlook: Outlook, measured: dict[str, Point]) -> None:
     costs = [_place(outlook, offer)[0] for offer in outlook.own] + [cost for cost, _ in measured.values()]
     room = 0.07 * (max(costs) - min(costs) or max(costs))
     axes.set_xlim(max(0.0, min(costs) - room), max(costs) + room)
-    low, high = axes.get_ylim()
-    spare = 0.13 * (high - low)  # for the names of measured points
     heights = [height for _, height in measured.values()]
-    low -= spare if any(height < low + 1.5 * spare for height in heights) else 0.0
-    high += spare if any(height > high - 1.5 * spare for height in heights) else 0.0
+    low, high = axes.get_ylim()
+    low, high = min([low, *heights]), max([high, *heights])
+    spare = 0.2 * (high - low)  # for the names of measured points
+    low -= spare if any(height < low + spare for height in heights) else 0.0
+    high += spare if any(height > high - spare for height in heights) else 0.0
     axes.set_ylim(max(low, 0.0) if outlook.quality == "fvu" else low, high)
     axes.grid(axis="y")
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
