@@ -113,14 +113,15 @@ class SparseAutoencoder(nn.Module, ABC):
     @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Give every decoder row unit norm."""
-        self.W_dec.copy_(F.normalize(self.W_dec, dim=1))
+        self.W_dec /= torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True).clamp_min(1e-12)
 
     @torch.no_grad()
     def project_decoder_gradient(self) -> None:
         """Remove from each decoder row's gradient the component along the row."""
         grad_SD = self.W_dec.grad
         if grad_SD is not None:
-            grad_SD -= (grad_SD * self.W_dec).sum(1, keepdim=True) * self.W_dec
+            along_S1 = torch.einsum("sd,sd->s", grad_SD, self.W_dec)[:, None]
+            torch.addcmul(grad_SD, self.W_dec, along_S1, value=-1, out=grad_SD)
 
 
 def weighted_rows(W_SD: Tensor, latents: Latents) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from groupsae.config import TopKConfig
 from groupsae.saes.base import Latents, Losses, SparseAutoencoder, weighted_rows
-from groupsae.saes.sparse import topk_pre_activations
+from groupsae.saes.sparse import topk_autoencode, topk_pre_activations
 
 
 @final
@@ -41,11 +41,11 @@ class TopKSAE(SparseAutoencoder):
 
     def losses(self, z_ND: Tensor, dead_S: Tensor) -> Losses:
         """The loss of the class docstring on a batch z (N, D)."""
-        latents = self.encode_sparse(z_ND)
-        z_hat_ND = self.decode_sparse(latents)
-        error = (z_hat_ND - z_ND).square().sum()
-        variance = _variance(z_ND)
-        auxk = self._auxk(z_ND, (z_ND - z_hat_ND).detach(), dead_S) / variance
+        decoded_ND, values_NK, indices_NK = topk_autoencode(z_ND, self.W_enc, self.folded_bias(), self.W_dec, self.k)
+        latents = Latents(values_NK, indices_NK)
+        e_ND = z_ND - decoded_ND - self.b_dec
+        error, variance = e_ND.square().sum(), _variance(z_ND)
+        auxk = self._auxk(z_ND, e_ND.detach(), dead_S) / variance
         return Losses(error / variance + self.auxk_weight * auxk, error.detach(), variance, auxk.detach(), latents)
 
     def _auxk(self, z_ND: Tensor, e_ND: Tensor, dead_S: Tensor) -> Tensor:

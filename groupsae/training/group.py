@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from groupsae.activations.scale import Scales
 from groupsae.activations.source import hash_seed
@@ -13,7 +13,7 @@ from groupsae.partition import Group, group_name
 from groupsae.saes.base import Losses
 from groupsae.saes.registry import build_sae
 from groupsae.training.dead import DeadLatents
-from groupsae.training.optim import adam, decay, learning_rate
+from groupsae.training.optim import adam, clip, decay, learning_rate
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
@@ -52,7 +52,7 @@ class GroupInTraining:
         self.meter.add(losses, self.dead.mask_S)
 
     def _apply(self, rate_factor: float) -> None:
-        nn.utils.clip_grad_norm_(self.sae.parameters(), self.train.clip_norm)
+        clip(self.sae.parameters(), self.train.clip_norm)
         self.sae.project_decoder_gradient()
         for settings in self.optimizer.param_groups:
             settings["lr"] = self.rate * rate_factor

@@ -25,6 +25,17 @@ def decay(progress: float, share: float) -> float:
     return 1.0 if share == 0 else min(1.0, (1 - progress) / share)
 
 
+def clip(parameters: Iterable[nn.Parameter], largest: float) -> None:
+    """Scale the gradients of one SAE so that their norm, all together, is at most `largest`.
+
+    On a CPU gradients within it are left alone; elsewhere looking would be a synchronisation.
+    """
+    owners = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in owners])
+    if norm.device.type != "cpu" or not norm <= largest:
+        nn.utils.clip_grads_with_norm_(owners, largest, norm)
+
+
 def adam(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Adam:
     """Adam with betas (0.9, 0.999) and eps 1e-8, in one fused pass over the weights."""
     return torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.999), eps=1e-8, fused=True)

@@ -44,7 +44,7 @@ def test_transposed_rows_are_the_sums_over_tokens():
     for token in range(20):
         for value, latent in zip(values_NK[token], indices_NK[token], strict=True):
             expected_SD[latent] += value * x_ND[token]
-    torch.testing.assert_close(sparse.transposed_rows(x_ND, values_NK, indices_NK, 11), expected_SD)
+    torch.testing.assert_close(sparse.Transposed.of(indices_NK, 11).rows(x_ND, values_NK), expected_SD)
 
 
 def both_steps(tile, monkeypatch):
