@@ -5,18 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from grouping_cases import as_distances
 
 REFERENCE = Path(__file__).parents[2] / "../shared/reference"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def read_reference(name):
