@@ -43,6 +43,19 @@ def test_sharing_is_predicted_to_cost_quality_and_one_sae_per_layer_none(done, c
     assert increases[-1] == 0 < increases[0]
 
 
+def test_what_sharing_costs_the_model_is_predicted_as_well(done, call):
+    rows = plan_of(call, done)["candidates"]
+    assert rows[0]["delta_ce_increase"]["value"] > rows[1]["delta_ce_increase"]["value"] > 0
+
+
+def test_distances_of_other_hookpoints_are_refused(done, call):
+    record = json.loads((done / "distances.json").read_text())
+    record["hookpoints"] = [name.replace("layers", "blocks") for name in record["hookpoints"]]
+    (done / "distances.json").write_text(json.dumps(record))
+    code, _, err = call("group", done, "--overwrite")
+    assert code == 2 and "blocks.0" in err and "groupsae distances" in err
+
+
 def test_calibration_gives_seconds_and_none_without_it(done, call):
     assert plan_of(call, done, "--no-calibrate")["run"]["seconds"] is None
     timed = plan_of(call, done, "--calibrate")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from groupsae.errors import RunError
 from groupsae.grouping.choice import METHODS, candidates, choose, read_partition
 from groupsae.grouping.matrix import Distances
 from groupsae.grouping.quality import amad, largest_diameter, mean_angle, size_weighted_amad
@@ -16,7 +17,7 @@ from groupsae.workbench import Workbench
 def group(bench: Workbench) -> list[str]:
     """The partition, and the candidates of every method: `partition.json`."""
     run, config = bench.run, bench.run.config.group
-    distances = Distances.from_json(run.read_json("distances.json"))
+    distances = read_distances(bench)
     found = {method: candidates(distances, method, config.objective) for method in METHODS}
     if config.method in METHODS:
         chosen = choose(distances, found[config.method], config.groups, config.max_amad)
@@ -33,6 +34,19 @@ def group(bench: Workbench) -> list[str]:
     run.write_json("partition.json", record)
     say(f"group: {chosen} ({why}; AMAD {amad(distances, chosen):.3f})")
     return ["partition.json"]
+
+
+def read_distances(bench: Workbench) -> Distances:
+    """The run's distances. Raises RunError if they are of other hookpoints than the run reads."""
+    run = bench.run
+    distances = Distances.from_json(run.read_json("distances.json"))
+    read = tuple(run.manifest["model"]["hookpoints"])
+    if distances.hookpoints != read:
+        raise RunError(
+            f"{run.file('distances.json')} is of {', '.join(distances.hookpoints)}, but this run reads "
+            f"{', '.join(read)}. Measure again: `groupsae distances {run.path} --overwrite`."
+        )
+    return distances
 
 
 def measures(distances: Distances, partition: Partition) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from groupsae.planning.pricing import Price, Pricing, Rates, available, union
 from groupsae.planning.published import predict_excess
 from groupsae.planning.quality import FvuLaw, Option, cheapest_within, compute_optimal
 from groupsae.progress import say
-from groupsae.recipes.group import read_groups
+from groupsae.recipes.group import read_distances, read_groups
 from groupsae.recipes.pilot import proxies_of, run_pilot
 from groupsae.recipes.train import with_baseline
 from groupsae.training.timing import time_steps
@@ -118,14 +118,16 @@ class Quality:
         return proxies_of(self.distances, partition)
 
     def predict(self, partition: Partition) -> dict[str, Any]:
-        """The predicted FVU (after a pilot), and its share above one SAE per layer."""
+        """The predicted FVU (after a pilot), and the shares of FVU and delta CE above one SAE per layer."""
         proxies = self.proxies(partition)
+        mean = fmean(proxies.values())
+        loss = asdict(predict_excess(mean, "delta_ce")) if self.distances.metric == "angular" else None
         if self.law is None:
-            return {"fvu": None, "fvu_increase": asdict(predict_excess(fmean(proxies.values())))}
+            return {"fvu": None, "fvu_increase": asdict(predict_excess(mean)), "delta_ce_increase": loss}
         fvu = self.law.predict(proxies, self.num_tokens)
         alone = self.law.predict(dict.fromkeys(proxies, 0.0), self.num_tokens).value
         increase = {key: value / alone - 1 for key, value in asdict(fvu).items()}
-        return {"fvu": asdict(fvu), "fvu_increase": increase}
+        return {"fvu": asdict(fvu), "fvu_increase": increase, "delta_ce_increase": loss}
 
 
 def _quality(bench: Workbench, found: dict[str, Any]) -> Quality | None:
@@ -133,7 +135,7 @@ def _quality(bench: Workbench, found: dict[str, Any]) -> Quality | None:
     run, config = bench.run, bench.run.config
     if run.status("group") != "done":
         return None
-    distances = Distances.from_json(run.read_json("distances.json"))
+    distances = read_distances(bench)
     law = None
     if config.plan.pilot:
         trained = with_baseline(run, read_groups(found["choice"]["groups"]))
@@ -175,7 +177,7 @@ def _compute_optimal(
 def _row(pricing: Pricing, quality: Quality | None, row: dict[str, Any]) -> dict[str, Any]:
     """A candidate with its prices, and the quality predicted for it."""
     partition = read_groups(row["groups"])
-    predicted = quality.predict(partition) if quality else {"fvu": None, "fvu_increase": None}
+    predicted = quality.predict(partition) if quality else dict.fromkeys(("fvu", "fvu_increase", "delta_ce_increase"))
     return row | _numbers(pricing.price(partition.groups)) | predicted
 
 
