@@ -82,11 +82,16 @@ class RunDirectory:
             raise RunError(f"{path} exists and is not a run directory (no config.toml). Choose another place.")
         return cls(path, config)
 
-    def adopt(self) -> None:
-        """Write this run's config down. Stages made from other values are stale from now on; none is removed."""
-        text = dump_config(self.config)
-        if not self.file("config.toml").exists() or self.file("config.toml").read_text(encoding="utf-8") != text:
+    def adopt(self) -> str | None:
+        """Write this run's config down; returns the one that was there before, as text, or None.
+
+        Stages made from other values are stale from now on; none is removed.
+        """
+        file, text = self.file("config.toml"), dump_config(self.config)
+        before = file.read_text(encoding="utf-8") if file.exists() else None
+        if before != text:
             self.write_text("config.toml", text)
+        return before
 
     # ---- files
 

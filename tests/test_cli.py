@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -342,3 +343,26 @@ def test_an_interruption_ends_with_exit_code_130(here, call, monkeypatch):
     code, _, err = call("tokens", "tiny.toml")
     assert code == 130
     assert "Traceback" not in err
+
+
+def test_an_interrupted_second_training_goes_on_by_the_same_command(done, call, monkeypatch):
+    again = ("train", done, "--num-tokens", "1024", "--overwrite")
+    train = sys.modules["groupsae.recipes.train"]
+    whole, logged = train.train_groups, []
+
+    def stops_after_a_checkpoint(*arguments, log, **options):
+        def interrupt(record):
+            log(record)
+            logged.append(record["tokens"])
+            if record["tokens"] > 600:
+                raise KeyboardInterrupt
+
+        return whole(*arguments, log=interrupt, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_groups", stops_after_a_checkpoint)
+        assert call(*again)[0] == 130
+    code, _, err = call(*again)
+    assert code == 0 and "going on from step" in err
+    tokens = [json.loads(line)["tokens"] for line in (done / "metrics.jsonl").read_text().splitlines()]
+    assert tokens == sorted(set(tokens)) and tokens[-1] == 1024

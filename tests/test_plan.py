@@ -87,6 +87,14 @@ def test_a_bound_on_quality_takes_the_fewest_groups_within_it(done, call):
         assert plan_of(call, done, "--max-fvu-increase", bound)["choice"]["num_groups"] == row["num_groups"]
 
 
+def test_a_refused_plan_leaves_the_run_as_it_was(done, call):
+    before = (done / "config.toml").read_bytes()
+    refused(call, done, "--budget-flops", "1000")
+    assert (done / "config.toml").read_bytes() == before
+    stages = json.loads(call("show", done, "--json")[1])["stages"]
+    assert {facts["status"] for facts in stages.values()} == {"done"}
+
+
 def test_two_rules_at_once_are_refused(done, call):
     assert "both set" in refused(call, done, "--budget-flops", "1e12", "--max-fvu-increase", "0.1")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from groupsae.errors import RunError
+from groupsae.errors import GroupsaeError, RunError
 from groupsae.progress import say
 from groupsae.recipes.evaluate import evaluate
 from groupsae.recipes.group import group
@@ -74,15 +74,22 @@ def run_stage(run: RunDirectory, stage: str, *, overwrite: bool = False) -> None
 
 def _require_free(run: RunDirectory, stage: str, overwrite: bool) -> None:
     if stage != "report" and not overwrite and run.status(stage) == "stale":
-        files = ", ".join(run.manifest["stages"][stage]["files"])
+        files = list(run.manifest["stages"][stage]["files"])
+        named = ", ".join(files[:4]) + (f" and {len(files) - 4} more" if len(files) > 4 else "")
         raise RunError(
-            f"{run.path} holds {files} of stage {stage!r}, made from another config or from older results. "
+            f"{run.path} holds {named} of stage {stage!r}, made from another config or from older results. "
             "Give --overwrite to replace them, or --out another run directory."
         )
 
 
 def _make(bench: Workbench, stage: str) -> None:
-    bench.run.adopt()
+    """Do a stage under the run's config; a refusal leaves the config on disk as it was."""
+    before = bench.run.adopt()
     began = time.perf_counter()
-    files = RECIPES[stage](bench)
+    try:
+        files = RECIPES[stage](bench)
+    except GroupsaeError:
+        if before is not None:
+            bench.run.write_text("config.toml", before)
+        raise
     bench.run.finish(stage, time.perf_counter() - began, files)

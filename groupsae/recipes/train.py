@@ -26,7 +26,7 @@ def train(bench: Workbench) -> list[str]:
     partitions = partitions_of(run)
     groups = distinct_groups(partitions)
     checkpoints = Checkpoints(run.path, _key(run, groups))
-    if bench.overwrite:
+    if bench.overwrite and run.status("train") == "done":
         checkpoints.clear()
     if not checkpoints.exist:
         run.write_text("metrics.jsonl", "")
