@@ -131,7 +131,7 @@ def test_a_missing_earlier_stage_names_the_command(here, call):
     [
         ("tokens", ("--context-length", "8"), "tokens/rows.safetensors"),
         ("distances", ("--num-tokens", "100"), "distances.json"),
-        ("train", ("--num-tokens", "256"), "groups/layers.0/sae.safetensors"),
+        ("train", ("--num-tokens", "256"), "suite.json"),
         ("eval", ("--num-tokens", "32"), "eval/losses.json"),
     ],
 )
