@@ -1,0 +1,40 @@
+"""The run's config: one frozen section per stage, read from TOML, overridden by flags.
+
+Unknown keys are errors that name the nearest known one. Nothing here imports torch, so that
+`groupsae --help` is fast. Only `recipes` and `cli` see a whole `RunConfig`; every other function
+receives its own section.
+"""
+
+from groupsae.config.run import RunConfig, commented_toml, load_config
+from groupsae.config.saes import TopKConfig
+from groupsae.config.section import Section, differing_keys, dump_config
+from groupsae.config.stages import (
+    GROUP_METHODS,
+    ActivationsConfig,
+    DistancesConfig,
+    EvalConfig,
+    GroupConfig,
+    ModelConfig,
+    PlanConfig,
+    TextConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "GROUP_METHODS",
+    "ActivationsConfig",
+    "DistancesConfig",
+    "EvalConfig",
+    "GroupConfig",
+    "ModelConfig",
+    "PlanConfig",
+    "RunConfig",
+    "Section",
+    "TextConfig",
+    "TopKConfig",
+    "TrainConfig",
+    "commented_toml",
+    "differing_keys",
+    "dump_config",
+    "load_config",
+]

@@ -1,0 +1,91 @@
+"""What every section of a config is: frozen, strict, with errors that say what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from groupsae.errors import ConfigError
+
+
+def _whole(value: Any) -> Any:
+    """TOML's `1e6` as the integer it means."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _several(value: Any) -> Any:
+    """One name, or TOML's list of names, as a tuple."""
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Count = Annotated[Whole, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_several)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """Frozen; unknown keys, wrong types and impossible values are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**{key: self._section(key, value) for key, value in values.items()})
+        except ValidationError as error:
+            raise ConfigError(_explain(error, type(self))) from None
+
+    @classmethod
+    def _section(cls, key: str, value: Any) -> Any:
+        """Builds a nested section first, so that its errors say where they are."""
+        field = cls.model_fields.get(key)
+        if not isinstance(value, dict) or field is None or not _is_section(field.annotation):
+            return value
+        try:
+            return field.annotation(**value)
+        except ConfigError as error:
+            raise ConfigError(f"in [{key}]: {error}") from None
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def dump_config(config: Section) -> str:
+    """The config as TOML, every value written out; what is None is left out."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def differing_keys(one: Section, other: Section, prefix: str = "") -> list[str]:
+    """The dotted keys whose values differ, with both values: `train.num_tokens: 1 -> 2`."""
+    lines = []
+    for key in type(one).model_fields:
+        a, b = getattr(one, key), getattr(other, key)
+        if isinstance(a, Section) and type(a) is type(b):
+            lines += differing_keys(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
+    return lines
+
+
+def _explain(error: ValidationError, section: type[Section]) -> str:
+    lines = []
+    for fault in error.errors():
+        where = ".".join(map(str, fault["loc"]))
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"unknown key {where!r}; {_nearest(where, section)}")
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            given = "" if fault["type"] in ("missing", "value_error") else f", given {fault['input']!r}"
+            lines.append(f"{where}: {message}{given}" if where else message)
+    return "; ".join(lines)
+
+
+def _nearest(key: str, section: type[Section]) -> str:
+    known = list(section.model_fields)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

@@ -1,0 +1,157 @@
+"""One section per stage."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from groupsae.config.section import Count, Names, Positive, Section, Share, Whole
+
+
+class ModelConfig(Section):
+    """Which language model, and how it is loaded."""
+
+    name: str = "demo"
+    """A hub id, a local directory, or `demo` for the built-in model."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the language model's weights and activations."""
+    device: str = "auto"
+    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Only for models you trust."""
+
+
+class TextConfig(Section):
+    """What the model reads."""
+
+    source: Names = ("demo",)
+    """Files and folders (.txt .md .py .jsonl .parquet), `-` for standard input, `hf:NAME` for a
+    Hugging Face dataset, or `demo` for the standard library of the Python that runs this."""
+    field: str = "text"
+    """The key or column that holds the text, in .jsonl, .parquet and datasets."""
+    split: str = "train"
+    """The split of a Hugging Face dataset."""
+    context_length: Annotated[Whole, Field(gt=1)] = 256
+    """Tokens per row: what the language model sees at once."""
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the documents that are kept for evaluation and never trained on."""
+    max_tokens: Count = 100_000_000
+    """Reading stops after this many training tokens."""
+    max_held_out_tokens: Count = 5_000_000
+    """Held-out documents beyond this many tokens are left out."""
+
+
+class ActivationsConfig(Section):
+    """Where activations are read, and in what portions."""
+
+    hookpoints: Names = ("residual",)
+    """`residual` for every block but the last, or module paths with wildcards: `layers.*.mlp`."""
+    batch_rows: Count = 16
+    """Rows per forward pass of the language model."""
+    buffer_tokens: Count = 65_536
+    """Tokens that are shuffled together before they are trained on."""
+    skip_special: bool = True
+    """Leave out positions that hold a special token (end of text, padding)."""
+
+
+class DistancesConfig(Section):
+    """How alike two layers are."""
+
+    metric: Literal["angular", "cka", "svcca"] = "angular"
+    """How the distance between two layers is defined."""
+    num_tokens: Count = 1_000_000
+    """Tokens over which it is averaged, at most."""
+    until_stderr: Positive | None = None
+    """Stop earlier, once every entry's standard error is below this."""
+
+
+GROUP_METHODS = ("optimal", "complete", "legacy", "equal")
+
+
+class GroupConfig(Section):
+    """How layers are divided into groups."""
+
+    method: str = "complete"
+    """`optimal`, `complete` (linkage), `legacy` (as published), `equal` (chunks), or a TOML or JSON
+    file with your own `groups = [["layers.0", "layers.1"], ["layers.2"]]`."""
+    objective: Literal["mean-angle", "minimax", "size-weighted"] = "mean-angle"
+    """What `optimal` minimises."""
+    max_amad: Positive = 0.2
+    """The smallest number of groups whose AMAD is below this is taken."""
+    groups: Count | None = None
+    """Exactly this many groups, instead of the bound on AMAD."""
+
+    @field_validator("method")
+    @classmethod
+    def _known_or_a_file(cls, method: str) -> str:
+        if method not in GROUP_METHODS and not method.endswith((".toml", ".json")):
+            near = difflib.get_close_matches(method, GROUP_METHODS, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"method {method!r} is unknown; {hint}known are {', '.join(GROUP_METHODS)}, or a file")
+        return method
+
+
+class PlanConfig(Section):
+    """What a run will cost, and a choice of groups by cost or quality instead of AMAD."""
+
+    calibrate: bool = True
+    """Time a few batches on this machine, to predict seconds. Without it there are FLOPs only."""
+    pilot: bool = False
+    """Train a few SAEs on few tokens first, to predict quality on this model."""
+    budget_flops: Positive | None = None
+    """Take the most groups whose training costs at most this many FLOPs."""
+    budget_hours: Positive | None = None
+    """Take the most groups whose training takes at most this long."""
+    max_fvu_increase: Positive | None = None
+    """Take the fewest groups whose FVU is predicted to grow by at most this share, such as 0.1."""
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the plan decides the number of groups, instead of the bound on AMAD."""
+        return any(value is not None for value in (self.budget_flops, self.budget_hours, self.max_fvu_increase))
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> PlanConfig:
+        rules = ("budget_flops", "budget_hours", "max_fvu_increase")
+        given = [rule for rule in rules if getattr(self, rule) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both set; choose the number of groups by one of them")
+        if self.budget_hours is not None and not self.calibrate:
+            raise ValueError("budget_hours needs calibrate = true: without it no seconds are predicted")
+        return self
+
+
+class TrainConfig(Section):
+    """How the SAEs are trained."""
+
+    num_tokens: Count = 100_000_000
+    """Tokens each SAE sees."""
+    batch_tokens: Count = 4096
+    """Tokens per optimizer step."""
+    learning_rate: Positive | None = None
+    """Adam's rate; without it, 2e-4 / sqrt(d_sae / 2^14)."""
+    decay_share: Share = 0.2
+    """The last share of the tokens, over which the rate falls linearly to zero; 0 keeps it constant."""
+    clip_norm: Positive = 1.0
+    """Largest norm of one SAE's gradient."""
+    centre: bool = False
+    """Subtract each hookpoint's mean before encoding."""
+    scale_tokens: Count = 1_000_000
+    """Tokens from which each hookpoint's scale and centre are measured."""
+    baseline: bool = True
+    """Also train one SAE per layer, in the same pass, to compare with."""
+    log_every_tokens: Count = 100_000
+    """Tokens between two lines of metrics.jsonl."""
+    save_every_tokens: Count = 10_000_000
+    """Tokens between two checkpoints."""
+
+
+class EvalConfig(Section):
+    """How the SAEs are judged, on held-out text."""
+
+    num_tokens: Count = 100_000
+    """Held-out tokens; every SAE of a run sees the same ones."""
