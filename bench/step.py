@@ -45,18 +45,19 @@ def measure(width: int, d_sae: int, k: int, batch: int, repeats: int) -> tuple[l
     scales = Scales(("layers.0",), torch.ones(1), torch.zeros(1, width))
     settings = TrainConfig(num_tokens=10**9, batch_tokens=batch)
     group = GroupInTraining(("layers.0",), scales, width, TopKConfig(d_sae=d_sae, k=k), settings, seed=0)
-    x_LND, out_NS = torch.randn(1, batch, width), torch.empty(batch, d_sae)
+    x_ND, out_NS = torch.randn(batch, width), torch.empty(batch, d_sae)
+    layers_N = torch.zeros(batch, dtype=torch.long)
     weights_DS = group.sae.W_enc.detach().T
 
     def product() -> None:
-        torch.mm(x_LND[0], weights_DS, out=out_NS)
+        torch.mm(x_ND, weights_DS, out=out_NS)
 
-    for step in range(3):
-        group.step(x_LND, step, 0.0)
+    for _ in range(3):
+        group.step(x_ND, layers_N, 0.0)
         product()
     products, steps, ratios = [milliseconds(product)], [], []
-    for step in range(repeats):
-        steps.append(milliseconds(lambda step=step: group.step(x_LND, step + 3, 0.0)))
+    for _ in range(repeats):
+        steps.append(milliseconds(lambda: group.step(x_ND, layers_N, 0.0)))
         products.append(milliseconds(product))
         ratios.append(steps[-1] / statistics.fmean(products[-2:]))
     return products, steps, ratios

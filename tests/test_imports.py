@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "activations": {*VALUES, "models", "tokens"},
     "grouping": {*VALUES, "activations"},
     "saes": {*VALUES, "activations"},
-    "planning": {*VALUES, "grouping"},
+    "planning": {*VALUES, "activations", "grouping"},
     "training": {*VALUES, "activations", "saes", "planning"},  # timing measures the Rates that planning reckons with
     "evaluation": {*VALUES, "models", "activations", "saes"},
     "report": {*VALUES},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,6 +57,13 @@ class Harvester:
             batch_rows=self.batch_rows,
             skip_special=self.skip_special,
         )
+
+    def narrowed(self, hookpoints: tuple[str, ...]) -> Harvester:
+        """The same text at some of the hookpoints; the model stops at the deepest of them."""
+        narrow = copy.copy(self)
+        narrow.hookpoints = tuple(name for name in self.hookpoints if name in hookpoints)
+        narrow._modules = [_module(self.model, hookpoint) for hookpoint in narrow.hookpoints]
+        return narrow
 
     def read(self, rows: Sequence[int]) -> Tensor:
         """The activations x_LND of these rows' tokens, in the model's precision.

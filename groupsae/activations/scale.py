@@ -32,8 +32,15 @@ class Scales:
         index = self.hookpoints.index(hookpoint)
         return self.scale_L[index].item(), self.centre_LD[index]
 
+    def at(self, hookpoints: tuple[str, ...]) -> Scales:
+        """Those of some of the hookpoints."""
+        places = [self.hookpoints.index(name) for name in hookpoints]
+        return Scales(hookpoints, self.scale_L[places], self.centre_LD[places])
+
     def normalise(self, x_ND: Tensor, layers_N: Tensor) -> Tensor:
         """z_ND = s_l (x - c_l), in float32, token n being of layer `layers_N[n]`."""
+        if len(self.hookpoints) == 1:
+            return (x_ND.float() - self.centre_LD[0]) * self.scale_L[0]
         return (x_ND.float() - self.centre_LD[layers_N]) * self.scale_L[layers_N, None]
 
     def to(self, device: torch.device) -> Scales:

@@ -2,20 +2,22 @@
 
 The order is a function of (seed, position), so that any position can be returned to: rows are
 permuted once per epoch, read in blocks, and the tokens of a block are permuted again and dealt
-into batches of nearly equal size.
+into batches of nearly equal size. A block holds only what is trained on: of a group that sees one
+layer of each token, the layer is drawn before the token is kept.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from groupsae.activations.source import ActivationSource, hash_seed, row_order
 from groupsae.errors import TextError
+from groupsae.partition import Group, group_name
 
 
 @dataclass(frozen=True)
@@ -27,52 +29,157 @@ class Position:
     tokens: int = 0
 
 
-class ShuffledStream:
-    """Batches x_LND of `num_tokens` shuffled tokens in all, read from any position on.
+@dataclass(frozen=True)
+class Lanes:
+    """What a block keeps of each token: activations at the hookpoints `whole`, and one layer of each group in `drawn`.
 
-    Text that is shorter than `num_tokens` is read again, in a new order. The last batch is cut
-    so that exactly `num_tokens` are given. `read_seconds` is the time spent reading the source.
+    Lanes are numbered in this order.
     """
 
-    def __init__(
-        self, source: ActivationSource, num_tokens: int, *, batch_tokens: int, buffer_tokens: int, seed: int
-    ) -> None:
-        self.source, self.num_tokens, self.batch_tokens, self.seed = source, num_tokens, batch_tokens, seed
-        self.block_rows = max(1, round(buffer_tokens / source.row_tokens))
-        self.read_seconds = 0.0
-        self._buffer_LMD: Tensor | None = None
+    whole: tuple[str, ...]
+    drawn: tuple[Group, ...] = ()
 
-    def batches(self, start: Position = Position()) -> Iterator[tuple[Position, Tensor]]:
-        """Each batch x_LND after `start`, with the position behind it."""
+    @classmethod
+    def of(cls, groups: Iterable[Group], *, every_layer: bool) -> Lanes:
+        """The fewest lanes that serve these groups, each token at one drawn layer of the group or at every one."""
+        groups = tuple(dict.fromkeys(groups))
+        whole = tuple(dict.fromkeys(name for group in groups if every_layer or len(group) == 1 for name in group))
+        return cls(whole, tuple(group for group in groups if not set(group) <= set(whole)))
+
+    def __len__(self) -> int:
+        return len(self.whole) + len(self.drawn)
+
+
+class Block:
+    """The tokens of a stretch of rows, in memory at once: x (C, M, D), one lane per line of `lanes`.
+
+    Which layer of a group a token is seen at first, second and so on is a random order of its layers,
+    decided by seed, group, block and token.
+    """
+
+    def __init__(self, number: int, x_CMD: Tensor, lanes: Lanes, seed: int, batch_tokens: int) -> None:
+        self.number, self.lanes, self.seed, self.batch_tokens = number, lanes, seed, batch_tokens
+        self._x_CMD, self.count = x_CMD, 0
+        self._orders: dict[Group, Tensor] = {}
+        self._deals: dict[str, tuple[Tensor, ...]] = {}
+
+    def add(self, x_LND: Tensor, hookpoints: Sequence[str]) -> None:
+        """Keep more tokens, of which x_LND holds the activations at these hookpoints; lanes of others stay empty."""
+        start, self.count = self.count, self.count + x_LND.shape[1]
+        for lane, name in enumerate(self.lanes.whole):
+            if name in hookpoints:
+                self._x_CMD[lane, start : self.count] = x_LND[hookpoints.index(name)]
+        for lane, group in enumerate(self.lanes.drawn, len(self.lanes.whole)):
+            if set(group) <= set(hookpoints):
+                layers = torch.tensor([hookpoints.index(name) for name in group], device=x_LND.device)
+                drawn_N = layers[self._order(group)[start : self.count, 0]]
+                self._x_CMD[lane, start : self.count] = x_LND[drawn_N, torch.arange(len(drawn_N), device=x_LND.device)]
+
+    def deal(self, what: str = "shuffle") -> tuple[Tensor, ...]:
+        """The numbers of all tokens in random order, as batches of nearly `batch_tokens`."""
+        if what not in self._deals:
+            random = torch.Generator().manual_seed(hash_seed(self.seed, what, self.number))
+            order_M = torch.randperm(self.count, generator=random).to(self._x_CMD.device)
+            self._deals[what] = order_M.tensor_split(max(1, round(self.count / self.batch_tokens)))
+        return self._deals[what]
+
+    def read(self, group: Group, batch: int, turn: int = 0) -> tuple[Tensor, Tensor]:
+        """The tokens of a batch as the group sees them in this turn: x (N, D), and which layer of the group each is of.
+
+        Over `len(group)` turns each token of the block comes at each layer once, in another batch each time.
+        """
+        tokens_N = self.deal(f"shuffle/{group_name(group)}/{turn}" if turn else "shuffle")[batch]
+        layers_N = self._order(group)[tokens_N, turn]
+        if group in self.lanes.drawn:
+            return self._x_CMD[len(self.lanes.whole) + self.lanes.drawn.index(group), tokens_N], layers_N
+        lanes = [self.lanes.whole.index(name) for name in group]
+        if len(lanes) == 1:
+            return self._x_CMD[lanes[0], tokens_N], layers_N
+        return self._x_CMD[torch.tensor(lanes, device=tokens_N.device)[layers_N], tokens_N], layers_N
+
+    def _order(self, group: Group) -> Tensor:
+        if group not in self._orders:
+            random = torch.Generator().manual_seed(hash_seed(self.seed, f"layers/{group_name(group)}", self.number))
+            order = torch.rand(self._x_CMD.shape[1], len(group), generator=random).argsort(1)
+            self._orders[group] = order.to(self._x_CMD.device)
+        return self._orders[group]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of a block: the first `count` tokens of the batch with this number."""
+
+    block: Block
+    number: int
+    count: int
+
+    def read(self, group: Group, turn: int = 0) -> tuple[Tensor, Tensor]:
+        """The batch as a group sees it: x (N, D), and which layer of the group each token is of (N,)."""
+        x_ND, layers_N = self.block.read(group, self.number, turn)
+        return x_ND[: self.count], layers_N[: self.count]
+
+
+@dataclass
+class ShuffledStream:
+    """Batches of `num_tokens` shuffled tokens in all, read from any position on.
+
+    Text that is shorter than `num_tokens` is read again, in a new order. The last batch is cut
+    so that exactly `num_tokens` are given. `needed` says, block by block, at which hookpoints
+    activations are still wanted. `read_seconds` is the time spent reading the source.
+    """
+
+    source: ActivationSource
+    num_tokens: int
+    lanes: Lanes
+    batch_tokens: int
+    buffer_tokens: int
+    seed: int
+    needed: Callable[[], Sequence[str]] | None = None
+    read_seconds: float = 0.0
+    _x_CMD: Tensor | None = field(default=None, repr=False)
+
+    def batches(self, start: Position = Position()) -> Iterator[tuple[Position, Batch]]:
+        """Each batch after `start`, with the position behind it. A batch is good until the next one is asked for."""
         position = start
         while position.tokens < self.num_tokens:
-            block_LMD = self._read_block(position.block)
-            for indices_N in self._deal(block_LMD.shape[1], position.block)[position.batch :]:
-                x_LND = block_LMD[:, indices_N[: self.num_tokens - position.tokens].to(block_LMD.device)]
-                position = Position(position.block, position.batch + 1, position.tokens + x_LND.shape[1])
-                yield position, x_LND
+            block = self._read_block(position.block)
+            for number in range(position.batch, len(block.deal())):
+                count = min(len(block.deal()[number]), self.num_tokens - position.tokens)
+                position = Position(position.block, number + 1, position.tokens + count)
+                yield position, Batch(block, number, count)
                 if position.tokens >= self.num_tokens:
                     return
             position = Position(position.block + 1, 0, position.tokens)
 
-    def _read_block(self, block: int) -> Tensor:
+    def _read_block(self, number: int) -> Block:
         began = time.perf_counter()
-        count = 0
-        for rows in self._rows(block).split(self.source.batch_rows):
-            x_LND = self.source.read(rows.tolist())
-            if self._buffer_LMD is None:
-                capacity = self.block_rows * self.source.row_tokens
-                self._buffer_LMD = x_LND.new_empty(len(x_LND), capacity, x_LND.shape[2])
-            self._buffer_LMD[:, count : count + x_LND.shape[1]] = x_LND
-            count += x_LND.shape[1]
-        if not count:
+        source, block = self._narrowed(), None
+        for rows in self._rows(number).split(source.batch_rows):
+            x_LND = source.read(rows.tolist())
+            block = block or Block(number, self._memory(x_LND), self.lanes, self.seed, self.batch_tokens)
+            block.add(x_LND, source.hookpoints)
+        if block is None or not block.count:
             raise TextError("A whole block of rows holds only special tokens; give other text or skip_special = false.")
         self.read_seconds += time.perf_counter() - began
-        return self._buffer_LMD[:, :count]
+        return block
+
+    def _narrowed(self) -> ActivationSource:
+        needed = set(self.needed() if self.needed else self.source.hookpoints)
+        kept = tuple(name for name in self.source.hookpoints if name in needed)
+        return self.source if kept == self.source.hookpoints else self.source.narrowed(kept)
+
+    def _memory(self, x_LND: Tensor) -> Tensor:
+        if self._x_CMD is None:
+            self._x_CMD = x_LND.new_empty(len(self.lanes), self._block_rows * self.source.row_tokens, x_LND.shape[2])
+        return self._x_CMD
+
+    @property
+    def _block_rows(self) -> int:
+        return max(1, round(self.buffer_tokens / self.source.row_tokens))
 
     def _rows(self, block: int) -> Tensor:
         num_rows = self.source.num_rows
-        places = torch.arange(block * self.block_rows, (block + 1) * self.block_rows)
+        places = torch.arange(block * self._block_rows, (block + 1) * self._block_rows)
         epochs = places // num_rows
         return torch.cat(
             [
@@ -80,7 +187,3 @@ class ShuffledStream:
                 for epoch in epochs.unique().tolist()
             ]
         )
-
-    def _deal(self, count: int, block: int) -> tuple[Tensor, ...]:
-        random = torch.Generator().manual_seed(hash_seed(self.seed, "shuffle", block))
-        return torch.randperm(count, generator=random).tensor_split(max(1, round(count / self.batch_tokens)))

@@ -7,6 +7,7 @@ a known structure, for tests.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -33,6 +34,10 @@ class ActivationSource(Protocol):
         L follows `hookpoints`. N is at most `len(rows) * row_tokens`: positions that are left
         out (special tokens) are not in it. Raises NumericalError for NaN or infinity.
         """
+        ...
+
+    def narrowed(self, hookpoints: tuple[str, ...]) -> ActivationSource:
+        """The same source at some of its hookpoints only; what lies above the deepest is not computed."""
         ...
 
 
@@ -96,6 +101,15 @@ class SyntheticSource:
     def read(self, rows: Sequence[int]) -> Tensor:
         """The activations x_LND of these rows."""
         return torch.cat([self._read_row(row) for row in rows], dim=1)
+
+    def narrowed(self, hookpoints: tuple[str, ...]) -> SyntheticSource:
+        """The same at some of its hookpoints."""
+        layers = [self.hookpoints.index(name) for name in hookpoints]
+        narrow = copy.copy(self)
+        narrow.hookpoints = hookpoints
+        for name in ("_directions_LFD", "_scale_L", "_mean_LD"):
+            setattr(narrow, name, getattr(self, name)[layers])
+        return narrow
 
     def _read_row(self, row: int) -> Tensor:
         random = torch.Generator().manual_seed(hash_seed(self._seed, "row", row))

@@ -132,6 +132,11 @@ class TrainConfig(Section):
     """Tokens each SAE sees."""
     batch_tokens: Count = 4096
     """Tokens per optimizer step."""
+    layers_per_token: Literal[1, "all"] = 1
+    """A group sees each token at one of its layers, drawn at random, as published; or at all of them, in steps of
+    their own, so that a group of m layers needs m times fewer tokens of text."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Precision of the encoder's product; weights, gradients and everything else stay float32."""
     learning_rate: Positive | None = None
     """Adam's rate; without it, 2e-4 / sqrt(d_sae / 2^14)."""
     decay_share: Share = 0.2

@@ -22,6 +22,7 @@ class Footprint:
     """The settings of a run that decide what it occupies.
 
     `num_saes` SAEs of width `d_sae` train side by side on `num_hookpoints` hookpoints;
+    Of each token the buffer keeps `num_lanes` activations (by default one per hookpoint).
     `bytes_per_number` is the language model's precision (4 for float32, 2 for bfloat16), in which
     activations are kept. On a CPU (`on_device` false) everything lies on the host.
     """
@@ -35,6 +36,7 @@ class Footprint:
     context_length: int
     buffer_tokens: int
     bytes_per_number: int = 4
+    num_lanes: int | None = None
     stored_tokens: int = 0
     on_device: bool = True
 
@@ -94,8 +96,8 @@ def predict_memory(run: Footprint) -> Memory:
 
     - language model: weights p each; per token of a batch of rows 4 D + 2 I numbers inside a block,
       and twice L D numbers of what is read
-    - buffer: `buffer_tokens` (at least a row) * L * D * p
-    - batch: `batch_tokens` * L * D * p, and one group's activations in float32
+    - buffer: `buffer_tokens` (at least a row) * lanes * D * p
+    - batch: `batch_tokens` * D * p, and four times one group's activations in float32
     - per SAE weights P and Adam's moments 2 P; gradients P of one SAE at a time; pre-activations
       a tile of one SAE at a time
     - disk: the last and the next checkpoint (3 P per SAE each), the SAEs (P), and stored tokens
@@ -108,8 +110,8 @@ def predict_memory(run: Footprint) -> Memory:
     return Memory(
         lm_weights=model.parameter_bytes(size),
         lm_activations=row_tokens * size * (4 * model.d_model + 2 * model.intermediate_size + 2 * read_D),
-        buffer=tokens_buffered * read_D * size,
-        batch=run.batch_tokens * (read_D * size + 4 * model.d_model * _FLOAT32),
+        buffer=tokens_buffered * (run.num_lanes or run.num_hookpoints) * model.d_model * size,
+        batch=run.batch_tokens * model.d_model * (size + 4 * _FLOAT32),
         sae_weights=run.num_saes * run.sae_bytes,
         adam_moments=2 * run.num_saes * run.sae_bytes,
         gradients=run.sae_bytes,

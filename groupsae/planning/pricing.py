@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from groupsae.activations.shuffle import Lanes
 from groupsae.partition import Group, Partition
 from groupsae.planning.cost import Cost, paper_cost, run_cost, sparse_step_flops
 from groupsae.planning.memory import Available, Footprint, Memory, predict_memory
@@ -41,30 +42,36 @@ class Pricing:
     num_tokens: int
     scale_tokens: int
     rates: Rates | None = None
+    layers_per_token: int | str = 1
 
     def price(self, groups: Sequence[Group]) -> Price:
         """The price of these groups, trained side by side.
 
-        seconds = (num_tokens + scale_tokens) * read + G * num_tokens / batch_tokens * step
+        seconds = (tokens read + scale_tokens) * read + G * num_tokens / batch_tokens * step
+
+        Tokens read by a part of the blocks only count in proportion.
         """
         run = self.footprint
         model, distinct = run.architecture, tuple(dict.fromkeys(groups))
         flops = sparse_step_flops(model.d_model, run.d_sae, self.k)
+        ours = run_cost(model, distinct, flops, self.num_tokens, run.context_length, self.layers_per_token)
+        deepest = run_cost(model, distinct, flops, 1, run.context_length).harvest
         return Price(
             paper=paper_cost(model, len(distinct), run.d_sae, run.context_length, self.num_tokens),
-            ours=run_cost(model, distinct, flops, self.num_tokens, run.context_length),
-            seconds=self._seconds(len(distinct)),
+            ours=ours,
+            seconds=self._seconds(len(distinct), ours.harvest / deepest),
             memory=predict_memory(self.footprint_of(distinct)),
         )
 
     def footprint_of(self, groups: Sequence[Group]) -> Footprint:
         """What a run that trains these groups occupies."""
-        return replace(self.footprint, num_saes=len(set(groups)))
+        lanes = Lanes.of(groups, every_layer=self.layers_per_token == "all")
+        return replace(self.footprint, num_saes=len(set(groups)), num_lanes=len(lanes))
 
-    def _seconds(self, num_saes: int) -> float | None:
+    def _seconds(self, num_saes: int, tokens_read: float) -> float | None:
         if self.rates is None:
             return None
-        reading = (self.num_tokens + self.scale_tokens) * self.rates.read_per_token
+        reading = (tokens_read + self.scale_tokens) * self.rates.read_per_token
         return reading + num_saes * self.num_tokens / self.rates.batch_tokens * self.rates.step
 
 

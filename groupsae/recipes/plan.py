@@ -25,6 +25,8 @@ from groupsae.training.timing import time_steps
 from groupsae.workbench import Workbench
 
 PILOT_EVAL_TOKENS = 8192
+ENOUGH_BATCHES = 8
+"""Batches that a shuffle buffer should hold where every layer of a token is trained on."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -35,6 +37,7 @@ def plan(bench: Workbench) -> list[str]:
     ConfigError if nothing meets the budget; FitError, with the plan written, if the run does not fit.
     """
     run, config = bench.run, bench.run.config
+    _warn_of_small_buffer(bench)
     found = _candidates(bench)
     pricing = _pricing(bench)
     quality = _quality(bench, found)
@@ -59,6 +62,17 @@ def plan(bench: Workbench) -> list[str]:
     if bench.has_weights:
         require_fits(pricing.footprint_of(union(*trained.values())), _free(bench))
     return ["plan.json"]
+
+
+def _warn_of_small_buffer(bench: Workbench) -> None:
+    config = bench.run.config
+    batches = config.activations.buffer_tokens / config.train.batch_tokens
+    if config.train.layers_per_token == "all" and batches < ENOUGH_BATCHES:
+        say(
+            f'plan: warning: train.layers_per_token = "all" with a buffer of {batches:.3g} batches: the layers of a '
+            "token then come close together, which costs quality. Raise activations.buffer_tokens to at least "
+            f"{ENOUGH_BATCHES * config.train.batch_tokens:,}."
+        )
 
 
 def _candidates(bench: Workbench) -> dict[str, Any]:
@@ -94,7 +108,14 @@ def _pricing(bench: Workbench) -> Pricing:
         bytes_per_number=BYTES[config.model.dtype],
         on_device=bench.on_device,
     )
-    return Pricing(footprint, config.sae.k, config.train.num_tokens, config.train.scale_tokens, _rates(bench))
+    return Pricing(
+        footprint,
+        config.sae.k,
+        config.train.num_tokens,
+        config.train.scale_tokens,
+        _rates(bench),
+        config.train.layers_per_token,
+    )
 
 
 def _rates(bench: Workbench) -> Rates | None:

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+ROWS_NUMBERS = 2**17
+"""Numbers of a weight matrix that are worked on at once on a CPU: 512 KiB."""
+
 
 @dataclass(frozen=True)
 class Latents:
@@ -57,6 +60,9 @@ class SparseAutoencoder(nn.Module, ABC):
     raw activations.
     """
 
+    product_dtype: torch.dtype | None = None
+    """Precision of the encoder's product; None is that of the weights."""
+
     def __init__(self, d_model: int, d_sae: int) -> None:
         super().__init__()
         self.d_model, self.d_sae = d_model, d_sae
@@ -101,27 +107,26 @@ class SparseAutoencoder(nn.Module, ABC):
 
     def pre_activations(self, z_ND: Tensor) -> Tensor:
         """W_enc (z - b_dec) + b_enc, (N, S)."""
-        return F.linear(z_ND, self.W_enc, self.folded_bias())
-
-    def folded_bias(self) -> Tensor:
-        """b_enc - W_enc b_dec, (S,): pre-activations are W_enc z plus this.
-
-        With b_dec folded in, its gradient is a matrix-vector product, not one more product of the batch's size.
-        """
-        return self.b_enc - self.W_enc @ self.b_dec
+        return F.linear(z_ND - self.b_dec, self.W_enc, self.b_enc)
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Give every decoder row unit norm."""
-        self.W_dec /= torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True).clamp_min(1e-12)
+        for W_RD in self.W_dec.split(self._rows_at_once):
+            W_RD /= torch.linalg.vector_norm(W_RD, dim=1, keepdim=True).clamp_min(1e-12)
 
     @torch.no_grad()
     def project_decoder_gradient(self) -> None:
         """Remove from each decoder row's gradient the component along the row."""
-        grad_SD = self.W_dec.grad
-        if grad_SD is not None:
-            along_S1 = torch.einsum("sd,sd->s", grad_SD, self.W_dec)[:, None]
-            torch.addcmul(grad_SD, self.W_dec, along_S1, value=-1, out=grad_SD)
+        if self.W_dec.grad is None:
+            return
+        for grad_RD, W_RD in zip(*(W.split(self._rows_at_once) for W in (self.W_dec.grad, self.W_dec)), strict=True):
+            grad_RD.addcmul_(W_RD, (grad_RD * W_RD).sum(1, keepdim=True), value=-1)
+
+    @property
+    def _rows_at_once(self) -> int:
+        """Rows that stay in a CPU's cache while they are worked on twice; elsewhere all."""
+        return max(1, ROWS_NUMBERS // self.d_model) if self.W_dec.device.type == "cpu" else self.d_sae
 
 
 def weighted_rows(W_SD: Tensor, latents: Latents) -> Tensor:

@@ -1,13 +1,14 @@
-"""The sparse encoder: one dense product forward, a few rows per token backward.
+"""The sparse step: one dense product forward, a few rows per token backward.
 
-Of a TopK step only W_enc z is dense (2 D S FLOPs per token). Its gradient is not: dW_enc[s] sums
-g[n, k] z[n] over the (n, k) that chose latent s, which is an `embedding_bag` over the transposed
-list of indices (2 D K per token). No tensor of N x S is kept for the backward pass;
-pre-activations live in one reused tile.
+Of a step only the pre-activations are a dense product (2 D S FLOPs per token). Where K of S latents
+are active, decoding and every gradient touch K rows per token, 2 D K FLOPs each. Weight gradients are
+`embedding_bag`s over the transposed list of active latents: for each latent, the tokens it was active
+on. No tensor of N x S is kept for the backward pass; pre-activations live in one reused tile.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,115 +22,136 @@ TILE_NUMBERS = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 BLOCK = 16
 """Numbers per block in the first stage of `top_k`."""
 
-
-def topk_pre_activations(z_ND: Tensor, W_SD: Tensor, b_S: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of W z + b per token and their numbers, (N, K) each; with gradients for z, W and b."""
-    return _TopKPreActivations.apply(z_ND, W_SD, b_S, k)
+Select = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From pre-activations (R, S) the chosen values and their latents, (R, K) each."""
 
 
-def topk_autoencode(
-    z_ND: Tensor, W_enc_SD: Tensor, b_S: Tensor, W_dec_SD: Tensor, k: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """z_hat without b_dec (N, D), the latents' values (N, K) after ReLU, and their numbers (N, K).
+def select(
+    z_ND: Tensor, W_SD: Tensor, b_S: Tensor, choose: Select, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """What `choose` takes from the pre-activations W z + b: (N, K) values and latents, with gradients for z, W and b.
 
-    The whole TopK step but its loss: encoder, selection, ReLU and decoder in one node, so that both
-    weight gradients share one transposed list. Gradients for both matrices, b and z.
+    `dtype` is the precision of the product, z's own by default; values are of z's.
     """
-    return _TopKAutoencode.apply(z_ND, W_enc_SD, b_S, W_dec_SD, k)
+    return _Select.apply(z_ND, W_SD, b_S, choose, dtype or z_ND.dtype)
 
 
-class _TopKPreActivations(Function):
+class _Select(Function):
     @staticmethod
-    def forward(ctx: Any, z_ND: Tensor, W_SD: Tensor, b_S: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        values_NK, indices_NK = _select(z_ND, W_SD, b_S, k)
+    def forward(
+        ctx: Any, z_ND: Tensor, W_SD: Tensor, b_S: Tensor, choose: Select, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        rows = max(1, min(len(z_ND), TILE_NUMBERS.get(z_ND.device.type, 256 * 2**20) // len(W_SD)))
+        tile_RS = z_ND.new_empty(rows, len(W_SD), dtype=dtype)
+        W_DS, b_cast_S = W_SD.to(dtype).T, b_S.to(dtype)
+        # The bias is added while the tile is in the cache: addmm would fill the tile with it first.
+        parts = [
+            choose(torch.mm(z_RD, W_DS, out=tile_RS[: len(z_RD)]).add_(b_cast_S)) for z_RD in z_ND.to(dtype).split(rows)
+        ]
+        values_NK, indices_NK = (torch.cat(part) for part in zip(*parts, strict=True))
         ctx.save_for_backward(z_ND, W_SD, indices_NK)
         ctx.mark_non_differentiable(indices_NK)
-        return values_NK, indices_NK
+        return values_NK.to(z_ND.dtype), indices_NK
 
     @staticmethod
     def backward(ctx: Any, grad_NK: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         z_ND, W_SD, indices_NK = ctx.saved_tensors
-        needed = ctx.needs_input_grad
-        transposed = Transposed.of(indices_NK, len(W_SD)) if needed[1] else None
-        return *_encoder_gradients(needed, z_ND, W_SD, grad_NK, indices_NK, transposed), None
+        needs_z, needs_W, needs_b = ctx.needs_input_grad[:3]
+        grad_NK = grad_NK.contiguous()
+        grad_z_ND = F.embedding_bag(indices_NK, W_SD, per_sample_weights=grad_NK, mode="sum") if needs_z else None
+        if not (needs_W or needs_b):
+            return grad_z_ND, None, None, None, None
+        chosen = Transposed.of(indices_NK, grad_NK, len(W_SD))
+        return grad_z_ND, chosen.rows(z_ND, chosen.values), chosen.sums(chosen.values), None, None
 
 
-class _TopKAutoencode(Function):
+def squared_error(
+    z_ND: Tensor,
+    values_NK: Tensor,
+    indices_NK: Tensor,
+    W_enc_SD: Tensor,
+    b_enc_S: Tensor,
+    W_dec_SD: Tensor,
+    b_dec_D: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """sum_t ||z_hat_t - z_t||^2, and z - z_hat (N, D), from the active latents; gradients for the four weights.
+
+    `values_NK` are those of ReLU(W_enc (z - b_dec) + b_enc) at `indices_NK`, however chosen; the gradient goes through
+    those above zero, and not through the choice. z and z - z_hat get no gradient.
+    """
+    return _SquaredError.apply(z_ND, values_NK, indices_NK, W_enc_SD, b_enc_S, W_dec_SD, b_dec_D)
+
+
+class _SquaredError(Function):
     @staticmethod
     def forward(
-        ctx: Any, z_ND: Tensor, W_enc_SD: Tensor, b_S: Tensor, W_dec_SD: Tensor, k: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        pre_NK, indices_NK = _select(z_ND, W_enc_SD, b_S, k)
-        values_NK = pre_NK.relu_()
-        with torch.enable_grad():  # PyTorch's own gradient of the weights of an embedding_bag, kept for backward
-            inner_NK = values_NK.detach().requires_grad_()
-            decoded_ND = F.embedding_bag(indices_NK, W_dec_SD.detach(), per_sample_weights=inner_NK, mode="sum")
-        ctx.inner = (inner_NK, decoded_ND)
-        ctx.save_for_backward(z_ND, W_enc_SD, W_dec_SD, values_NK, indices_NK)
-        ctx.mark_non_differentiable(indices_NK)
-        return decoded_ND.detach(), values_NK, indices_NK
+        ctx: Any,
+        z_ND: Tensor,
+        values_NK: Tensor,
+        indices_NK: Tensor,
+        W_enc_SD: Tensor,
+        b_enc_S: Tensor,
+        W_dec_SD: Tensor,
+        b_dec_D: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        centred_ND = z_ND - b_dec_D
+        decoded_ND = F.embedding_bag(indices_NK, W_dec_SD, per_sample_weights=values_NK, mode="sum")
+        e_ND = centred_ND - decoded_ND
+        ctx.save_for_backward(centred_ND, e_ND, values_NK, indices_NK, W_enc_SD, W_dec_SD)
+        ctx.mark_non_differentiable(e_ND)
+        return torch.linalg.vector_norm(e_ND).square(), e_ND
 
     @staticmethod
-    def backward(ctx: Any, grad_ND: Tensor, grad_values_NK: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        z_ND, W_enc_SD, W_dec_SD, values_NK, indices_NK = ctx.saved_tensors
-        inner_NK, decoded_ND = ctx.inner
-        (grad_NK,) = torch.autograd.grad(decoded_ND, inner_NK, grad_ND.contiguous())
-        grad_NK = (grad_NK + grad_values_NK).masked_fill_(values_NK == 0, 0)
-        needs_z, needs_enc, needs_b, needs_dec, _k = ctx.needs_input_grad
-        transposed = Transposed.of(indices_NK, len(W_dec_SD)) if needs_enc or needs_dec else None
-        encoder = _encoder_gradients((needs_z, needs_enc, needs_b), z_ND, W_enc_SD, grad_NK, indices_NK, transposed)
-        decoder = transposed.rows(grad_ND, values_NK) if needs_dec else None
-        return *encoder, decoder, None
-
-
-def _select(z_ND: Tensor, W_SD: Tensor, b_S: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of W z + b per token, tile by tile of tokens."""
-    count, d_sae = len(z_ND), len(W_SD)
-    rows = max(1, min(count, TILE_NUMBERS.get(z_ND.device.type, 256 * 2**20) // d_sae))
-    tile_RS = z_ND.new_empty(rows, d_sae)
-    parts = [top_k(torch.addmm(b_S, z_RD, W_SD.T, out=tile_RS[: len(z_RD)]), k) for z_RD in z_ND.split(rows)]
-    values_NK, indices_NK = (torch.cat(part) for part in zip(*parts, strict=True))
-    return values_NK, indices_NK
-
-
-def _encoder_gradients(
-    needed: tuple[bool, ...],
-    z_ND: Tensor,
-    W_SD: Tensor,
-    grad_NK: Tensor,
-    indices_NK: Tensor,
-    transposed: Transposed | None,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of z, W and b of W z + b, from those of the chosen pre-activations."""
-    grad_z_ND = grad_W_SD = grad_b_S = None
-    if needed[0]:
-        grad_z_ND = F.embedding_bag(indices_NK, W_SD, per_sample_weights=grad_NK.contiguous(), mode="sum")
-    if needed[1]:
-        grad_W_SD = transposed.rows(z_ND, grad_NK)
-    if needed[2]:
-        grad_b_S = grad_NK.new_zeros(len(W_SD)).index_add_(0, indices_NK.flatten(), grad_NK.flatten())
-    return grad_z_ND, grad_W_SD, grad_b_S
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        centred_ND, e_ND, values_NK, indices_NK, W_enc_SD, W_dec_SD = ctx.saved_tensors
+        grad_ND = e_ND * (-2 * grad)
+        active = Transposed.of(indices_NK, values_NK, len(W_dec_SD))
+        grad_W_dec_SD, grad_M = active.rows_and_dots(grad_ND, W_dec_SD)
+        grad_M *= active.values > 0
+        grad_b_enc_S = active.sums(grad_M)
+        grad_W_enc_SD = active.rows(centred_ND, grad_M)
+        grad_b_dec_D = grad_ND.sum(0) - grad_b_enc_S @ W_enc_SD
+        return None, None, None, grad_W_enc_SD, grad_b_enc_S, grad_W_dec_SD, grad_b_dec_D
 
 
 @dataclass(frozen=True)
 class Transposed:
-    """A list of indices (N, K) sorted by what they point to: for each of S rows, which (n, k) chose it."""
+    """The active latents (N, K) of a batch as a list of M = N K entries sorted by latent, then by token.
 
-    order: Tensor
+    `latents`, `tokens` and `values` (M,) belong together; latent s has those from `starts_S[s]` on.
+    """
+
+    latents: Tensor
     tokens: Tensor
+    values: Tensor
     starts_S: Tensor
 
     @classmethod
-    def of(cls, indices_NK: Tensor, num_rows: int) -> Transposed:
-        """The transposed list; the order within a row is that of the tokens."""
-        order = indices_NK.flatten().argsort(stable=True)
-        counts_S = torch.bincount(indices_NK.flatten(), minlength=num_rows)
-        return cls(order, order // indices_NK.shape[1], counts_S.cumsum(0) - counts_S)
+    def of(cls, indices_NK: Tensor, values_NK: Tensor, d_sae: int) -> Transposed:
+        """The transposed list."""
+        narrow = torch.int16 if d_sae <= torch.iinfo(torch.int16).max else torch.int32  # sorts faster
+        latents, order = indices_NK.flatten().to(narrow).sort(stable=True)
+        starts_S = torch.searchsorted(latents, torch.arange(d_sae, device=latents.device, dtype=narrow))
+        return cls(latents, order // indices_NK.shape[1], values_NK.flatten()[order], starts_S)
 
-    def rows(self, x_ND: Tensor, values_NK: Tensor) -> Tensor:
-        """For each row s the sum over (n, k) with indices[n, k] = s of values[n, k] x[n]: (S, D)."""
-        weights = values_NK.flatten()[self.order]
-        return F.embedding_bag(self.tokens, x_ND, self.starts_S, per_sample_weights=weights, mode="sum")
+    def rows(self, x_ND: Tensor, weights_M: Tensor) -> Tensor:
+        """For each latent the sum over its entries of weight times x[token]: (S, D)."""
+        return F.embedding_bag(self.tokens, x_ND, self.starts_S, per_sample_weights=weights_M, mode="sum")
+
+    def rows_and_dots(self, x_ND: Tensor, W_SD: Tensor) -> tuple[Tensor, Tensor]:
+        """`rows` weighted by the values, and for each entry <W[latent], x[token]>, (M,).
+
+        The second is what PyTorch takes for the gradient of the weights where W is that of the rows.
+        """
+        with torch.enable_grad():
+            weights_M = self.values.detach().requires_grad_()
+            rows_SD = self.rows(x_ND, weights_M)
+        (dots_M,) = torch.autograd.grad(rows_SD, weights_M, W_SD)
+        return rows_SD.detach(), dots_M
+
+    def sums(self, weights_M: Tensor) -> Tensor:
+        """For each latent the sum of its entries' weights: (S,)."""
+        return weights_M.new_zeros(len(self.starts_S)).index_add_(0, self.latents.int(), weights_M)
 
 
 def top_k(x_NS: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import final
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from groupsae.config import TopKConfig
 from groupsae.saes.base import Latents, Losses, SparseAutoencoder, weighted_rows
-from groupsae.saes.sparse import topk_autoencode, topk_pre_activations
+from groupsae.saes.sparse import select, squared_error, top_k
 
 
 @final
@@ -36,29 +37,32 @@ class TopKSAE(SparseAutoencoder):
 
     def encode_sparse(self, z_ND: Tensor) -> Latents:
         """The k strongest latents of each token."""
-        values_NK, indices_NK = topk_pre_activations(z_ND, self.W_enc, self.folded_bias(), self.k)
+        choose = partial(top_k, k=self.k)
+        values_NK, indices_NK = select(z_ND - self.b_dec, self.W_enc, self.b_enc, choose, self.product_dtype)
         return Latents(values_NK.relu(), indices_NK)
 
     def losses(self, z_ND: Tensor, dead_S: Tensor) -> Losses:
         """The loss of the class docstring on a batch z (N, D)."""
-        decoded_ND, values_NK, indices_NK = topk_autoencode(z_ND, self.W_enc, self.folded_bias(), self.W_dec, self.k)
-        latents = Latents(values_NK, indices_NK)
-        e_ND = z_ND - decoded_ND - self.b_dec
-        error, variance = e_ND.square().sum(), _variance(z_ND)
-        auxk = self._auxk(z_ND, e_ND.detach(), dead_S) / variance
+        with torch.no_grad():
+            latents = self.encode_sparse(z_ND)
+        error, e_ND = squared_error(
+            z_ND, latents.values_NK, latents.indices_NK, self.W_enc, self.b_enc, self.W_dec, self.b_dec
+        )
+        variance = _variance(z_ND)
+        auxk = self._auxk(z_ND, e_ND, dead_S) / variance
         return Losses(error / variance + self.auxk_weight * auxk, error.detach(), variance, auxk.detach(), latents)
 
     def _auxk(self, z_ND: Tensor, e_ND: Tensor, dead_S: Tensor) -> Tensor:
         dead = dead_S.nonzero().squeeze(1)
         if not self.auxk_weight or not len(dead):
             return e_ND.new_zeros(())
-        pre_NZ = F.linear(z_ND, self.W_enc[dead], self.folded_bias()[dead])
+        pre_NZ = F.linear(z_ND - self.b_dec, self.W_enc[dead], self.b_enc[dead])
         values_NA, places_NA = pre_NZ.topk(min(self.k_aux, len(dead)), dim=1, sorted=False)
-        e_hat_ND = weighted_rows(self.W_dec, Latents(values_NA, dead[places_NA]))
+        e_hat_ND = weighted_rows(self.W_dec[dead], Latents(values_NA, places_NA))
         return min(len(dead) / self.k_aux, 1.0) * (e_hat_ND - e_ND).square().sum()
 
 
 def _variance(z_ND: Tensor) -> Tensor:
     limits = torch.finfo(z_ND.dtype)
-    variance, power = (z_ND - z_ND.mean(0)).square().sum(), z_ND.square().sum()
+    variance, power = (torch.linalg.vector_norm(part).square() for part in (z_ND - z_ND.mean(0), z_ND))
     return torch.where(variance > limits.eps * power, variance, power).clamp_min(limits.tiny)

@@ -6,46 +6,73 @@ import torch
 from torch import Tensor
 
 from groupsae.activations.scale import Scales
+from groupsae.activations.shuffle import Batch
 from groupsae.activations.source import hash_seed
 from groupsae.config import TopKConfig, TrainConfig
 from groupsae.errors import NumericalError
 from groupsae.partition import Group, group_name
-from groupsae.saes.base import Losses
+from groupsae.saes.base import Losses, SparseAutoencoder
 from groupsae.saes.registry import build_sae
 from groupsae.training.dead import DeadLatents
 from groupsae.training.optim import adam, clip, decay, learning_rate
+from groupsae.training.precision import product_dtype
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 class GroupInTraining:
-    """The state of one group's training. All of it is in `state()`; every random choice is a
-    function of (seed, group, step), so that a group trains alike in whatever company."""
+    """The state of one group's training. All of it is in `state()`; its first weights and the layers its tokens are
+    seen at are functions of (seed, group), so that a group trains alike in whatever company.
+
+    With `layers_per_token = "all"` every token is seen once at each layer of the group, in steps of their own, so that
+    a group of m layers takes m steps for each batch of the stream.
+    """
 
     def __init__(
         self, group: Group, scales: Scales, d_model: int, sae: TopKConfig, train: TrainConfig, seed: int
     ) -> None:
         device = scales.scale_L.device
-        self.group, self.name, self.scales, self.train, self.seed = group, group_name(group), scales, train, seed
-        self.layers = torch.tensor([scales.hookpoints.index(name) for name in group], device=device)
+        self.group, self.name, self.train = group, group_name(group), train
+        self.scales = scales.at(group)
         self.sae = build_sae(d_model, sae)
         self.sae.initialise(hash_seed(seed, f"weights/{self.name}"))
         self.sae.to(device)
+        self.sae.product_dtype = product_dtype(train.precision, device)
         self.rate = train.learning_rate or learning_rate(self.sae.d_sae)
         self.optimizer = adam(self.sae.parameters(), self.rate)
         self.dead = DeadLatents(self.sae.d_sae, sae.dead_after_tokens, device)
         self.meter = Meter(device)
 
-    def draw_layers(self, count: int, step: int) -> Tensor:
-        """For each of `count` tokens one layer of the group, uniformly and independently: (N,) indices into L."""
-        random = torch.Generator().manual_seed(hash_seed(self.seed, f"layers/{self.name}", step))
-        return self.layers[torch.randint(len(self.group), (count,), generator=random).to(self.layers.device)]
+    @property
+    def turns(self) -> int:
+        """How often each token is seen, at another layer each time."""
+        return len(self.group) if self.train.layers_per_token == "all" else 1
 
-    def step(self, x_LND: Tensor, step: int, progress: float) -> None:
-        """One optimizer step on a batch; `progress` is the share of the tokens seen before it."""
-        layers_N = self.draw_layers(x_LND.shape[1], step)
-        tokens_N = torch.arange(x_LND.shape[1], device=layers_N.device)
-        losses = self.sae.losses(self.scales.normalise(x_LND[layers_N, tokens_N], layers_N), self.dead.mask_S)
+    @property
+    def tokens_needed(self) -> int:
+        """Tokens of the stream that give the SAE its `num_tokens`."""
+        return -(-self.train.num_tokens // self.turns)
+
+    def finished(self, tokens: int) -> bool:
+        """Whether nothing is left to learn after this many tokens of the stream."""
+        return tokens >= self.tokens_needed
+
+    def take(self, batch: Batch, before: int) -> None:
+        """The optimizer steps on one batch of the stream, `before` tokens of which came earlier."""
+        count = min(batch.count, self.tokens_needed - before)
+        for turn in range(self.turns):
+            seen = before * self.turns + turn * count
+            kept = min(count, self.train.num_tokens - seen)
+            if kept > 0:
+                x_ND, layers_N = batch.read(self.group, turn)
+                self.step(x_ND[:kept], layers_N[:kept], seen / self.train.num_tokens)
+
+    def step(self, x_ND: Tensor, layers_N: Tensor, progress: float) -> None:
+        """One optimizer step on tokens of the group's layers; `progress` is the share of the tokens seen before it.
+
+        `layers_N` counts within the group.
+        """
+        losses = self.sae.losses(self.scales.normalise(x_ND, layers_N), self.dead.mask_S)
         losses.total.backward()
         self._apply(decay(progress, self.train.decay_share))
         self.dead.update(losses.latents)
@@ -59,6 +86,11 @@ class GroupInTraining:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.sae.normalise_decoder()
+
+    def trained(self) -> SparseAutoencoder:
+        """The SAE as it is used from now on: frozen, and in float32 throughout."""
+        self.sae.product_dtype = None
+        return self.sae.requires_grad_(False)
 
     def require_finite(self, step: int) -> None:
         """Raises NumericalError naming group and step if the weights, or losses since the last reading, are not."""

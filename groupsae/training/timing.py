@@ -23,17 +23,17 @@ def time_steps(
     x_LND = source.read(rows)
     read = _median(lambda: source.read(rows), repeats, source.device) / max(x_LND.shape[1], 1)
     wanted = train.batch_tokens
-    parts = [x_LND]
+    parts = [x_LND[-1]]
     for x_LND in stream(source, wanted, seed):
-        parts.append(x_LND)
-        if sum(part.shape[1] for part in parts) >= wanted:
+        parts.append(x_LND[-1])
+        if sum(map(len, parts)) >= wanted:
             break
-    batch_LND = torch.cat(parts, dim=1)[:, :wanted]
-    scales = measure_scales(source, max(1, batch_LND.shape[1]), seed=seed)
+    x_ND = torch.cat(parts)[:wanted]
+    scales = measure_scales(source, max(1, len(x_ND)), seed=seed)
     group = GroupInTraining((source.hookpoints[-1],), scales, source.d_model, sae, train, seed)
-    steps = iter(range(10**9))
-    step = _median(lambda: group.step(batch_LND, next(steps), 0.0), repeats, source.device)
-    return Rates(read, step * wanted / batch_LND.shape[1], wanted)
+    layers_N = torch.zeros(len(x_ND), dtype=torch.long, device=source.device)
+    step = _median(lambda: group.step(x_ND, layers_N, 0.0), repeats, source.device)
+    return Rates(read, step * wanted / len(x_ND), wanted)
 
 
 def _median(work: Callable[[], object], repeats: int, device: torch.device) -> float:

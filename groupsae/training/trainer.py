@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from groupsae.activations.scale import Scales, measure_scales
-from groupsae.activations.shuffle import Position, ShuffledStream
+from groupsae.activations.shuffle import Lanes, Position, ShuffledStream
 from groupsae.activations.source import ActivationSource
 from groupsae.config import ActivationsConfig, TopKConfig, TrainConfig
 from groupsae.errors import ConfigError, PartitionError
@@ -72,21 +72,21 @@ def train_groups(
 ) -> Trained:
     """An SAE for each distinct group, all trained on the same batches.
 
-    Per step the batch of activations is read once; each group draws a layer for every token and
-    takes one optimizer step. With `checkpoints`, states are saved there every `save_every_tokens`,
+    Per batch activations are read once; each group sees every token at one drawn layer, or in turn at all
+    of its layers. With `checkpoints`, states are saved there every `save_every_tokens`,
     and training goes on from the last one, if there is one (`resumed` is told). `log` gets a record
     every `log_every_tokens`; `progress` the tokens of each step.
     """
     distinct = dict.fromkeys(Partition((group,)).groups[0] for group in groups)
     _require_possible(source, distinct, sae, train, buffer_tokens)
     in_training = [GroupInTraining(group, scales, source.d_model, sae, train, seed) for group in distinct]
-    stream = ShuffledStream(
-        source, train.num_tokens, batch_tokens=train.batch_tokens, buffer_tokens=buffer_tokens, seed=seed
-    )
+    lanes = Lanes.of(distinct, every_layer=train.layers_per_token == "all")
+    num_tokens = max(group.tokens_needed for group in in_training)
+    stream = ShuffledStream(source, num_tokens, lanes, train.batch_tokens, buffer_tokens, seed)
     loop = _Loop(stream, in_training, train, checkpoints, progress, log)
     loop.resume(resumed)
     loop.run()
-    return Trained({group.name: group.sae.requires_grad_(False) for group in in_training}, scales, loop.seconds)
+    return Trained({group.name: group.trained() for group in in_training}, scales, loop.seconds)
 
 
 def _require_possible(
@@ -119,6 +119,7 @@ class _Loop:
         self.stream, self.groups, self.train = stream, groups, train
         self.checkpoints, self.progress, self.log = checkpoints, progress, log
         self.step, self.position = 0, Position()
+        stream.needed = lambda: [name for group in self._unfinished() for name in group.group]
         self.seconds = dict.fromkeys(("language model", "SAE steps", "other", *(g.name for g in groups)), 0.0)
 
     def resume(self, resumed: Callable[[Progress], None] | None) -> None:
@@ -132,19 +133,22 @@ class _Loop:
 
     def run(self) -> None:
         began, spent = time.perf_counter(), sum(self._parts())
-        for position, x_LND in self.stream.batches(self.position):
-            for group in self.groups:
+        for position, batch in self.stream.batches(self.position):
+            for group in self._unfinished():
                 started = time.perf_counter()
-                group.step(x_LND, self.step, self.position.tokens / self.train.num_tokens)
+                group.take(batch, self.position.tokens)
                 self.seconds[group.name] += time.perf_counter() - started
             before, self.position, self.step = self.position.tokens, position, self.step + 1
             if self.progress:
-                self.progress(x_LND.shape[1])
+                self.progress(batch.count)
             self._account(began, spent)
             if self._due(before, self.train.log_every_tokens):
                 self._log()
             if self._due(before, self.train.save_every_tokens):
                 self._save()
+
+    def _unfinished(self) -> list[GroupInTraining]:
+        return [group for group in self.groups if not group.finished(self.position.tokens)]
 
     def _account(self, began: float, spent: float) -> None:
         reading, self.stream.read_seconds = self.stream.read_seconds, 0.0
@@ -158,14 +162,16 @@ class _Loop:
 
     def _due(self, before: int, every: int) -> bool:
         now = self.position.tokens
-        return now // every > before // every or now >= self.train.num_tokens
+        return now // every > before // every or now >= self.stream.num_tokens
 
     def _log(self) -> None:
         for group in self.groups:
             group.require_finite(self.step)
         record = {"step": self.step, "tokens": self.position.tokens, "seconds": round(sum(self._parts()), 3)}
         record["groups"] = {
-            group.name: group.meter.read() | {"learning_rate": group.optimizer.param_groups[0]["lr"]}
+            group.name: {"tokens": min(self.train.num_tokens, group.turns * self.position.tokens)}
+            | group.meter.read()
+            | {"learning_rate": group.optimizer.param_groups[0]["lr"]}
             for group in self.groups
         }
         if self.log:

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
-from groupsae.activations.shuffle import Position, ShuffledStream
+from groupsae.activations.shuffle import Lanes, Position, ShuffledStream
 from groupsae.activations.source import SyntheticSource
 from groupsae.errors import TextError
 
@@ -24,8 +24,8 @@ class Numbers:
 
 
 def of(source, num_tokens, start=Position(), batch_tokens=16, buffer_tokens=60, seed=0):  # noqa: B008 - frozen
-    stream = ShuffledStream(source, num_tokens, batch_tokens=batch_tokens, buffer_tokens=buffer_tokens, seed=seed)
-    return [(position, x_LND.flatten().tolist()) for position, x_LND in stream.batches(start)]
+    stream = ShuffledStream(source, num_tokens, Lanes(source.hookpoints), batch_tokens, buffer_tokens, seed)
+    return [(position, batch.read(("layers.0",))[0].flatten().tolist()) for position, batch in stream.batches(start)]
 
 
 def flat(batches):
@@ -88,19 +88,21 @@ def test_the_order_depends_on_the_seed_alone():
     assert of(Numbers(), 200, seed=1) != of(Numbers(), 200, seed=2)
 
 
-def test_a_batch_stays_as_it_is_when_the_next_are_read():
-    stream = ShuffledStream(SyntheticSource(), 3000, batch_tokens=64, buffer_tokens=256, seed=0)
-    kept = [(x_LND, x_LND.clone()) for _, x_LND in stream.batches()]
-    assert all(torch.equal(x_LND, copy) for x_LND, copy in kept)
+def test_what_was_read_stays_as_it_is_when_the_next_batches_come():
+    source = SyntheticSource()
+    stream = ShuffledStream(source, 3000, Lanes(source.hookpoints), 64, 256, 0)
+    kept = [x_ND for _, batch in stream.batches() for x_ND in [batch.read(("layers.1",))[0]]]
+    again = [batch.read(("layers.1",))[0].clone() for _, batch in stream.batches()]
+    assert all(map(torch.equal, kept, again))
 
 
 def test_every_layer_of_a_batch_holds_the_same_tokens():
     source = SyntheticSource(num_rows=8)
-    rows = source.read(list(range(8)))
-    stream = ShuffledStream(source, 256, batch_tokens=64, buffer_tokens=128, seed=0)
-    for _, x_LND in stream.batches():
-        places = [(rows[0] == x).all(-1).nonzero().item() for x in x_LND[0]]
-        assert torch.equal(rows[:, places], x_LND)
+    rows_LND = source.read(list(range(8)))
+    for _, batch in ShuffledStream(source, 256, Lanes(source.hookpoints), 64, 128, 0).batches():
+        x_LND = torch.stack([batch.read((name,))[0] for name in source.hookpoints])
+        places = [(rows_LND[0] == x_D).all(-1).nonzero().item() for x_D in x_LND[0]]
+        assert torch.equal(rows_LND[:, places], x_LND)
 
 
 def test_text_of_special_tokens_only_is_an_error_and_no_endless_loop():
@@ -108,3 +110,73 @@ def test_text_of_special_tokens_only_is_an_error_and_no_endless_loop():
     source.read = lambda rows: torch.empty(1, 0, 1)
     with pytest.raises(TextError, match="only special tokens"):
         of(source, 100)
+
+
+# ---- what a group sees
+
+GROUP = ("layers.0", "layers.2", "layers.3")
+
+
+def seen_by(group, lanes, turns=1, num_tokens=8 * 32, seed=0):
+    """(place in the text, layer) of every token that a group sees, batch by batch of every turn."""
+    source = SyntheticSource(num_rows=8)
+    rows_LND = source.read(list(range(8)))
+    batches = []
+    for _, batch in ShuffledStream(source, num_tokens, lanes, 64, 128, seed).batches():
+        for turn in range(turns):
+            x_ND, layers_N = batch.read(group, turn)
+            names = [group[layer] for layer in layers_N.tolist()]
+            layers = [source.hookpoints.index(name) for name in names]
+            places = [
+                (rows_LND[layer] == x_D).all(-1).nonzero().item() for layer, x_D in zip(layers, x_ND, strict=True)
+            ]
+            batches.append(list(zip(places, names, strict=True)))
+    return batches
+
+
+def test_a_group_sees_each_token_once_at_a_layer_drawn_for_it():
+    pairs = [pair for batch in seen_by(GROUP, Lanes.of([GROUP], every_layer=False)) for pair in batch]
+    assert sorted(place for place, _ in pairs) == list(range(256))
+    counts = Counter(name for _, name in pairs)
+    assert set(counts) == set(GROUP)
+    assert all(50 < count < 120 for count in counts.values())
+
+
+def test_what_a_group_sees_does_not_depend_on_what_else_is_kept():
+    alone = seen_by(GROUP, Lanes.of([GROUP], every_layer=False))
+    assert alone == seen_by(GROUP, Lanes(SyntheticSource().hookpoints))
+    assert alone == seen_by(GROUP, Lanes.of([("layers.1",), ("layers.0",), GROUP], every_layer=False))
+    assert alone != seen_by(GROUP, Lanes.of([GROUP], every_layer=False), seed=1)
+
+
+def test_over_as_many_turns_as_it_has_layers_a_group_sees_each_token_at_each_of_them_once():
+    batches = seen_by(GROUP, Lanes.of([GROUP], every_layer=True), turns=3)
+    pairs = [pair for batch in batches for pair in batch]
+    assert sorted(pairs) == sorted((place, name) for place in range(256) for name in GROUP)
+    assert sum(len({place for place, _ in batch}) == len(batch) for batch in batches) == len(batches)
+    first, second = ({place for place, _ in batch} for batch in batches[:2])
+    assert len(first & second) < 0.7 * len(first)
+
+
+def test_the_first_turn_is_what_a_group_sees_that_takes_one_layer_of_each_token():
+    assert seen_by(GROUP, Lanes.of([GROUP], every_layer=True)) == seen_by(GROUP, Lanes.of([GROUP], every_layer=False))
+
+
+def test_lanes_are_kept_only_for_what_is_trained_on():
+    pair = ("layers.1", "layers.2")
+    assert len(Lanes.of([GROUP, pair], every_layer=False)) == 2
+    assert len(Lanes.of([GROUP, pair], every_layer=True)) == 4
+    singles = [(f"layers.{layer}",) for layer in range(4)]
+    assert Lanes.of([*singles, GROUP, pair], every_layer=False) == Lanes(tuple(f"layers.{layer}" for layer in range(4)))
+
+
+def test_hookpoints_that_are_no_longer_needed_are_no_longer_read():
+    source, reads = SyntheticSource(num_rows=16), []
+    narrowed = source.narrowed
+    source.narrowed = lambda hookpoints: reads.append(hookpoints) or narrowed(hookpoints)
+    needed = [list(source.hookpoints), ["layers.1"]]
+    stream = ShuffledStream(source, 256, Lanes(source.hookpoints), 64, 128, 0, needed=lambda: needed.pop(0))
+    narrow = [batch.read(("layers.1",))[0] for _, batch in stream.batches()]
+    assert reads == [("layers.1",)]
+    stream = ShuffledStream(SyntheticSource(num_rows=16), 256, Lanes(source.hookpoints), 64, 128, 0)
+    assert all(map(torch.equal, narrow, [batch.read(("layers.1",))[0] for _, batch in stream.batches()]))

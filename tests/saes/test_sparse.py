@@ -44,7 +44,14 @@ def test_transposed_rows_are_the_sums_over_tokens():
     for token in range(20):
         for value, latent in zip(values_NK[token], indices_NK[token], strict=True):
             expected_SD[latent] += value * x_ND[token]
-    torch.testing.assert_close(sparse.Transposed.of(indices_NK, 11).rows(x_ND, values_NK), expected_SD)
+    listed = sparse.Transposed.of(indices_NK, values_NK, 11)
+    torch.testing.assert_close(listed.rows(x_ND, listed.values), expected_SD)
+    W_SD = numbers(11, 6, seed=3)
+    rows_SD, dots_M = listed.rows_and_dots(x_ND, W_SD)
+    torch.testing.assert_close(rows_SD, expected_SD)
+    torch.testing.assert_close(dots_M, (W_SD[listed.latents.long()] * x_ND[listed.tokens]).sum(1))
+    sums_S = torch.zeros(11, dtype=torch.float64).index_add_(0, indices_NK.flatten(), values_NK.flatten())
+    torch.testing.assert_close(listed.sums(listed.values), sums_S)
 
 
 def both_steps(tile, monkeypatch):

@@ -4,7 +4,6 @@ import pytest
 import torch
 from training_cases import PAIRS, SAE, TRAIN, Log, equal, make_source, run, weights
 
-from groupsae.activations.shuffle import ShuffledStream
 from groupsae.activations.source import SyntheticSource
 from groupsae.config import TopKConfig, TrainConfig
 from groupsae.errors import ConfigError, PartitionError
@@ -105,10 +104,40 @@ def test_all_groups_of_a_step_see_the_same_tokens_read_once():
     read = source.read
     source.read = lambda rows: reads.append(len(rows)) or read(rows)
     run([*Partition.singletons(HOOKPOINTS).groups, *PAIRS.groups], source=source)
-    stream = ShuffledStream(make_source(), 1000, batch_tokens=64, buffer_tokens=128, seed=0)
-    blocks = -(-1000 // (stream.block_rows * 16))
-    rows_for_scale = 24
-    assert sum(reads) == blocks * stream.block_rows + rows_for_scale
+    rows_per_block, rows_for_scale = 128 // 16, 24
+    blocks = -(-1000 // 128)
+    assert sum(reads) == blocks * rows_per_block + rows_for_scale
+
+
+def test_with_every_layer_of_a_token_groups_train_alike_alone_and_beside_a_baseline():
+    every = TRAIN.model_copy(update={"layers_per_token": "all"})
+    beside = weights(run([*Partition.singletons(HOOKPOINTS).groups, *PAIRS.groups], train=every))
+    alone = weights(run([PAIRS.groups[0]], train=every))
+    assert all(torch.equal(tensor, beside[name]) for name, tensor in alone.items())
+    one_layer = weights(run([*Partition.singletons(HOOKPOINTS).groups, *PAIRS.groups]))
+    singles = [name for name in beside if "+" not in name and not name.startswith(PAIRS.names[0])]
+    assert singles and all(torch.equal(one_layer[name], beside[name]) for name in singles)
+    assert not all(torch.equal(one_layer[name], tensor) for name, tensor in alone.items())
+
+
+def test_with_every_layer_of_a_token_a_group_of_two_reads_half_the_text_and_then_its_layers_are_left_out():
+    every = TRAIN.model_copy(update={"layers_per_token": "all"})
+    source = make_source()
+    reads, narrowed = [], source.narrowed
+    read = source.read
+    source.read = lambda rows: reads.append((3, len(rows))) or read(rows)
+
+    def watched(hookpoints):
+        narrow = narrowed(hookpoints)
+        narrow.read = lambda rows: reads.append((len(hookpoints), len(rows))) or type(narrow).read(narrow, rows)
+        return narrow
+
+    source.narrowed = watched
+    run(source=source, train=every)
+    rows_per_block, rows_for_scale = 8, 24
+    tokens_of_three = sum(rows for layers, rows in reads if layers == 3) - rows_for_scale
+    assert tokens_of_three * 16 == 512  # 500 tokens at each layer of the pair, in whole blocks
+    assert sum(rows for layers, rows in reads if layers == 1) == (8 - 4) * rows_per_block
 
 
 # ---- what training achieves

@@ -50,6 +50,13 @@ def test_going_on_equals_never_having_stopped(tmp_path, never_stopped, steps):
     assert log.without_seconds == never_stopped[3]
 
 
+@pytest.mark.parametrize("steps", [3, 7, 10, 14])
+def test_going_on_with_every_layer_of_a_token_equals_never_having_stopped(tmp_path, steps):
+    settings = TRAIN.model_copy(update={"layers_per_token": "all", "save_every_tokens": 100})
+    run_until_stopped(tmp_path, steps, train=settings)
+    assert equal(weights(run(folder=tmp_path, train=settings)), weights(run(train=settings)))
+
+
 def test_the_state_holds_weights_moments_dead_counters_and_meters(never_stopped):
     names = {name.split("/")[-1] for name in never_stopped[2]}
     parameters = ("W_enc", "b_enc", "W_dec", "b_dec")

@@ -6,8 +6,10 @@ from torch.nn.utils import clip_grad_norm_
 from training_cases import SAE, TRAIN, make_source
 
 from groupsae.activations.scale import measure_scales
+from groupsae.activations.shuffle import Lanes, ShuffledStream
 from groupsae.config import TopKConfig
 from groupsae.saes.base import Latents
+from groupsae.training import precision
 from groupsae.training.dead import DeadLatents
 from groupsae.training.group import GroupInTraining
 from groupsae.training.optim import decay, learning_rate
@@ -22,7 +24,15 @@ def make_group(layers=(0, 2), seed=0, train=TRAIN, sae=SAE, **options):
 
 
 def batch(count=64):
-    return make_source().read(range(-(-count // 16)))[:, :count]
+    """x_ND of `count` tokens, and the layer of the group of two that each is of."""
+    x_LND = make_source().read(range(-(-count // 16)))[[0, 2], :count]
+    layers_N = torch.randint(2, (count,), generator=torch.Generator().manual_seed(0))
+    return x_LND[layers_N, torch.arange(count)], layers_N
+
+
+def stream(num_tokens=640, every_layer=False, group=("layers.0", "layers.2")):
+    source = make_source()
+    return ShuffledStream(source, num_tokens, Lanes.of([group], every_layer=every_layer), 64, 128, 0)
 
 
 @pytest.mark.parametrize(("d_sae", "rate"), [(12288, 2.309401e-4), (16384, 2e-4), (32768, 1.414214e-4)])
@@ -52,7 +62,7 @@ def test_weights_start_from_the_seed_and_the_group():
 
 def test_a_step_uses_the_decayed_rate():
     group = make_group()
-    group.step(batch(), 0, 0.95)
+    group.step(*batch(), 0.95)
     assert group.optimizer.param_groups[0]["lr"] == pytest.approx(3e-3 * 0.25)
 
 
@@ -61,13 +71,13 @@ def test_steps_equal_clipping_projecting_adam_and_normalising_by_hand(clip_norm)
     group = make_group(train=TRAIN.model_copy(update={"clip_norm": clip_norm}))
     twin = make_group()
     moments = {name: [torch.zeros_like(getattr(twin.sae, name)) for _ in range(2)] for name in NAMES}
-    x_LND = batch(192)
+    x_all_ND, layers_all_N = batch(192)
     for step in range(3):
-        x_step = x_LND[:, step * 64 : (step + 1) * 64]
-        group.step(x_step, step, 0.0)
-        layers_N = twin.draw_layers(64, step)
+        now = slice(step * 64, (step + 1) * 64)
+        x_ND, layers_N = x_all_ND[now], layers_all_N[now]
+        group.step(x_ND, layers_N, 0.0)
         z_ND = torch.stack(
-            [twin.scales.scale_L[layer] * x_step[layer, token] for token, layer in enumerate(layers_N.tolist())]
+            [twin.scales.scale_L[layer] * x_D for layer, x_D in zip(layers_N.tolist(), x_ND, strict=True)]
         )
         twin.sae.zero_grad()
         twin.sae.losses(z_ND, torch.zeros(24, dtype=torch.bool)).total.backward()
@@ -88,83 +98,102 @@ def test_steps_equal_clipping_projecting_adam_and_normalising_by_hand(clip_norm)
 
 def test_decoder_rows_keep_unit_norm():
     group = make_group(train=TRAIN.model_copy(update={"learning_rate": 0.1}))
-    for step in range(5):
-        group.step(batch(), step, 0.0)
+    for _ in range(5):
+        group.step(*batch(), 0.0)
         torch.testing.assert_close(group.sae.W_dec.norm(dim=1), torch.ones(24))
 
 
 def test_gradients_do_not_accumulate_from_step_to_step():
     group = make_group()
-    group.step(batch(), 0, 0.0)
+    group.step(*batch(), 0.0)
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in group.sae.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_activations_in_half_precision_train_weights_in_float32(dtype):
     group = make_group()
-    group.step(batch().to(dtype), 0, 0.0)
+    x_ND, layers_N = batch()
+    group.step(x_ND.to(dtype), layers_N, 0.0)
     assert {parameter.dtype for parameter in group.sae.parameters()} == {torch.float32}
     assert all(torch.isfinite(parameter).all() for parameter in group.sae.parameters())
 
 
-# ---- drawing layers
+# ---- what a group takes of the stream
 
 
-def test_layers_are_drawn_uniformly():
-    group = make_group((0, 1, 3), num_layers=4)
-    drawn = torch.cat([group.draw_layers(1000, step) for step in range(30)])
-    counts = drawn.bincount(minlength=4)
-    assert counts[2] == 0
-    assert ((counts[[0, 1, 3]] - 10_000).abs() < 5 * 82).all()
+def taken(group, every_layer, **options):
+    """(x, layers, progress) of every step that a group takes on a stream."""
+    steps, before = [], 0
+    group.step = lambda *step: steps.append(step)
+    for position, given in stream(every_layer=every_layer, **options).batches():
+        group.take(given, before)
+        before = position.tokens
+    return steps
 
 
-def test_each_token_draws_its_own_layer_at_each_step():
-    group = make_group()
-    one, other = group.draw_layers(1000, 0), group.draw_layers(1000, 1)
-    assert set(one.tolist()) == {0, 2}
-    agree = (one == other).double().mean()
-    neighbours = (one[1:] == one[:-1]).double().mean()
-    assert 0.4 < agree < 0.6
-    assert 0.4 < neighbours < 0.6
-    assert torch.equal(one, make_group().draw_layers(1000, 0))
+def test_a_group_takes_one_step_of_one_layer_per_token_for_each_batch():
+    steps = taken(make_group(), False)
+    assert sum(len(x_ND) for x_ND, _, _ in steps) == 640
+    assert all(0.25 < layers_N.double().mean() < 0.75 for _, layers_N, _ in steps)
 
 
-def test_groups_and_seeds_draw_independently():
-    pair = make_group((0, 2)).draw_layers(1000, 0)
-    other_pair = make_group((1, 2)).draw_layers(1000, 0)
-    other_seed = make_group((0, 2), seed=1).draw_layers(1000, 0)
-    assert 0.4 < ((pair == 2) == (other_pair == 2)).double().mean() < 0.6
-    assert 0.4 < (pair == other_seed).double().mean() < 0.6
+def test_with_every_layer_a_group_of_two_takes_two_steps_for_each_batch_and_needs_half_the_tokens():
+    train = TRAIN.model_copy(update={"layers_per_token": "all"})
+    group = make_group(train=train)
+    assert (group.turns, group.tokens_needed) == (2, 500)
+    assert not group.finished(499) and group.finished(500)
+    steps = taken(group, True, num_tokens=500)
+    assert sum(len(x_ND) for x_ND, _, _ in steps) == 1000
+    progress = [progress for *_, progress in steps]
+    assert progress[0] == 0 and progress == sorted(progress) and progress[-1] < 1
+    assert progress[1] == len(steps[0][0]) / 1000
 
 
-def test_a_draw_does_not_depend_on_where_the_source_has_the_layer():
-    class Reversed:
-        hookpoints = ("layers.2", "layers.1", "layers.0")
-        d_model, num_rows, row_tokens, batch_rows, device = 8, 40, 16, 8, torch.device("cpu")
-
-        def read(self, rows):
-            return make_source().read(rows).flip(0)
-
-    straight = make_group()
-    mirrored = GroupInTraining(("layers.0", "layers.2"), measure_scales(Reversed(), 300), 8, SAE, TRAIN, 0)
-    straight.step(batch(), 0, 0.0)
-    mirrored.step(batch().flip(0), 0, 0.0)
-    assert torch.equal(straight.draw_layers(99, 0), 2 - mirrored.draw_layers(99, 0))
-    assert torch.equal(straight.sae.W_dec, mirrored.sae.W_dec)
+def test_a_group_sees_exactly_the_tokens_asked_for_even_if_they_do_not_divide_by_its_layers():
+    train = TRAIN.model_copy(update={"layers_per_token": "all", "num_tokens": 333})
+    group = make_group(train=train)
+    assert group.tokens_needed == 167
+    assert sum(len(x_ND) for x_ND, *_ in taken(group, True, num_tokens=200)) == 333
 
 
-def test_the_sae_sees_each_token_at_the_layer_drawn_for_it_in_that_layers_scale_and_centre(monkeypatch):
+def test_the_sae_sees_each_token_in_the_scale_and_centre_of_its_layer(monkeypatch):
     source = make_source()
     scales = measure_scales(source, 300, centre=True)
-    group = GroupInTraining(("layers.0", "layers.2"), scales, 8, SAE, TRAIN, 0)
-    seen = []
-    losses = group.sae.losses
-    monkeypatch.setattr(group.sae, "losses", lambda z_ND, dead_S: seen.append(z_ND) or losses(z_ND, dead_S))
-    x_LND = batch()
-    group.step(x_LND, 7, 0.0)
-    for token, layer in enumerate(group.draw_layers(64, 7).tolist()):
-        z_D = (x_LND[layer, token] - scales.centre_LD[layer]) * scales.scale_L[layer]
-        torch.testing.assert_close(seen[0][token], z_D)
+    for layers in ((0, 2), (1,)):
+        group = GroupInTraining(tuple(f"layers.{layer}" for layer in layers), scales, 8, SAE, TRAIN, 0)
+        seen = []
+        losses = group.sae.losses
+        watched = lambda z_ND, dead_S, seen=seen, losses=losses: seen.append(z_ND) or losses(z_ND, dead_S)  # noqa: E731
+        monkeypatch.setattr(group.sae, "losses", watched)
+        x_ND, layers_N = batch()
+        layers_N = layers_N % len(layers)
+        group.step(x_ND, layers_N, 0.0)
+        for x_D, layer, z_D in zip(x_ND, layers_N.tolist(), seen[0], strict=True):
+            expected_D = (x_D - scales.centre_LD[layers[layer]]) * scales.scale_L[layers[layer]]
+            torch.testing.assert_close(z_D, expected_D)
+
+
+# ---- precision
+
+
+def test_bf16_rounds_the_encoders_product_only_and_trains_nearly_alike():
+    plain, rounded = make_group(), make_group(train=TRAIN.model_copy(update={"precision": "bf16"}))
+    rounded.sae.product_dtype = torch.bfloat16
+    for _ in range(5):
+        plain.step(*batch(), 0.0)
+        rounded.step(*batch(), 0.0)
+    assert {parameter.dtype for parameter in rounded.sae.parameters()} == {torch.float32}
+    assert not torch.equal(plain.sae.W_enc, rounded.sae.W_enc)
+    torch.testing.assert_close(rounded.meter.read()["fvu"], plain.meter.read()["fvu"], rtol=0.02, atol=0)
+    assert rounded.trained().product_dtype is None
+
+
+def test_bf16_is_float32_where_the_hardware_lacks_it(monkeypatch):
+    monkeypatch.setattr(precision, "has_bf16", lambda device: False)
+    assert make_group(train=TRAIN.model_copy(update={"precision": "bf16"})).sae.product_dtype is None
+    monkeypatch.setattr(precision, "has_bf16", lambda device: True)
+    assert make_group(train=TRAIN.model_copy(update={"precision": "bf16"})).sae.product_dtype == torch.bfloat16
+    assert make_group().sae.product_dtype is None
 
 
 # ---- dead latents
@@ -200,7 +229,7 @@ def test_silence_is_counted_in_tokens():
 
 def test_latents_that_are_dead_before_a_step_get_the_auxiliary_loss():
     group = make_group(sae=TopKConfig(d_sae=24, k=1, dead_after_tokens=1))
-    group.step(batch(16), 0, 0.0)
+    group.step(*batch(16), 0.0)
     assert group.meter.read()["auxk"] == 0
-    group.step(batch(16), 1, 0.0)
+    group.step(*batch(16), 0.0)
     assert group.meter.read()["auxk"] > 0
