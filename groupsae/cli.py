@@ -120,6 +120,10 @@ def _run(verb: str, rest: list[str]) -> int:
             _print_results(run, options.json)
         elif options.json:
             print(json.dumps({"run": str(run.path), "stages": {verb: run.stages()[verb]}}))
+        elif verb == "train":
+            from groupsae import tables
+
+            tables.show(tables.training(run.read_json("train.json")))
     return 0
 
 

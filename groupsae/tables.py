@@ -68,6 +68,15 @@ def stages(run: RunDirectory) -> Table:
     return table
 
 
+def training(facts: dict[str, Any]) -> Table:
+    """Where the seconds of training went."""
+    total = sum(facts["seconds"].values())
+    table = _table("training", ("", "seconds", "share"), right=("seconds", "share"))
+    for part, seconds in (*facts["seconds"].items(), ("all", total)):
+        table.add_row(part, f"{seconds:,.1f}", f"{seconds / total:.1%}" if total else "-")
+    return table
+
+
 def suites(summaries: Sequence[SuiteSummary]) -> Table:
     """The suites side by side."""
     names = [suite.name for suite in summaries]

@@ -125,7 +125,8 @@ class ShuffledStream:
 
     Text that is shorter than `num_tokens` is read again, in a new order. The last batch is cut
     so that exactly `num_tokens` are given. `needed` says, block by block, at which hookpoints
-    activations are still wanted. `read_seconds` is the time spent reading the source.
+    activations are still wanted. `read_seconds` is the time spent reading the source, `keep_seconds`
+    that spent on filling the buffer.
     """
 
     source: ActivationSource
@@ -136,6 +137,7 @@ class ShuffledStream:
     seed: int
     needed: Callable[[], Sequence[str]] | None = None
     read_seconds: float = 0.0
+    keep_seconds: float = 0.0
     _x_CMD: Tensor | None = field(default=None, repr=False)
 
     def batches(self, start: Position = Position()) -> Iterator[tuple[Position, Batch]]:
@@ -152,15 +154,17 @@ class ShuffledStream:
             position = Position(position.block + 1, 0, position.tokens)
 
     def _read_block(self, number: int) -> Block:
-        began = time.perf_counter()
         source, block = self._narrowed(), None
         for rows in self._rows(number).split(source.batch_rows):
+            began = time.perf_counter()
             x_LND = source.read(rows.tolist())
+            read = time.perf_counter()
             block = block or Block(number, self._memory(x_LND), self.lanes, self.seed, self.batch_tokens)
             block.add(x_LND, source.hookpoints)
+            self.read_seconds += read - began
+            self.keep_seconds += time.perf_counter() - read
         if block is None or not block.count:
             raise TextError("A whole block of rows holds only special tokens; give other text or skip_special = false.")
-        self.read_seconds += time.perf_counter() - began
         return block
 
     def _narrowed(self) -> ActivationSource:

@@ -14,7 +14,8 @@ from groupsae.recipes.group import read_groups
 from groupsae.records import RunDirectory
 from groupsae.saes.suite import save_sae, write_suite_index
 from groupsae.training.checkpoint import Checkpoints, Progress
-from groupsae.training.trainer import Trained, train_groups
+from groupsae.training.precision import has_bf16
+from groupsae.training.trainer import PARTS, Trained, train_groups
 from groupsae.workbench import ROWS_FILE, Workbench
 
 SCALES_IN_TRAINING = "checkpoint-scales.safetensors"
@@ -30,6 +31,8 @@ def train(bench: Workbench) -> list[str]:
         checkpoints.clear()
     if not checkpoints.exist:
         run.write_text("metrics.jsonl", "")
+    if config.train.precision == "bf16" and not has_bf16(bench.source.device):
+        say(f"train: {bench.source.device} has no bfloat16 in hardware; the encoder's product stays float32")
     began = time.perf_counter()
     scales = _scales(bench, checkpoints)
     measuring = time.perf_counter() - began
@@ -97,13 +100,12 @@ def _scales(bench: Workbench, checkpoints: Checkpoints) -> Scales:
 
 def _write_facts(bench: Workbench, trained: Trained, groups: Iterable[Group]) -> None:
     config = bench.run.config
-    parts = ("language model", "SAE steps", "other")
     facts = {
         "num_tokens": config.train.num_tokens,
         "d_model": bench.source.d_model,
         "d_sae": config.sae.width(bench.source.d_model),
         "k": config.sae.k,
-        "seconds": {part: trained.seconds[part] for part in parts},
+        "seconds": {part: trained.seconds[part] for part in PARTS},
         "groups": {
             name: {"seconds": trained.seconds[name], "hookpoints": group}
             for name, group in zip(trained.saes, groups, strict=True)

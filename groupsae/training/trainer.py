@@ -18,6 +18,9 @@ from groupsae.saes.suite import Suite
 from groupsae.training.checkpoint import Checkpoints, Progress
 from groupsae.training.group import GroupInTraining
 
+PARTS = ("language model", "SAE steps", "shuffle buffer", "checkpoints", "other")
+"""What the seconds of training are divided into."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -120,7 +123,7 @@ class _Loop:
         self.checkpoints, self.progress, self.log = checkpoints, progress, log
         self.step, self.position = 0, Position()
         stream.needed = lambda: [name for group in self._unfinished() for name in group.group]
-        self.seconds = dict.fromkeys(("language model", "SAE steps", "other", *(g.name for g in groups)), 0.0)
+        self.seconds = dict.fromkeys((*PARTS, *(group.name for group in groups)), 0.0)
 
     def resume(self, resumed: Callable[[Progress], None] | None) -> None:
         found = self.checkpoints and self.checkpoints.load(self.groups)
@@ -151,14 +154,16 @@ class _Loop:
         return [group for group in self.groups if not group.finished(self.position.tokens)]
 
     def _account(self, began: float, spent: float) -> None:
-        reading, self.stream.read_seconds = self.stream.read_seconds, 0.0
-        self.seconds["language model"] += reading
-        self.seconds["SAE steps"] = sum(self.seconds[group.name] for group in self.groups)
-        known = self.seconds["language model"] + self.seconds["SAE steps"]
-        self.seconds["other"] = max(0.0, spent + time.perf_counter() - began - known)
+        stream, seconds = self.stream, self.seconds
+        seconds["language model"] += stream.read_seconds
+        seconds["shuffle buffer"] += stream.keep_seconds
+        stream.read_seconds = stream.keep_seconds = 0.0
+        seconds["SAE steps"] = sum(seconds[group.name] for group in self.groups)
+        known = sum(seconds[part] for part in PARTS if part != "other")
+        seconds["other"] = max(0.0, spent + time.perf_counter() - began - known)
 
     def _parts(self) -> list[float]:
-        return [self.seconds[part] for part in ("language model", "SAE steps", "other")]
+        return [self.seconds[part] for part in PARTS]
 
     def _due(self, before: int, every: int) -> bool:
         now = self.position.tokens
@@ -181,4 +186,6 @@ class _Loop:
         for group in self.groups:
             group.require_finite(self.step)
         if self.checkpoints:
+            began = time.perf_counter()
             self.checkpoints.save(self.groups, Progress(self.step, self.position, self.seconds))
+            self.seconds["checkpoints"] += time.perf_counter() - began

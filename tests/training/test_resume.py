@@ -22,6 +22,7 @@ from groupsae.activations.scale import measure_scales
 from groupsae.errors import NumericalError, RunError, StorageError
 from groupsae.training import checkpoint
 from groupsae.training.group import GroupInTraining
+from groupsae.training.trainer import PARTS
 
 
 @pytest.fixture(scope="module")
@@ -304,5 +305,5 @@ def test_weights_that_are_not_numbers_are_never_saved(tmp_path):
 def test_the_marker_tells_where_the_seconds_went(tmp_path):
     run(folder=tmp_path)
     seconds = json.loads((tmp_path / "checkpoint.json").read_text())["seconds"]
-    assert set(seconds) == {"language model", "SAE steps", "other", *PAIRS.names}
+    assert set(seconds) == {*PARTS, *PAIRS.names}
     assert sum(seconds[name] for name in PAIRS.names) == pytest.approx(seconds["SAE steps"])
