@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -72,6 +73,38 @@ class DistancesConfig(Section):
 GROUP_METHODS = ("optimal", "complete", "legacy", "equal")
 
 
+PER_LAYER = ("affine", "bias", "rotation")
+
+
+@dataclass(frozen=True)
+class PerLayer:
+    """What a layer has of its own inside a group: gains, a rotation, an encoder bias, an absorber of this rank."""
+
+    affine: bool = False
+    bias: bool = False
+    rotation: bool = False
+    absorber: int = 0
+
+    @property
+    def maps(self) -> bool:
+        """Whether activations are mapped before they enter the SAE."""
+        return self.affine or self.rotation or self.absorber > 0
+
+    @classmethod
+    def parse(cls, names: tuple[str, ...]) -> PerLayer:
+        """From `affine`, `bias`, `rotation`, `absorber:R`, or `none`. Raises ValueError for anything else."""
+        values: dict[str, bool | int] = {}
+        for name in names:
+            word, colon, rank = name.partition(":")
+            if word == "absorber" and rank.isdigit() and int(rank) > 0:
+                values[word] = int(rank)
+            elif word in PER_LAYER and not colon:
+                values[word] = True
+            elif names != ("none",):
+                raise ValueError(f"per_layer {name!r} is unknown; known are none, {', '.join(PER_LAYER)}, absorber:R")
+        return cls(**values)
+
+
 class GroupConfig(Section):
     """How layers are divided into groups."""
 
@@ -84,6 +117,16 @@ class GroupConfig(Section):
     """The smallest number of groups whose AMAD is below this is taken."""
     groups: Count | None = None
     """Exactly this many groups, instead of the bound on AMAD."""
+
+    per_layer: Names = ("none",)
+    """What each layer of a group has of its own: `none`, or some of `affine` (gains per dimension), `bias` (an encoder
+    bias), `rotation` (onto the group's middle layer), `absorber:R` (its R main directions, carried past the SAE)."""
+
+    @field_validator("per_layer")
+    @classmethod
+    def _known_parts(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        PerLayer.parse(names)
+        return names
 
     @field_validator("method")
     @classmethod

@@ -1,0 +1,115 @@
+"""What a layer has of its own inside a group: maps in closed form, and back."""
+
+import pytest
+import torch
+
+from groupsae.activations.scale import measure_scales
+from groupsae.activations.source import SyntheticSource, stream
+from groupsae.config import GroupConfig, PerLayer
+from groupsae.errors import ConfigError
+from groupsae.saes.adapter import Adapter, fit_adapters
+
+GROUP = ("layers.0", "layers.1", "layers.3")
+TOKENS = 64 * 16
+OWN = {
+    "affine": PerLayer(affine=True),
+    "rotation": PerLayer(rotation=True),
+    "absorber": PerLayer(absorber=3),
+    "all": PerLayer(affine=True, rotation=True, absorber=2),
+}
+
+
+def fitted(own, group=GROUP, centre=True):
+    """(adapter, z_MND): the adapter of a group, and what its layers' tokens are in scaled units."""
+    source = SyntheticSource(num_layers=4, d_model=8, num_rows=64, row_tokens=16)
+    scales = measure_scales(source, TOKENS, centre=centre)
+    adapter = fit_adapters(source, [group], scales, own, 16, TOKENS)[group]
+    x_LND = torch.cat(list(stream(source, TOKENS, 0)), dim=1)
+    at, layers = scales.at(group), [source.hookpoints.index(name) for name in group]
+    return adapter, (x_LND[layers] - at.centre_LD[:, None]) * at.scale_L[:, None, None]
+
+
+def entered(adapter, z_MND):
+    count = z_MND.shape[1]
+    return torch.stack([adapter.enter(z, torch.full((count,), layer)) for layer, z in enumerate(z_MND)])
+
+
+@pytest.mark.parametrize("own", OWN.values(), ids=OWN)
+@pytest.mark.parametrize("centre", [False, True])
+def test_what_enters_and_leaves_unchanged_comes_back(own, centre):
+    adapter, z_MND = fitted(own, centre=centre)
+    for layer, (z_ND, y_ND) in enumerate(zip(z_MND, entered(adapter, z_MND), strict=True)):
+        torch.testing.assert_close(adapter.leave(y_ND, z_ND, layer), z_ND, rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_of_several_layers_enter_as_they_would_layer_by_layer():
+    adapter, z_MND = fitted(OWN["all"])
+    layers_N = torch.arange(TOKENS) % 3
+    mixed_ND = adapter.enter(z_MND[layers_N, torch.arange(TOKENS)], layers_N)
+    torch.testing.assert_close(mixed_ND, entered(adapter, z_MND)[layers_N, torch.arange(TOKENS)])
+
+
+def test_gains_give_each_dimension_the_same_spread_at_every_layer():
+    adapter, z_MND = fitted(OWN["affine"])
+    spread_MD = entered(adapter, z_MND).std(1)
+    torch.testing.assert_close(spread_MD, spread_MD[:1].expand_as(spread_MD), rtol=1e-4, atol=0)
+    assert not torch.allclose(z_MND.std(1)[0], z_MND.std(1)[2], rtol=0.02)
+
+
+def test_the_rotation_is_the_nearest_to_the_middle_layer():
+    adapter, z_MND = fitted(OWN["rotation"])
+    y_MND, middle_ND = entered(adapter, z_MND), z_MND[1]
+    R_MDD = adapter.rotation_MDD
+    torch.testing.assert_close(R_MDD @ R_MDD.mT, torch.eye(8).expand(3, 8, 8), rtol=0, atol=1e-5)
+    torch.testing.assert_close(R_MDD[1], torch.eye(8), rtol=0, atol=1e-4)
+    for layer in (0, 2):
+        best = (y_MND[layer] - middle_ND).square().sum()
+        assert best < (z_MND[layer] - middle_ND).square().sum()
+        for seed in range(5):
+            noise_DD = 0.05 * torch.randn(8, 8, generator=torch.Generator().manual_seed(seed))
+            turned_DD = torch.linalg.matrix_exp(noise_DD - noise_DD.T) @ R_MDD[layer]
+            assert (z_MND[layer] @ turned_DD.T - middle_ND).square().sum() > best
+
+
+def test_after_gains_and_absorber_the_rotation_is_that_of_what_has_entered_so_far():
+    together, z_MND = fitted(OWN["all"], centre=False)
+    before, _ = fitted(PerLayer(affine=True, absorber=2), centre=False)
+    y_MND = entered(before, z_MND).double()
+    u_DD, _, vh_DD = torch.linalg.svd(y_MND[1].T @ y_MND[0])  # not unique where the absorber has left nothing
+    found_ND, best_ND = y_MND[0] @ together.rotation_MDD[0].double().T, y_MND[0] @ (u_DD @ vh_DD).T
+    torch.testing.assert_close((found_ND - y_MND[1]).norm(), (best_ND - y_MND[1]).norm(), rtol=1e-5, atol=0)
+
+
+def test_the_absorber_takes_the_directions_of_largest_variance_and_says_their_share():
+    adapter, z_MND = fitted(OWN["absorber"])
+    for layer, (z_ND, y_ND) in enumerate(zip(z_MND, entered(adapter, z_MND), strict=True)):
+        centred_ND = (z_ND - z_ND.mean(0)).double()
+        variances = torch.linalg.svdvals(centred_ND).square()
+        share = variances[:3].sum() / variances.sum()
+        torch.testing.assert_close(adapter.absorbed_M[layer].double(), share, rtol=1e-4, atol=0)
+        left = (y_ND - y_ND.mean(0)).square().sum() / centred_ND.square().sum()
+        assert left.item() == pytest.approx(1 - share.item(), rel=1e-3)
+        torch.testing.assert_close(y_ND.mean(0), z_ND.mean(0), rtol=0, atol=1e-5)
+
+
+def test_a_group_of_one_layer_is_turned_and_stretched_by_nothing():
+    adapter, z_MND = fitted(PerLayer(affine=True, rotation=True), group=("layers.2",))
+    torch.testing.assert_close(entered(adapter, z_MND), z_MND, rtol=1e-4, atol=1e-5)
+
+
+def test_without_parts_an_adapter_holds_nothing_and_changes_nothing():
+    adapter = Adapter(3, 8, 16, PerLayer())
+    z_ND = torch.randn(5, 8)
+    assert adapter.enter(z_ND, torch.zeros(5, dtype=torch.long)) is z_ND
+    assert adapter.leave(z_ND, z_ND, 0) is z_ND
+
+
+def test_parts_are_named_in_the_config():
+    assert PerLayer.parse(("rotation", "absorber:4")) == PerLayer(rotation=True, absorber=4)
+    assert PerLayer.parse(("none",)) == PerLayer.parse(()) == PerLayer()
+
+
+@pytest.mark.parametrize("names", [["rotations"], ["absorber"], ["absorber:0"], ["bias:2"], ["none", "bias"]])
+def test_an_unknown_part_is_refused_with_those_known(names):
+    with pytest.raises(ConfigError, match="known are none, affine, bias, rotation, absorber:R"):
+        GroupConfig(per_layer=names)
