@@ -17,7 +17,8 @@ from typing import Annotated, Any
 from groupsae.config import RunConfig, commented_toml, load_config
 from groupsae.errors import ConfigError, FitError, GroupsaeError
 from groupsae.progress import say
-from groupsae.records import STAGE_SECTIONS, RunDirectory, write_atomically
+from groupsae.records import STAGE_SECTIONS, RunDirectory
+from groupsae.storage import write_atomically
 
 STAGE_VERBS = {
     "tokens": "read text, pack it into rows, hold some documents out",

@@ -45,6 +45,11 @@ def documents(source: Iterable[str], *, field: str = "text", split: str = "train
                 yield from _read(path, field)
 
 
+def source_files(source: Iterable[str]) -> list[Path]:
+    """The files that a source names, in the order in which they are read; none for `-`, `hf:` and `demo`."""
+    return [file for name in source if not _is_special(name) for file in _files(name)]
+
+
 def _is_special(name: str) -> bool:
     return name in ("demo", "-") or name.startswith("hf:")
 

@@ -13,7 +13,7 @@ import groupsae
 
 PACKAGE = Path(groupsae.__file__).parent
 
-VALUES = {"errors", "hookpoints", "partition", "config", "records"}
+VALUES = {"errors", "hookpoints", "partition", "config", "storage", "records"}
 """Value types: no torch, no model."""
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -22,7 +22,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hookpoints": {"errors"},
     "partition": {"errors", "hookpoints"},
     "config": {"errors"},
-    "records": {"errors", "config"},
+    "storage": {"errors"},
+    "lock": {"errors", "storage"},
+    "interrupt": {"errors"},
+    "records": {"errors", "config", "storage", "lock"},
     "demo": set(),
     "models": VALUES,
     "documents": {*VALUES, "demo"},

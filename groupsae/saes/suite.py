@@ -12,7 +12,7 @@ from torch import Tensor
 from groupsae.activations.scale import Scales
 from groupsae.errors import ConfigError, PartitionError, RunError
 from groupsae.partition import Group, Partition, group_name
-from groupsae.records import write_atomically
+from groupsae.storage import write_atomically
 from groupsae.saes.base import Latents, SparseAutoencoder
 from groupsae.saes.registry import ARCHITECTURES, build_sae
 from groupsae.saes.weights import load_tensors, save_tensors

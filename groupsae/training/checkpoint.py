@@ -15,7 +15,7 @@ from typing import Any
 
 from groupsae.activations.shuffle import Position
 from groupsae.errors import RunError
-from groupsae.records import storage_errors, write_atomically
+from groupsae.storage import storage_errors, write_atomically
 from groupsae.saes.weights import load_tensors, save_tensors
 from groupsae.training.group import GroupInTraining
 
