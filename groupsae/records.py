@@ -123,7 +123,7 @@ class RunDirectory:
             return json.loads(self.file(name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(f"{self.path} has no {name}. `groupsae show {self.path}` says what is missing.") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self.file(name)} is damaged: {error}. Make it again with --overwrite.") from None
 
     def append_json(self, name: str, value: Any) -> None:
@@ -184,7 +184,9 @@ class RunDirectory:
                 found.append(f"{name} has {path.stat().st_size} bytes where {was['bytes']} were written")
             elif verify and describe(path)["sha256"] != was["sha256"]:
                 found.append(f"{name} has another SHA-256 than was written")
-        return found + [f"{name} is not as it was read" for name, was in done.get("inputs", {}).items() if _new(name, was)]
+        return found + [
+            f"{name} is not as it was read" for name, was in done.get("inputs", {}).items() if _new(name, was)
+        ]
 
     def _made_from(self, stage: str, stages: dict[str, Any]) -> dict[str, str]:
         """The earlier stages' results, each as one hash of its files."""
@@ -212,6 +214,12 @@ class RunDirectory:
                 why = "has not run" if status == "missing" else "is out of date" + f" ({changed})" * bool(changed)
                 command = f"groupsae {stage} {self.path}" + " --overwrite" * (status == "stale")
                 raise RunError(f"Stage {stage!r} {why} in {self.path}. Run `{command}` first.")
+
+    def require_intact(self) -> None:
+        """Raises RunError naming every file of the manifest whose size or SHA-256 is not as written."""
+        faults = [fault for stage in self.manifest["stages"] for fault in self.changes(stage, verify=True)]
+        if faults:
+            raise RunError(f"{self.path} is not as it was written: {'; '.join(faults)}. Make these stages again.")
 
     def finish(self, stage: str, seconds: float, files: list[str], inputs: Iterable[Path] = ()) -> None:
         """Record that a stage is done, how long it took, what it wrote, and which files from outside it read."""

@@ -16,6 +16,10 @@ from safetensors import SafetensorError
 from groupsae.errors import RunError, StorageError
 
 
+PART = ".part"
+"""How the name of a file ends that is still being written."""
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` with a temporary path beside `path`, sync it to disk and rename it into place.
 
@@ -23,7 +27,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=".", suffix=PART, dir=path.parent)
         os.close(handle)
         scratch = Path(name)
         try:
@@ -35,6 +39,13 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             _sync_folder(path.parent)
         finally:
             scratch.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder; nobody else may be writing there."""
+    with storage_errors(folder):
+        for path in folder.rglob(f".*{PART}"):
+            path.unlink(missing_ok=True)
 
 
 def append_json(path: Path, value: Any) -> None:

@@ -68,7 +68,7 @@ class TokenRows:
         return len(self.ids_RT)
 
     def __getitem__(self, rows: Sequence[int]) -> Tensor:
-        return torch.from_numpy(self.ids_RT[np.asarray(rows)].astype(np.int64))
+        return torch.from_numpy(self.ids_RT[np.asarray(rows, dtype=np.int64)].astype(np.int64))
 
     def save(self, path: Path) -> None:
         """Write all rows, training and held-out, into one safetensors file."""

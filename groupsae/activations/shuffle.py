@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groupsae.activations.source import ActivationSource, hash_seed, row_order
+from groupsae.activations.source import ActivationSource, hash_seed, require_rows, row_order
 from groupsae.errors import TextError
 
 
@@ -38,6 +38,7 @@ class ShuffledStream:
         self, source: ActivationSource, num_tokens: int, *, batch_tokens: int, buffer_tokens: int, seed: int
     ) -> None:
         self.source, self.num_tokens, self.batch_tokens, self.seed = source, num_tokens, batch_tokens, seed
+        require_rows(source)
         self.block_rows = max(1, round(buffer_tokens / source.row_tokens))
         self.read_seconds = 0.0
         self._buffer_LMD: Tensor | None = None

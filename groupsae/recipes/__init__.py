@@ -6,8 +6,9 @@ writes its own files, and is then recorded in the manifest.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from groupsae.config import RunConfig
@@ -22,6 +23,7 @@ from groupsae.recipes.plan import plan
 from groupsae.recipes.train import train
 from groupsae.records import STAGES, RunDirectory
 from groupsae.report.page import write_report
+from groupsae.storage import sweep
 from groupsae.workbench import Workbench
 
 Recipe = Callable[[Workbench], list[str]]
@@ -62,7 +64,7 @@ def run_all(run: RunDirectory, *, overwrite: bool = False) -> None:
         return
     bench = Workbench(run, overwrite)
     bench.require_possible()
-    with hold(run.path):
+    with _alone(run):
         for stage in dict.fromkeys((*unfinished, "report")):
             if stage == "report" or run.status(stage) != "done":  # nobody did it before we had the lock
                 _make(bench, stage)
@@ -80,8 +82,16 @@ def run_stage(run: RunDirectory, stage: str, *, overwrite: bool = False) -> None
     _require_free(run, stage, overwrite)
     if stage not in NEEDS_NOTHING:
         run.require(*run.before(stage))
-    with hold(run.path):
+    with _alone(run):
         _make(Workbench(run, overwrite), stage)
+
+
+@contextlib.contextmanager
+def _alone(run: RunDirectory) -> Iterator[None]:
+    """While the block runs nobody else works on the run, and what killed processes left half-written is gone."""
+    with hold(run.path):
+        sweep(run.path)
+        yield
 
 
 def _require_free(run: RunDirectory, stage: str, overwrite: bool) -> None:

@@ -13,6 +13,7 @@ from groupsae.partition import Group, group_name
 from groupsae.saes.base import Losses
 from groupsae.saes.registry import build_sae
 from groupsae.training.dead import DeadLatents
+from groupsae.training.faults import Watch
 from groupsae.training.optim import adam, clip, decay, learning_rate
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
@@ -35,6 +36,7 @@ class GroupInTraining:
         self.optimizer = adam(self.sae.parameters(), self.rate)
         self.dead = DeadLatents(self.sae.d_sae, sae.dead_after_tokens, device)
         self.meter = Meter(device)
+        self.watch = Watch(group, self.layers)
 
     def draw_layers(self, count: int, step: int) -> Tensor:
         """For each of `count` tokens one layer of the group, uniformly and independently: (N,) indices into L."""
@@ -45,38 +47,50 @@ class GroupInTraining:
         """One optimizer step on a batch; `progress` is the share of the tokens seen before it."""
         layers_N = self.draw_layers(x_LND.shape[1], step)
         tokens_N = torch.arange(x_LND.shape[1], device=layers_N.device)
-        losses = self.sae.losses(self.scales.normalise(x_LND[layers_N, tokens_N], layers_N), self.dead.mask_S)
+        z_ND = self.scales.normalise(x_LND[layers_N, tokens_N], layers_N)
+        losses = self.sae.losses(z_ND, self.dead.mask_S)
         losses.total.backward()
-        self._apply(decay(progress, self.train.decay_share))
-        self.dead.update(losses.latents)
-        self.meter.add(losses, self.dead.mask_S)
+        norm = clip(self.sae.parameters(), self.train.clip_norm)
+        sound = self.watch.look(losses.total, norm, z_ND, layers_N, step, progress * self.train.num_tokens)
+        self._apply(decay(progress, self.train.decay_share), sound)
+        self.dead.update(losses.latents, sound)
+        self.meter.add(losses, self.dead.mask_S, sound)
 
-    def _apply(self, rate_factor: float) -> None:
-        clip(self.sae.parameters(), self.train.clip_norm)
+    def _apply(self, rate_factor: float, sound: Tensor) -> None:
         self.sae.project_decoder_gradient()
         for settings in self.optimizer.param_groups:
             settings["lr"] = self.rate * rate_factor
+        self.optimizer.found_inf = (~sound).float()  # the fused Adam then does nothing, without a synchronisation
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.sae.normalise_decoder()
 
     def require_finite(self, step: int) -> None:
-        """Raises NumericalError naming group and step if the weights, or losses since the last reading, are not."""
+        """Raises NumericalError if the weights are not finite, or steps were not and `train.on_nan` is `stop`.
+
+        With `skip` it raises if no step since the last reading was sound. The message names group,
+        step, batch, and the hookpoints whose activations are the cause.
+        """
+        fault = self.watch.first_fault()
+        if fault and (self.train.on_nan == "stop" or self.watch.all_skipped):
+            raise NumericalError(
+                f"Group {self.name}: {fault}. The last saved state is kept; try a lower train.learning_rate, "
+                "or leave such steps out by train.on_nan = 'skip'."
+            )
         weights = [tensor.detach().sum(dtype=torch.float64) for tensor in self.sae.parameters()]
-        for what, sums in (("loss", self.meter.sums), ("weights", torch.stack(weights))):
-            if not torch.isfinite(sums).all():
-                raise NumericalError(
-                    f"NaN or infinity in the {what} of group {self.name}, at or shortly before step {step}. "
-                    "The last saved state is kept; try a lower train.learning_rate."
-                )
+        if not torch.isfinite(torch.stack(weights)).all():
+            raise NumericalError(
+                f"NaN or infinity in the weights of group {self.name}, at or shortly before step {step}. "
+                "The last saved state is kept; try a lower train.learning_rate."
+            )
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that training changes, by name: weights, Adam's moments, silent tokens, meter."""
+        """Everything that training changes, by name: weights, Adam's moments, silent tokens, meter, watch."""
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         for name, parameter in self.sae.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"adam.{name}.{key}"] = value
-        return tensors | {"silent": self.dead.silent_S, "meter": self.meter.sums}
+        return tensors | {"silent": self.dead.silent_S, "meter": self.meter.sums, "watch": self.watch.sums}
 
     def layout(self) -> dict[str, Tensor]:
         """Tensors of the names, shapes and dtypes that `state()` has after a step."""
@@ -96,6 +110,7 @@ class GroupInTraining:
             self.optimizer.state[parameter] = {k: t.to(parameter.device, copy=True) for k, t in moments.items()}
         self.dead.silent_S.copy_(tensors["silent"])
         self.meter.sums.copy_(tensors["meter"])
+        self.watch.sums.copy_(tensors["watch"])
 
 
 class Meter:
@@ -106,11 +121,11 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
 
-    def add(self, losses: Losses, dead_S: Tensor) -> None:
-        """Take note of a step."""
+    def add(self, losses: Losses, dead_S: Tensor, sound: Tensor) -> None:
+        """Take note of a step, if it is sound."""
         values_NK = losses.latents.values_NK
-        self.sums[0] += 1
-        self.sums[1] += len(values_NK)
+        self.sums[0] += sound
+        self.sums[1] += len(values_NK) * sound
         parts = (
             losses.total.detach(),
             losses.auxk,
@@ -119,7 +134,7 @@ class Meter:
             (values_NK > 0).sum(),
             dead_S.float().mean(),
         )
-        self.sums[2:] += torch.stack([part.double() for part in parts])
+        self.sums[2:] += torch.where(sound, torch.stack([part.double() for part in parts]), 0)
 
     def read(self) -> dict[str, float]:
         """Means since the last reading, which starts anew: loss, auxk, fvu, l0, dead_share."""

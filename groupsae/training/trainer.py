@@ -11,7 +11,7 @@ from groupsae.activations.scale import Scales, measure_scales
 from groupsae.activations.shuffle import Position, ShuffledStream
 from groupsae.activations.source import ActivationSource
 from groupsae.config import ActivationsConfig, TopKConfig, TrainConfig
-from groupsae.errors import ConfigError, PartitionError
+from groupsae.errors import ConfigError, Interrupted, PartitionError
 from groupsae.partition import Group, Partition
 from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.suite import Suite
@@ -69,13 +69,15 @@ def train_groups(
     progress: Callable[[int], None] | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
     resumed: Callable[[Progress], None] | None = None,
+    stop: Callable[[], int] | None = None,
 ) -> Trained:
     """An SAE for each distinct group, all trained on the same batches.
 
     Per step the batch of activations is read once; each group draws a layer for every token and
     takes one optimizer step. With `checkpoints`, states are saved there every `save_every_tokens`,
     and training goes on from the last one, if there is one (`resumed` is told). `log` gets a record
-    every `log_every_tokens`; `progress` the tokens of each step.
+    every `log_every_tokens`; `progress` the tokens of each step. Once `stop` gives the number of a
+    signal, the state is saved after the step and Interrupted raised.
     """
     distinct = dict.fromkeys(Partition((group,)).groups[0] for group in groups)
     _require_possible(source, distinct, sae, train, buffer_tokens)
@@ -83,7 +85,7 @@ def train_groups(
     stream = ShuffledStream(
         source, train.num_tokens, batch_tokens=train.batch_tokens, buffer_tokens=buffer_tokens, seed=seed
     )
-    loop = _Loop(stream, in_training, train, checkpoints, progress, log)
+    loop = _Loop(stream, in_training, train, checkpoints, progress, log, stop)
     loop.resume(resumed)
     loop.run()
     return Trained({group.name: group.sae.requires_grad_(False) for group in in_training}, scales, loop.seconds)
@@ -115,9 +117,10 @@ class _Loop:
         checkpoints: Checkpoints | None,
         progress: Callable[[int], None] | None,
         log: Callable[[dict[str, Any]], None] | None,
+        stop: Callable[[], int] | None,
     ) -> None:
         self.stream, self.groups, self.train = stream, groups, train
-        self.checkpoints, self.progress, self.log = checkpoints, progress, log
+        self.checkpoints, self.progress, self.log, self.stop = checkpoints, progress, log, stop
         self.step, self.position = 0, Position()
         self.seconds = dict.fromkeys(("language model", "SAE steps", "other", *(g.name for g in groups)), 0.0)
 
@@ -143,8 +146,12 @@ class _Loop:
             self._account(began, spent)
             if self._due(before, self.train.log_every_tokens):
                 self._log()
-            if self._due(before, self.train.save_every_tokens):
-                self._save()
+            signal = self.stop() if self.stop else 0
+            wanted = [tokens for tokens in self.train.snapshots if before < tokens <= self.position.tokens]
+            if self._due(before, self.train.save_every_tokens) or wanted or signal:
+                self._save(wanted)
+            if signal and self.position.tokens < self.train.num_tokens:
+                raise Interrupted(signal, f"Stopped after step {self.step}, at {self.position.tokens:,} tokens.")
 
     def _account(self, began: float, spent: float) -> None:
         reading, self.stream.read_seconds = self.stream.read_seconds, 0.0
@@ -165,14 +172,16 @@ class _Loop:
             group.require_finite(self.step)
         record = {"step": self.step, "tokens": self.position.tokens, "seconds": round(sum(self._parts()), 3)}
         record["groups"] = {
-            group.name: group.meter.read() | {"learning_rate": group.optimizer.param_groups[0]["lr"]}
+            group.name: group.meter.read()
+            | group.watch.read()
+            | {"learning_rate": group.optimizer.param_groups[0]["lr"]}
             for group in self.groups
         }
         if self.log:
             self.log(record)
 
-    def _save(self) -> None:
+    def _save(self, snapshots: list[int]) -> None:
         for group in self.groups:
             group.require_finite(self.step)
         if self.checkpoints:
-            self.checkpoints.save(self.groups, Progress(self.step, self.position, self.seconds))
+            self.checkpoints.save(self.groups, Progress(self.step, self.position, self.seconds), snapshots)

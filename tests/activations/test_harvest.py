@@ -182,7 +182,7 @@ class Plain(nn.Module):
 
 
 def test_a_plain_module_can_be_read():
-    model = Plain()
+    model = Plain().eval()
     rows = tiny_rows()
     x_LND = Harvester(model, rows, residual_stream(model)).read([1])
     assert torch.equal(x_LND[1], model(rows[[1]])[0])
