@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 
 from groupsae.errors import RunError, StorageError
 
-
 PART = ".part"
 """How the name of a file ends that is still being written."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from groupsae.errors import HookpointError, ModelError, NumericalError, TextError
+from groupsae.errors import FitError, HookpointError, ModelError, NumericalError, TextError
 from groupsae.hookpoints import natural_key
 from groupsae.models import base_model, first_tensor
 from groupsae.tokens import TokenRows
@@ -45,6 +45,7 @@ class Harvester:
         self.model, self.rows = model, rows
         self.hookpoints = tuple(sorted(hookpoints, key=natural_key))
         self.batch_rows, self.skip_special, self.on_nan = batch_rows, skip_special, on_nan
+        self._rows_at_once = batch_rows
         self.num_rows, self.row_tokens = len(rows), rows.context_length
         self.device = next(model.parameters()).device
         self.forwards = self.num_masked = 0
@@ -67,7 +68,23 @@ class Harvester:
         """The activations x_LND of these rows' tokens, in the model's precision.
 
         Raises NumericalError naming the hookpoint and the row if they hold NaN or infinity, unless those are masked.
+        Out of memory, it reads half as many rows at once from then on; FitError if not even one can be read.
         """
+        if not len(rows):
+            return next(self.model.parameters()).new_zeros(len(self.hookpoints), 0, self.d_model)
+        while True:
+            size = min(self._rows_at_once, len(rows))
+            try:
+                parts = [self._read(rows[start : start + size]) for start in range(0, len(rows), size)]
+                return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            except torch.OutOfMemoryError as error:
+                if size == 1:
+                    raise FitError(f"The device's memory does not hold one row of tokens: {error}.") from error
+            self._rows_at_once = size // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _read(self, rows: Sequence[int]) -> Tensor:
         ids_BT = self.rows[rows].to(self.device)
         x_LBTD = self._forward(ids_BT)
         faulty = [index for index, x in enumerate(x_LBTD) if not _is_finite(x)]

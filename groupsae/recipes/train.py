@@ -24,7 +24,7 @@ from groupsae.workbench import ROWS_FILE, Workbench
 
 SCALES_IN_TRAINING = "checkpoint-scales.safetensors"
 LOGS = ("metrics.jsonl", "timing.jsonl")
-"""What was measured, which is the same in every run of a config, and when, which is not."""
+"""What was measured, which is the same in every run of a config; and when and how, which is not."""
 
 
 def train(bench: Workbench) -> list[str]:
@@ -161,9 +161,9 @@ def _write_facts(bench: Workbench, trained: Trained, groups: Iterable[Group], sn
 
 
 def _log(logs: dict[str, LogFile], record: dict[str, Any]) -> None:
-    when = {key: record[key] for key in ("step", "tokens", "seconds")}
-    logs["metrics.jsonl"].append({key: value for key, value in record.items() if key != "seconds"})
-    logs["timing.jsonl"].append(when)
+    how = ("seconds", "micro_batches")
+    logs["metrics.jsonl"].append({key: value for key, value in record.items() if key not in how})
+    logs["timing.jsonl"].append({key: value for key, value in record.items() if key != "groups"})
     for name, facts in record["groups"].items():
         if facts["skipped"]:
             say(f"train: {facts['skipped']} steps of {name} skipped before step {record['step']} (NaN or infinity)")

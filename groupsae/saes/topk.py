@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,12 +38,12 @@ class TopKSAE(SparseAutoencoder):
         values_NK, indices_NK = topk_pre_activations(z_ND, self.W_enc, self.folded_bias(), self.k)
         return Latents(values_NK.relu(), indices_NK)
 
-    def losses(self, z_ND: Tensor, dead_S: Tensor) -> Losses:
-        """The loss of the class docstring on a batch z (N, D)."""
+    def losses(self, z_ND: Tensor, dead_S: Tensor, variance: Tensor | None = None) -> Losses:
+        """The loss of the class docstring on a batch z (N, D), or a part of one whose V is given."""
         decoded_ND, values_NK, indices_NK = topk_autoencode(z_ND, self.W_enc, self.folded_bias(), self.W_dec, self.k)
         latents = Latents(values_NK, indices_NK)
         e_ND = z_ND - decoded_ND - self.b_dec
-        error, variance = e_ND.square().sum(), _variance(z_ND)
+        error, variance = e_ND.square().sum(), self.variance(z_ND) if variance is None else variance
         auxk = self._auxk(z_ND, e_ND.detach(), dead_S) / variance
         return Losses(error / variance + self.auxk_weight * auxk, error.detach(), variance, auxk.detach(), latents)
 
@@ -56,9 +55,3 @@ class TopKSAE(SparseAutoencoder):
         values_NA, places_NA = pre_NZ.topk(min(self.k_aux, len(dead)), dim=1, sorted=False)
         e_hat_ND = weighted_rows(self.W_dec, Latents(values_NA, dead[places_NA]))
         return min(len(dead) / self.k_aux, 1.0) * (e_hat_ND - e_ND).square().sum()
-
-
-def _variance(z_ND: Tensor) -> Tensor:
-    limits = torch.finfo(z_ND.dtype)
-    variance, power = (z_ND - z_ND.mean(0)).square().sum(), z_ND.square().sum()
-    return torch.where(variance > limits.eps * power, variance, power).clamp_min(limits.tiny)

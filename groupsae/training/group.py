@@ -14,6 +14,7 @@ from groupsae.saes.base import Losses
 from groupsae.saes.registry import build_sae
 from groupsae.training.dead import DeadLatents
 from groupsae.training.faults import Watch
+from groupsae.training.microbatch import MicroBatches, backward_in_parts
 from groupsae.training.optim import adam, clip, decay, learning_rate
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
@@ -37,6 +38,7 @@ class GroupInTraining:
         self.dead = DeadLatents(self.sae.d_sae, sae.dead_after_tokens, device)
         self.meter = Meter(device)
         self.watch = Watch(group, self.layers)
+        self.micro_batches = MicroBatches()
 
     def draw_layers(self, count: int, step: int) -> Tensor:
         """For each of `count` tokens one layer of the group, uniformly and independently: (N,) indices into L."""
@@ -48,8 +50,10 @@ class GroupInTraining:
         layers_N = self.draw_layers(x_LND.shape[1], step)
         tokens_N = torch.arange(x_LND.shape[1], device=layers_N.device)
         z_ND = self.scales.normalise(x_LND[layers_N, tokens_N], layers_N)
-        losses = self.sae.losses(z_ND, self.dead.mask_S)
-        losses.total.backward()
+        dead_S = self.dead.mask_S
+        losses = self.micro_batches.run(
+            lambda parts: backward_in_parts(self.sae, z_ND, dead_S, parts), self.optimizer.zero_grad, len(z_ND)
+        )
         norm = clip(self.sae.parameters(), self.train.clip_norm)
         sound = self.watch.look(losses.total, norm, z_ND, layers_N, step, progress * self.train.num_tokens)
         self._apply(decay(progress, self.train.decay_share), sound)

@@ -171,6 +171,7 @@ class _Loop:
         for group in self.groups:
             group.require_finite(self.step)
         record = {"step": self.step, "tokens": self.position.tokens, "seconds": round(sum(self._parts()), 3)}
+        record["micro_batches"] = max(group.micro_batches.parts for group in self.groups)
         record["groups"] = {
             group.name: group.meter.read()
             | group.watch.read()

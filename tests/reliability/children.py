@@ -68,7 +68,12 @@ def untrained(place: Path, folder: Path) -> Path:
 
 def results(folder: Path) -> dict[str, object]:
     """Everything that training left, to the byte; of what tells when, only what it tells it of."""
-    exact = [*folder.glob("groups/**/*"), folder / "suite.json", folder / "scales.safetensors", folder / "metrics.jsonl"]
+    exact = [
+        *folder.glob("groups/**/*"),
+        folder / "suite.json",
+        folder / "scales.safetensors",
+        folder / "metrics.jsonl",
+    ]
     found: dict[str, object] = {str(p.relative_to(folder)): p.read_bytes() for p in exact if p.is_file()}
     for path in folder.glob("checkpoints/*"):
         manifest = json.loads(path.read_text())
