@@ -108,6 +108,12 @@ def _run(verb: str, rest: list[str]) -> int:
     options = _parse(verb, flags, config)
     config = _trusted(_changed(config, options), options.trust_remote_code)
     run = _open(name, config, options)
+    with run.blamed():
+        _do(verb, run, options)
+    return 0
+
+
+def _do(verb: str, run: RunDirectory, options: Any) -> None:
     from groupsae import recipes
 
     if verb in ("run", "demo"):
@@ -125,7 +131,6 @@ def _run(verb: str, rest: list[str]) -> int:
             _print_results(run, options.json)
         elif options.json:
             print(json.dumps({"run": str(run.path), "stages": {verb: run.stages()[verb]}}))
-    return 0
 
 
 def _run_name(verb: str, rest: list[str]) -> tuple[Path | None, list[str]]:
@@ -221,10 +226,11 @@ def _show(rest: list[str]) -> int:
     if path.suffix == ".toml":
         path = Path("runs") / load_config(path).name
     run = RunDirectory.open(path)
-    if "--verify" in flags:
-        run.require_intact()
-        say(f"every file of {run.path} is as it was written")
-    _print_results(run, "--json" in flags)
+    with run.blamed():
+        if "--verify" in flags:
+            run.require_intact()
+            say(f"every file of {run.path} is as it was written")
+        _print_results(run, "--json" in flags)
     return 0
 
 

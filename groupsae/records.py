@@ -17,13 +17,13 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from groupsae.config import RunConfig, differing_keys, dump_config, load_config
-from groupsae.errors import RunError
+from groupsae.errors import GroupsaeError, RunError
 from groupsae.lock import LOCK_FILE
 from groupsae.storage import append_json, describe, within, write_atomically
 
@@ -214,6 +214,21 @@ class RunDirectory:
                 why = "has not run" if status == "missing" else "is out of date" + f" ({changed})" * bool(changed)
                 command = f"groupsae {stage} {self.path}" + " --overwrite" * (status == "stale")
                 raise RunError(f"Stage {stage!r} {why} in {self.path}. Run `{command}` first.")
+
+    @contextlib.contextmanager
+    def blamed(self) -> Iterator[None]:
+        """While the block runs, an error that is not ours is the files' fault if they are not as written.
+
+        Raises RunError naming them; where they are as written, the error itself.
+        """
+        try:
+            yield
+        except GroupsaeError:
+            raise
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                self.require_intact()
+            raise error
 
     def require_intact(self) -> None:
         """Raises RunError naming every file of the manifest whose size or SHA-256 is not as written."""
