@@ -39,17 +39,17 @@ def spawn(*arguments: object, first: Callable[[], None] = lambda: None, err: Pat
         os._exit(code)
 
 
-def wait(pid: int) -> int:
+def wait(pid: int, longest: float = LONGEST) -> int:
     """A process' exit code, negative where a signal ended it. Kills what hangs."""
     began = time.monotonic()
-    while time.monotonic() - began < LONGEST:
+    while time.monotonic() - began < longest:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.01)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    raise AssertionError(f"hung for {LONGEST} s")
+    raise AssertionError(f"hung for {longest} s")
 
 
 def untrained(place: Path, folder: Path) -> Path:
