@@ -2,7 +2,8 @@
 
     groupsae VERB RUN [--flags]          RUN is a TOML file or a run directory
 
-Progress goes to stderr, results to stdout. Exit codes: 0 done, 1 our fault, 2 the user's.
+Progress goes to stderr, results to stdout. Exit codes: 0 done, 1 our fault, 2 the user's,
+130 interrupted by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import json
 import sys
 import traceback
 from pathlib import Path
+from signal import SIGINT
 from typing import Annotated, Any
 
 from groupsae.config import RunConfig, commented_toml, load_config
 from groupsae.errors import ConfigError, FitError, GroupsaeError
+from groupsae.interrupt import terminable
 from groupsae.progress import say
-from groupsae.records import STAGE_SECTIONS, RunDirectory, write_atomically
+from groupsae.records import STAGE_SECTIONS, RunDirectory
+from groupsae.storage import write_atomically
 
 STAGE_VERBS = {
     "tokens": "read text, pack it into rows, hold some documents out",
@@ -41,13 +45,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        return _dispatch(arguments)
+        with terminable():
+            return _dispatch(arguments)
     except GroupsaeError as error:
         say(f"{type(error).__name__}: {error}")
         return 2
-    except KeyboardInterrupt:
-        say("Interrupted. The same command goes on from the last checkpoint.")
-        return 130
+    except KeyboardInterrupt as stopped:
+        say(str(stopped) or "Interrupted. The same command goes on from the last checkpoint.")
+        return 128 + getattr(stopped, "signal", SIGINT)
     except BrokenPipeError:
         return 0
     except SystemExit as stop:  # tyro, after help or a wrong flag
@@ -101,8 +106,14 @@ def _run(verb: str, rest: list[str]) -> int:
     name, flags = _run_name(verb, rest)
     config = RunConfig() if name is None else _config_of(name)
     options = _parse(verb, flags, config)
-    config = _changed(config, options)
+    config = _trusted(_changed(config, options), options.trust_remote_code)
     run = _open(name, config, options)
+    with run.blamed():
+        _do(verb, run, options)
+    return 0
+
+
+def _do(verb: str, run: RunDirectory, options: Any) -> None:
     from groupsae import recipes
 
     if verb in ("run", "demo"):
@@ -124,7 +135,6 @@ def _run(verb: str, rest: list[str]) -> int:
             from groupsae import tables
 
             tables.show(tables.training(run.read_json("train.json")))
-    return 0
 
 
 def _run_name(verb: str, rest: list[str]) -> tuple[Path | None, list[str]]:
@@ -150,6 +160,7 @@ def _parse(verb: str, flags: list[str], config: RunConfig) -> Any:
     fields: list[Any] = [
         ("overwrite", tyro.conf.FlagCreatePairsOff[bool], dataclasses.field(default=False)),
         ("json", tyro.conf.FlagCreatePairsOff[bool], dataclasses.field(default=False)),
+        ("trust_remote_code", tyro.conf.FlagCreatePairsOff[bool], dataclasses.field(default=False)),
         ("out", Path | None, dataclasses.field(default=None)),
     ]
     for section in sections:
@@ -164,6 +175,7 @@ def _parse(verb: str, flags: list[str], config: RunConfig) -> Any:
     Args:
         overwrite: Replace results that exist.
         json: Print results as JSON.
+        trust_remote_code: Run code that comes with the model. Only for models you trust; no file can ask for it.
         out: The run directory, instead of runs/NAME.
     """
     return tyro.cli(options, prog=f"groupsae {verb} RUN", args=flags)
@@ -176,6 +188,17 @@ def _changed(config: RunConfig, options: Any) -> RunConfig:
         if field.name in RunConfig.model_fields
     }
     return RunConfig(**(dict(config) | given))
+
+
+def _trusted(config: RunConfig, trust: bool) -> RunConfig:
+    """The config with the person's word on code that comes with a model: a file's word alone does not count."""
+    model = config.model
+    if model.trust_remote_code and not trust:
+        raise ConfigError(
+            f"The config asks to run code that comes with model {model.name!r}. If you trust it, say so with "
+            "--trust-remote-code, each time."
+        )
+    return config.model_copy(update={"model": model.model_copy(update={"trust_remote_code": trust})})
 
 
 def _open(name: Path | None, config: RunConfig, options: Any) -> RunDirectory:
@@ -198,7 +221,7 @@ def _init(rest: list[str]) -> int:
 
 
 def _show(rest: list[str]) -> int:
-    words, flags = _words(rest, "groupsae show RUN [--json]", allowed=("--json",))
+    words, flags = _words(rest, "groupsae show RUN [--json] [--verify]", allowed=("--json", "--verify"))
     if "--help" in flags:
         return 0
     if not words:
@@ -206,7 +229,12 @@ def _show(rest: list[str]) -> int:
     path = Path(words[0])
     if path.suffix == ".toml":
         path = Path("runs") / load_config(path).name
-    _print_results(RunDirectory.open(path), "--json" in flags)
+    run = RunDirectory.open(path)
+    with run.blamed():
+        if "--verify" in flags:
+            run.require_intact()
+            say(f"every file of {run.path} is as it was written")
+        _print_results(run, "--json" in flags)
     return 0
 
 

@@ -21,6 +21,20 @@ class Document:
 
     text: str
     held_out: bool | None = None
+    num_replaced: int = 0
+    """Places where bytes that are not UTF-8 became U+FFFD."""
+
+    @classmethod
+    def from_bytes(cls, content: bytes, held_out: bool | None = None) -> Document:
+        """The document in a file's bytes, a byte order mark left out."""
+        text, num_replaced = _decode(content)
+        return cls(text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"), held_out, num_replaced)
+
+
+def _decode(content: bytes) -> tuple[str, int]:
+    """The text, and how many U+FFFD in it were not there before."""
+    text = content.decode("utf-8", "replace")
+    return text, text.count("\ufffd") - content.count("\ufffd".encode())
 
 
 def documents(source: Iterable[str], *, field: str = "text", split: str = "train") -> Iterator[Document]:
@@ -37,12 +51,17 @@ def documents(source: Iterable[str], *, field: str = "text", split: str = "train
         if name == "demo":
             yield from _standard_library()
         elif name == "-":
-            yield Document(sys.stdin.buffer.read().decode("utf-8", "replace"))
+            yield Document.from_bytes(sys.stdin.buffer.read())
         elif name.startswith("hf:"):
             yield from _dataset(name[3:], field, split)
         else:
             for path in files[name]:
                 yield from _read(path, field)
+
+
+def source_files(source: Iterable[str]) -> list[Path]:
+    """The files that a source names, in the order in which they are read; none for `-`, `hf:` and `demo`."""
+    return [file for name in source if not _is_special(name) for file in _files(name)]
 
 
 def _is_special(name: str) -> bool:
@@ -77,20 +96,21 @@ def _read(path: Path, field: str) -> Iterator[Document]:
         elif path.suffix.lower() == ".parquet":
             yield from _parquet(path, field)
         else:
-            yield Document(path.read_text(encoding="utf-8-sig", errors="replace"))
+            yield Document.from_bytes(path.read_bytes())
     except OSError as error:
         raise TextError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _json_lines(path: Path, field: str) -> Iterator[Document]:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
+    with path.open("rb") as file:
+        for number, content in enumerate(file, start=1):
+            line, num_replaced = _decode(content)
+            if line.strip("\ufeff \t\r\n"):
                 try:
-                    value = json.loads(line)
+                    value = json.loads(line.removeprefix("\ufeff"))
                 except (ValueError, RecursionError) as error:
                     raise TextError(f"{path}, line {number} is not JSON: {error}.") from error
-                yield Document(_field(value, field, f"{path}, line {number}"))
+                yield Document(_field(value, field, f"{path}, line {number}"), num_replaced=num_replaced)
 
 
 def _field(value: Any, field: str, where: str) -> str:
@@ -138,5 +158,4 @@ def _dataset(name: str, field: str, split: str) -> Iterator[Document]:
 def _standard_library() -> Iterator[Document]:
     root = standard_library_path()
     for path in standard_library_files():
-        text = path.read_text(encoding="utf-8", errors="replace")
-        yield Document(text, held_out=is_held_out(path.relative_to(root)))
+        yield Document.from_bytes(path.read_bytes(), held_out=is_held_out(path.relative_to(root)))

@@ -11,6 +11,8 @@
     │   └── StorageError          the disk: full, read-only, no permission
     └── NumericalError            NaN or infinity in activations, loss or weights
 
+    Interrupted                   Ctrl-C or SIGTERM, exit code 130 or 143; no error, so it stands outside
+
 Each message says what was asked, what was found, what is allowed and what to do.
 """
 
@@ -53,3 +55,11 @@ class StorageError(RunError):
 
 class NumericalError(GroupsaeError):
     """NaN or infinity where a number is needed; the last good state is kept."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the work in good order; `signal` is its number, the message says how to go on."""
+
+    def __init__(self, signal: int, message: str = "") -> None:
+        super().__init__(message)
+        self.signal = signal

@@ -95,8 +95,8 @@ def pick_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         picked = torch.device(device)
-        torch.empty(1, device=picked)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, device=picked, dtype=torch.float64)  # in which sums are kept; mps has none
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ModelError(f"Device {device!r} cannot be used: {_first_line(error)} Try 'auto' or 'cpu'.") from error
     return picked
 

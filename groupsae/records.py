@@ -16,17 +16,16 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from groupsae.config import RunConfig, differing_keys, dump_config, load_config
-from groupsae.errors import RunError, StorageError
+from groupsae.errors import GroupsaeError, RunError
+from groupsae.lock import LOCK_FILE
+from groupsae.storage import append_json, describe, within, write_atomically
 
 STAGES = ("tokens", "distances", "group", "plan", "train", "eval", "report")
 
@@ -41,7 +40,14 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
 }
 """The config sections that each stage reads first; it depends on those of all stages before it as well."""
 
-_WITHOUT_EFFECT = {"model": {"device"}, "train": {"log_every_tokens", "save_every_tokens"}}
+_WITHOUT_EFFECT = {
+    "model": {"device", "trust_remote_code"},
+    "train": {"log_every_tokens", "save_every_tokens", "keep_checkpoints", "snapshots"},
+}
+MAY_CHANGE = tuple(f"{section}.{key}" for section, keys in _WITHOUT_EFFECT.items() for key in sorted(keys))
+"""The keys that a run may be gone on with under another value."""
+HASHED_BYTES = 2**30
+"""Inputs beyond this size are known by size and date alone."""
 
 
 def _has_effect(difference: str) -> bool:
@@ -76,9 +82,9 @@ class RunDirectory:
                 raise RunError(
                     f"{path} belongs to another config ({'; '.join(differing)}). Go on with that one by "
                     f"`groupsae run {path}`, give this one another place with --out, or replace what "
-                    "differs with --overwrite."
+                    f"differs with --overwrite. Only {', '.join(MAY_CHANGE)} may change."
                 )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and (not path.is_dir() or any(file.name != LOCK_FILE for file in path.iterdir())):
             raise RunError(f"{path} exists and is not a run directory (no config.toml). Choose another place.")
         return cls(path, config)
 
@@ -96,8 +102,8 @@ class RunDirectory:
     # ---- files
 
     def file(self, name: str) -> Path:
-        """The path of a file of this run."""
-        return self.path / name
+        """The path of a file of this run. Raises RunError for a name that leads out of it."""
+        return within(self.path, name)
 
     def write(self, name: str, write: Callable[[Path], None]) -> None:
         """Write a file under a temporary name with `write(path)`, sync it, and rename it into place."""
@@ -117,13 +123,12 @@ class RunDirectory:
             return json.loads(self.file(name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(f"{self.path} has no {name}. `groupsae show {self.path}` says what is missing.") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self.file(name)} is damaged: {error}. Make it again with --overwrite.") from None
 
     def append_json(self, name: str, value: Any) -> None:
         """Append one line of JSON."""
-        with storage_errors(self.file(name)), self.file(name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(value, allow_nan=False) + "\n")
+        append_json(self.file(name), value)
 
     # ---- stages
 
@@ -133,7 +138,8 @@ class RunDirectory:
         if not self.file("manifest.json").exists():
             return {"stages": {}}
         manifest = self.read_json("manifest.json")
-        if not isinstance(manifest, dict) or not isinstance(manifest.setdefault("stages", {}), dict):
+        stages = manifest.setdefault("stages", {}) if isinstance(manifest, dict) else None
+        if not isinstance(stages, dict) or not all(map(_is_record, stages.values())):
             raise RunError(f"{self.file('manifest.json')} is damaged: it holds no stages. Remove it to start again.")
         return manifest
 
@@ -157,13 +163,30 @@ class RunDirectory:
         self.write_json("manifest.json", self.manifest | facts)
 
     def status(self, stage: str) -> str:
-        """`done`, `stale` (made from another config, or from an earlier stage's older result) or `missing`."""
+        """`done`, `missing` or `stale`: made from another config, from an older result or input, or changed since."""
         stages = self.manifest["stages"]
         if stage not in stages or any(not self.file(name).exists() for name in stages[stage]["files"]):
             return "missing"
         done = stages[stage]
         same_config = done["fingerprint"] == self.fingerprint(stage)
-        return "done" if same_config and done.get("made_from") == self._made_from(stage, stages) else "stale"
+        same = same_config and done.get("made_from") == self._made_from(stage, stages) and not self.changes(stage)
+        return "done" if same else "stale"
+
+    def changes(self, stage: str, *, verify: bool = False) -> list[str]:
+        """What became of a stage's files and inputs since: sizes, which cost nothing, with `verify` SHA-256 too."""
+        done = self.manifest["stages"].get(stage, {"files": {}})
+        found = []
+        for name, was in done["files"].items():
+            path = self.file(name)
+            if not path.exists():
+                found.append(f"{name} is gone")
+            elif path.stat().st_size != was["bytes"]:
+                found.append(f"{name} has {path.stat().st_size} bytes where {was['bytes']} were written")
+            elif verify and describe(path)["sha256"] != was["sha256"]:
+                found.append(f"{name} has another SHA-256 than was written")
+        return found + [
+            f"{name} is not as it was read" for name, was in done.get("inputs", {}).items() if _new(name, was)
+        ]
 
     def _made_from(self, stage: str, stages: dict[str, Any]) -> dict[str, str]:
         """The earlier stages' results, each as one hash of its files."""
@@ -187,11 +210,34 @@ class RunDirectory:
         for stage in stages:
             status = self.status(stage)
             if status != "done":
-                why = "has not run" if status == "missing" else "is out of date"
-                raise RunError(f"Stage {stage!r} {why} in {self.path}. Run `groupsae {stage} {self.path}` first.")
+                changed = "; ".join(self.changes(stage)[:4])
+                why = "has not run" if status == "missing" else "is out of date" + f" ({changed})" * bool(changed)
+                command = f"groupsae {stage} {self.path}" + " --overwrite" * (status == "stale")
+                raise RunError(f"Stage {stage!r} {why} in {self.path}. Run `{command}` first.")
 
-    def finish(self, stage: str, seconds: float, files: list[str]) -> None:
-        """Record that a stage is done, what it wrote and how long it took."""
+    @contextlib.contextmanager
+    def blamed(self) -> Iterator[None]:
+        """While the block runs, an error that is not ours is the files' fault if they are not as written.
+
+        Raises RunError naming them; where they are as written, the error itself.
+        """
+        try:
+            yield
+        except GroupsaeError:
+            raise
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                self.require_intact()
+            raise error
+
+    def require_intact(self) -> None:
+        """Raises RunError naming every file of the manifest whose size or SHA-256 is not as written."""
+        faults = [fault for stage in self.manifest["stages"] for fault in self.changes(stage, verify=True)]
+        if faults:
+            raise RunError(f"{self.path} is not as it was written: {'; '.join(faults)}. Make these stages again.")
+
+    def finish(self, stage: str, seconds: float, files: list[str], inputs: Iterable[Path] = ()) -> None:
+        """Record that a stage is done, how long it took, what it wrote, and which files from outside it read."""
         manifest = self.manifest
         manifest["environment"] = environment()
         manifest["stages"][stage] = {
@@ -199,41 +245,41 @@ class RunDirectory:
             "made_from": self._made_from(stage, manifest["stages"]),
             "seconds": round(seconds, 3),
             "finished": time.time(),
-            "files": {name: _describe(self.file(name)) for name in files},
+            "files": {name: describe(self.file(name)) for name in files},
+            "inputs": {str(path.resolve()): _describe_input(path) for path in inputs},
         }
         self.write_json("manifest.json", manifest)
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` with a temporary path beside `path`, sync it to disk and rename it into place.
-
-    Raises StorageError, with `path` as it was before, if the disk refuses.
-    """
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        scratch = Path(name)
-        try:
-            write(scratch)
-            with scratch.open("rb") as file:
-                os.fsync(file.fileno())
-            scratch.chmod(0o644)
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+def _is_record(stage: Any) -> bool:
+    """Whether the manifest's entry for a stage has the form that `finish` gives it."""
+    if not isinstance(stage, dict) or not isinstance(stage.get("fingerprint"), str):
+        return False
+    forms = (stage.get("files"), stage.get("inputs", {}))
+    return all(isinstance(form, dict) and all(map(_is_description, form.values())) for form in forms) and isinstance(
+        stage.get("seconds", 0), int | float
+    )
 
 
-@contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusals into StorageError with the path and what to do."""
+def _is_description(value: Any) -> bool:
+    return isinstance(value, dict) and type(value.get("bytes")) is int and isinstance(value.get("sha256", ""), str)
+
+
+def _describe_input(path: Path) -> dict[str, Any]:
+    facts = path.stat()
+    known = {"bytes": facts.st_size, "modified": facts.st_mtime_ns}
+    return known | (describe(path) if facts.st_size <= HASHED_BYTES else {})
+
+
+def _new(name: str, was: dict[str, Any]) -> bool:
+    """Whether an input is another than it was. One that is out of reach counts as the same, a new date alone too."""
     try:
-        yield
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own way
-        raise StorageError(
-            f"Cannot write {path}: {getattr(error, 'strerror', None) or error}. Free space or permissions are needed; "
-            "what was there before is intact."
-        ) from error
+        facts = Path(name).stat()
+        if facts.st_size != was["bytes"] or facts.st_mtime_ns == was.get("modified"):
+            return facts.st_size != was["bytes"]
+        return describe(Path(name))["sha256"] != was["sha256"] if "sha256" in was else True
+    except (OSError, ValueError):
+        return False
 
 
 def environment() -> dict[str, Any]:
@@ -273,8 +319,3 @@ def _commit() -> str | None:
         )
         return found.stdout.strip() or None
     return None
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

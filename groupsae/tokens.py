@@ -35,6 +35,8 @@ class TokenRows:
     special_ids: tuple[int, ...] = ()
     num_documents: int = 0
     _held_out: TokenRows | None = field(default=None, repr=False)
+    num_replaced: int = 0
+    """Places of the text, on both sides, that were not UTF-8; known where the text was read, not saved."""
 
     @classmethod
     def from_files(
@@ -68,7 +70,7 @@ class TokenRows:
         return len(self.ids_RT)
 
     def __getitem__(self, rows: Sequence[int]) -> Tensor:
-        return torch.from_numpy(self.ids_RT[np.asarray(rows)].astype(np.int64))
+        return torch.from_numpy(self.ids_RT[np.asarray(rows, dtype=np.int64)].astype(np.int64))
 
     def save(self, path: Path) -> None:
         """Write all rows, training and held-out, into one safetensors file."""
@@ -116,9 +118,11 @@ def read_rows(
     """
     source = list(source)
     train, held_out = _Side(max_tokens), _Side(max_held_out_tokens)
+    replaced = 0
     for document, ids in _tokenized(documents(source, field=field, split=split), tokenizer):
         side = held_out if _is_held_out(document, held_out_share) else train
         side.add(ids, document)
+        replaced += document.num_replaced
         if progress:
             progress(len(ids))
         if train.full and (held_out.full or held_out.count >= context_length):
@@ -137,7 +141,7 @@ def read_rows(
                 f"another text.held_out_share (it is {held_out_share:g})."
             )
         sides.append(TokenRows(rows, special, len(side.pieces)))
-    return replace(sides[0], _held_out=sides[1])
+    return replace(sides[0], num_replaced=replaced, _held_out=sides[1])
 
 
 class _Side:
@@ -211,6 +215,8 @@ def _require_rows(*sides: np.ndarray) -> None:
     """Raises ValueError for arrays that are not rows of token ids of one length."""
     if any(ids.ndim != 2 or ids.dtype.kind not in "iu" or not ids.size for ids in sides):
         raise ValueError(f"expected rows of integers, found {[f'{ids.dtype} {ids.shape}' for ids in sides]}")
+    if any(ids.min() < 0 for ids in sides):
+        raise ValueError("token ids below 0")
     if len({ids.shape[1] for ids in sides}) > 1:
         raise ValueError("training and held-out rows differ in length")
 

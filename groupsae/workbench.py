@@ -33,6 +33,8 @@ class Workbench:
         logging.disable_progress_bar()
         settings = self.run.config.model
         say(f"loading model {settings.name} ...")
+        if settings.trust_remote_code:
+            say(f"WARNING: code that comes with model {settings.name} is run, as --trust-remote-code allows.")
         return load_model(
             settings.name,
             device=settings.device,
@@ -72,6 +74,7 @@ class Workbench:
             self.hookpoints,
             batch_rows=settings.batch_rows,
             skip_special=settings.skip_special,
+            on_nan=settings.on_nan,
         )
 
     @cached_property

@@ -239,14 +239,17 @@ def test_a_fault_in_the_config_is_the_users(here, call, old, new, words):
 
 
 def test_a_damaged_file_of_a_run_is_the_users(done, call):
-    (done / "distances.json").write_text("{")
+    file = done / "distances.json"
+    file.write_text("{".ljust(file.stat().st_size))
     of_user(call("group", "runs/tiny", "--overwrite"), "distances.json is damaged")
+    file.write_text("{")
+    of_user(call("group", "runs/tiny", "--overwrite"), "'distances' is out of date (distances.json has 1 bytes where")
 
 
 def test_cut_off_rows_are_the_users(done, call):
     rows = done / "tokens/rows.safetensors"
     rows.write_bytes(rows.read_bytes()[:-10])
-    of_user(call("distances", "runs/tiny", "--overwrite"), "rows.safetensors is missing or damaged")
+    of_user(call("distances", "runs/tiny", "--overwrite"), "'tokens' is out of date (tokens/rows.safetensors has")
 
 
 def test_a_place_that_cannot_be_written_is_the_users(here, call):

@@ -51,7 +51,7 @@ def test_what_sharing_costs_the_model_is_predicted_as_well(done, call):
 def test_distances_of_other_hookpoints_are_refused(done, call):
     record = json.loads((done / "distances.json").read_text())
     record["hookpoints"] = [name.replace("layers", "blocks") for name in record["hookpoints"]]
-    (done / "distances.json").write_text(json.dumps(record))
+    (done / "distances.json").write_text(json.dumps(record, indent=1) + "\n")
     code, _, err = call("group", done, "--overwrite")
     assert code == 2 and "blocks.0" in err and "groupsae distances" in err
 

@@ -8,7 +8,8 @@ import pytest
 
 from groupsae.config import EvalConfig, GroupConfig, ModelConfig, RunConfig, TextConfig, TopKConfig, TrainConfig
 from groupsae.errors import RunError, StorageError
-from groupsae.records import STAGES, RunDirectory, write_atomically
+from groupsae.records import STAGES, RunDirectory
+from groupsae.storage import write_atomically
 
 
 def files(folder):

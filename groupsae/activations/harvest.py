@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from groupsae.errors import HookpointError, NumericalError, TextError
+from groupsae.errors import FitError, HookpointError, ModelError, NumericalError, TextError
 from groupsae.hookpoints import natural_key
 from groupsae.models import base_model, first_tensor
 from groupsae.tokens import TokenRows
@@ -26,7 +26,9 @@ class Harvester:
 
     Raises HookpointError before anything is read if a hookpoint is missing, is not reached by a
     forward pass, or has another width than the others; TextError if the rows are longer than the
-    model reads, or hold a token that it does not know.
+    model reads, or hold a token that it does not know; ModelError for a model in training mode,
+    whose dropout would make activations a matter of chance. With `on_nan="mask"` positions whose
+    activations hold NaN or infinity at any hookpoint are left out, and counted in `num_masked`.
     """
 
     def __init__(
@@ -37,13 +39,17 @@ class Harvester:
         *,
         batch_rows: int = 16,
         skip_special: bool = True,
+        on_nan: str = "stop",
     ) -> None:
+        if any(module.training for module in model.modules()):
+            raise ModelError(f"{type(model).__name__} is in training mode; call model.eval() first.")
         self.model, self.rows = model, rows
         self.hookpoints = tuple(sorted(hookpoints, key=natural_key))
-        self.batch_rows, self.skip_special = batch_rows, skip_special
+        self.batch_rows, self.skip_special, self.on_nan = batch_rows, skip_special, on_nan
+        self._rows_at_once = batch_rows
         self.num_rows, self.row_tokens = len(rows), rows.context_length
         self.device = next(model.parameters()).device
-        self.forwards = 0
+        self.forwards = self.num_masked = 0
         self._modules = [_module(model, hookpoint) for hookpoint in self.hookpoints]
         _require_readable(rows, model)
         self.d_model = self._probe()
@@ -56,6 +62,7 @@ class Harvester:
             self.hookpoints,
             batch_rows=self.batch_rows,
             skip_special=self.skip_special,
+            on_nan=self.on_nan,
         )
 
     def narrowed(self, hookpoints: tuple[str, ...]) -> Harvester:
@@ -68,17 +75,37 @@ class Harvester:
     def read(self, rows: Sequence[int]) -> Tensor:
         """The activations x_LND of these rows' tokens, in the model's precision.
 
-        Raises NumericalError naming the hookpoint and the row if they hold NaN or infinity.
+        Raises NumericalError naming the hookpoint and the row if they hold NaN or infinity, unless those are masked.
+        Out of memory, it reads half as many rows at once from then on; FitError if not even one can be read.
         """
+        if not len(rows):
+            return next(self.model.parameters()).new_zeros(len(self.hookpoints), 0, self.d_model)
+        while True:
+            size = min(self._rows_at_once, len(rows))
+            try:
+                parts = [self._read(rows[start : start + size]) for start in range(0, len(rows), size)]
+                return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            except torch.OutOfMemoryError as error:
+                if size == 1:
+                    raise FitError(f"The device's memory does not hold one row of tokens: {error}.") from error
+            self._rows_at_once = size // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _read(self, rows: Sequence[int]) -> Tensor:
         ids_BT = self.rows[rows].to(self.device)
         x_LBTD = self._forward(ids_BT)
-        for hookpoint, x in zip(self.hookpoints, x_LBTD, strict=True):
-            if not torch.isfinite(x.sum(dtype=torch.float32)) and not torch.isfinite(x).all():
-                raise NumericalError(_not_finite(hookpoint, x, rows))
-        if self.skip_special:
-            keep_BT = self.rows.keep(ids_BT)
-            return torch.stack([x[keep_BT] for x in x_LBTD])
-        return torch.stack([x.flatten(0, 1) for x in x_LBTD])
+        faulty = [index for index, x in enumerate(x_LBTD) if not _is_finite(x)]
+        if faulty and self.on_nan == "stop":
+            raise NumericalError(_not_finite(self.hookpoints[faulty[0]], x_LBTD[faulty[0]], rows))
+        keep_BT = self.rows.keep(ids_BT) if self.skip_special else torch.ones_like(ids_BT, dtype=torch.bool)
+        if faulty:
+            finite_BT = torch.stack([torch.isfinite(x_LBTD[index]).all(2) for index in faulty]).all(0)
+            self.num_masked += int((keep_BT & ~finite_BT).sum())
+            keep_BT &= finite_BT
+        elif not self.skip_special:
+            return torch.stack([x.flatten(0, 1) for x in x_LBTD])
+        return torch.stack([x[keep_BT] for x in x_LBTD])
 
     @torch.no_grad()
     def _forward(self, ids_BT: Tensor) -> list[Tensor]:
@@ -139,12 +166,17 @@ def _require_readable(rows: TokenRows, model: nn.Module) -> None:
         )
 
 
+def _is_finite(x: Tensor) -> bool:
+    return bool(torch.isfinite(x.sum(dtype=torch.float32))) or bool(torch.isfinite(x).all())
+
+
 def _not_finite(hookpoint: str, x_BTD: Tensor, rows: Sequence[int]) -> str:
     finite_B = torch.isfinite(x_BTD).flatten(1).all(1).tolist()
     row = next(row for row, finite in zip(rows, finite_B, strict=True) if not finite)
     return (
         f"Activations at {hookpoint} hold NaN or infinity in row {row}. "
-        "Try model.dtype = 'float32' or 'bfloat16', or look at the text of this row."
+        "Try model.dtype = 'float32' or 'bfloat16', look at the text of this row, or leave such positions out by "
+        "activations.on_nan = 'mask'."
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from groupsae.activations.source import ActivationSource, hash_seed, row_order
+from groupsae.activations.source import ActivationSource, hash_seed, require_rows, row_order
 from groupsae.errors import TextError
 from groupsae.partition import Group, group_name
 
@@ -142,6 +142,7 @@ class ShuffledStream:
 
     def batches(self, start: Position = Position()) -> Iterator[tuple[Position, Batch]]:
         """Each batch after `start`, with the position behind it. A batch is good until the next one is asked for."""
+        require_rows(self.source)
         position = start
         while position.tokens < self.num_tokens:
             block = self._read_block(position.block)

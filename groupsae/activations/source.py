@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from groupsae.errors import TextError
+
 
 class ActivationSource(Protocol):
     """Rows of tokens, read as activations at several hookpoints at once."""
@@ -50,8 +52,10 @@ def row_order(num_rows: int, seed: int, epoch: int) -> Tensor:
 def stream(source: ActivationSource, num_tokens: int, seed: int) -> Iterator[Tensor]:
     """Activations x_LND of `num_tokens` tokens of rows in random order, a batch of rows at a time.
 
-    The same arguments give the same tokens. Ends early if all rows together hold fewer.
+    The same arguments give the same tokens. Ends early if all rows together hold fewer. Raises
+    TextError if there are no rows.
     """
+    require_rows(source)
     left = num_tokens
     for rows in row_order(source.num_rows, seed, 0).split(source.batch_rows):
         x_LND = source.read(rows.tolist())[:, :left]
@@ -60,6 +64,12 @@ def stream(source: ActivationSource, num_tokens: int, seed: int) -> Iterator[Ten
             yield x_LND
         if left <= 0:
             return
+
+
+def require_rows(source: ActivationSource) -> None:
+    """Raises TextError for a source without rows."""
+    if not source.num_rows:
+        raise TextError("There are no rows of tokens to read activations of; give some text.")
 
 
 def hash_seed(seed: int, what: str, step: int = 0) -> int:

@@ -7,7 +7,7 @@ receives its own section.
 
 from groupsae.config.run import RunConfig, commented_toml, load_config
 from groupsae.config.saes import TopKConfig
-from groupsae.config.section import Section, differing_keys, dump_config
+from groupsae.config.section import Section, differing_keys, dump_config, flat
 from groupsae.config.stages import (
     GROUP_METHODS,
     ActivationsConfig,
@@ -38,5 +38,6 @@ __all__ = [
     "commented_toml",
     "differing_keys",
     "dump_config",
+    "flat",
     "load_config",
 ]

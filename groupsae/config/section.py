@@ -16,9 +16,14 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def as_tuple(value: Any) -> Any:
+    """TOML's list as a tuple."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _several(value: Any) -> Any:
     """One name, or TOML's list of names, as a tuple."""
-    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+    return (value,) if isinstance(value, str) else as_tuple(value)
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
@@ -58,6 +63,17 @@ def _is_section(annotation: Any) -> bool:
 def dump_config(config: Section) -> str:
     """The config as TOML, every value written out; what is None is left out."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def flat(config: Section, prefix: str = "") -> dict[str, Any]:
+    """The config's values, as JSON holds them, by dotted key."""
+    values: dict[str, Any] = {}
+    for key, value in config:
+        if isinstance(value, Section):
+            values |= flat(value, f"{prefix}{key}.")
+        else:
+            values[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return values
 
 
 def differing_keys(one: Section, other: Section, prefix: str = "") -> list[str]:

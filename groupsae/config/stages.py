@@ -6,9 +6,9 @@ import difflib
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from groupsae.config.section import Count, Names, Positive, Section, Share, Whole
+from groupsae.config.section import Count, Names, Positive, Section, Share, Whole, as_tuple
 
 
 class ModelConfig(Section):
@@ -21,7 +21,7 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the language model's weights and activations."""
     device: str = "auto"
-    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
+    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Only for models you trust."""
 
@@ -57,6 +57,8 @@ class ActivationsConfig(Section):
     """Tokens that are shuffled together before they are trained on."""
     skip_special: bool = True
     """Leave out positions that hold a special token (end of text, padding)."""
+    on_nan: Literal["stop", "mask"] = "stop"
+    """At a position with NaN or infinity: `stop` with an error, or `mask`: leave it out and count it."""
 
 
 class DistancesConfig(Section):
@@ -196,6 +198,12 @@ class TrainConfig(Section):
     """Tokens between two lines of metrics.jsonl."""
     save_every_tokens: Count = 10_000_000
     """Tokens between two checkpoints."""
+    keep_checkpoints: Count = 2
+    """Checkpoints that are kept; if the last one is damaged, the one before it is gone on from."""
+    snapshots: Annotated[tuple[Count, ...], BeforeValidator(as_tuple)] = ()
+    """Numbers of tokens at which a checkpoint is kept for good."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """At a NaN or infinity in loss or gradient: `stop` with an error, or `skip` the step and count it."""
 
 
 class EvalConfig(Section):

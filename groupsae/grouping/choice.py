@@ -133,5 +133,5 @@ def _read(path: Path) -> Any:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PartitionError(f"There is no file {path}; methods without a file are {', '.join(METHODS)}.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PartitionError(f"{path} cannot be read as {path.suffix.strip('.') or 'toml'}: {error}") from None

@@ -38,6 +38,7 @@ class Footprint:
     bytes_per_number: int = 4
     num_lanes: int | None = None
     stored_tokens: int = 0
+    checkpoints: int = 2
     on_device: bool = True
 
     @property
@@ -100,7 +101,7 @@ def predict_memory(run: Footprint) -> Memory:
     - batch: `batch_tokens` * D * p, and four times one group's activations in float32
     - per SAE weights P and Adam's moments 2 P; gradients P of one SAE at a time; pre-activations
       a tile of one SAE at a time
-    - disk: the last and the next checkpoint (3 P per SAE each), the SAEs (P), and stored tokens
+    - disk: the checkpoints that are kept and the next one (3 P per SAE each), the SAEs (P), and stored tokens
     """
     model, size = run.architecture, run.bytes_per_number
     row_tokens = run.batch_rows * run.context_length
@@ -117,7 +118,7 @@ def predict_memory(run: Footprint) -> Memory:
         gradients=run.sae_bytes,
         pre_activations=min(run.batch_tokens * run.d_sae * _FLOAT32, max(TILE_BYTES, run.d_sae * _FLOAT32)),
         process=PROCESS_BYTES,
-        disk=7 * run.num_saes * run.sae_bytes + run.stored_tokens * token_bytes,
+        disk=(3 * (run.checkpoints + 1) + 1) * run.num_saes * run.sae_bytes + run.stored_tokens * token_bytes,
         on_device=run.on_device,
     )
 

@@ -6,10 +6,15 @@ writes its own files, and is then recorded in the manifest.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from groupsae.config import RunConfig
+from groupsae.documents import source_files
 from groupsae.errors import GroupsaeError, RunError
+from groupsae.lock import hold
 from groupsae.progress import say
 from groupsae.recipes.evaluate import evaluate
 from groupsae.recipes.group import group
@@ -18,6 +23,7 @@ from groupsae.recipes.plan import plan
 from groupsae.recipes.train import train
 from groupsae.records import STAGES, RunDirectory
 from groupsae.report.page import write_report
+from groupsae.storage import sweep
 from groupsae.workbench import Workbench
 
 Recipe = Callable[[Workbench], list[str]]
@@ -39,6 +45,11 @@ RECIPES: dict[str, Recipe] = {
     "eval": evaluate,
     "report": report,
 }
+INPUTS: dict[str, Callable[[RunConfig], list[Path]]] = {
+    "tokens": lambda config: source_files(config.text.source),
+    "group": lambda config: [Path(config.group.method)] if Path(config.group.method).suffix else [],
+}
+"""The files from outside the run that a stage reads; a stage is out of date once they have changed."""
 NEEDS_NOTHING = ("plan", "report")
 """Stages that make do with what there is: a plan can be made before a model is loaded, a report at any time."""
 
@@ -53,8 +64,10 @@ def run_all(run: RunDirectory, *, overwrite: bool = False) -> None:
         return
     bench = Workbench(run, overwrite)
     bench.require_possible()
-    for stage in dict.fromkeys((*unfinished, "report")):
-        _make(bench, stage)
+    with _alone(run):
+        for stage in dict.fromkeys((*unfinished, "report")):
+            if stage == "report" or run.status(stage) != "done":  # nobody did it before we had the lock
+                _make(bench, stage)
 
 
 def run_stage(run: RunDirectory, stage: str, *, overwrite: bool = False) -> None:
@@ -69,15 +82,25 @@ def run_stage(run: RunDirectory, stage: str, *, overwrite: bool = False) -> None
     _require_free(run, stage, overwrite)
     if stage not in NEEDS_NOTHING:
         run.require(*run.before(stage))
-    _make(Workbench(run, overwrite), stage)
+    with _alone(run):
+        _make(Workbench(run, overwrite), stage)
+
+
+@contextlib.contextmanager
+def _alone(run: RunDirectory) -> Iterator[None]:
+    """While the block runs nobody else works on the run, and what killed processes left half-written is gone."""
+    with hold(run.path):
+        sweep(run.path)
+        yield
 
 
 def _require_free(run: RunDirectory, stage: str, overwrite: bool) -> None:
     if stage != "report" and not overwrite and run.status(stage) == "stale":
         files = list(run.manifest["stages"][stage]["files"])
         named = ", ".join(files[:4]) + (f" and {len(files) - 4} more" if len(files) > 4 else "")
+        why = "; ".join(run.changes(stage)[:4]) or "made from another config or from older results"
         raise RunError(
-            f"{run.path} holds {named} of stage {stage!r}, made from another config or from older results. "
+            f"{run.path} holds {named} of stage {stage!r}: {why}. "
             "Give --overwrite to replace them, or --out another run directory."
         )
 
@@ -92,4 +115,5 @@ def _make(bench: Workbench, stage: str) -> None:
         if before is not None:
             bench.run.write_text("config.toml", before)
         raise
-    bench.run.finish(stage, time.perf_counter() - began, files)
+    inputs = INPUTS[stage](bench.run.config) if stage in INPUTS else ()
+    bench.run.finish(stage, time.perf_counter() - began, files, inputs)

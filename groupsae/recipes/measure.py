@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from groupsae.grouping.metrics import measure_distances
-from groupsae.progress import bar
+from groupsae.progress import bar, say
 from groupsae.tokens import read_rows
 from groupsae.workbench import ROWS_FILE, Workbench
 
@@ -32,7 +32,10 @@ def tokenize(bench: Workbench) -> list[str]:
         "training_documents": rows.num_documents,
         "held_out_tokens": rows.held_out.ids_RT.size,
         "held_out_documents": rows.held_out.num_documents,
+        "replaced": rows.num_replaced,
     }
+    if rows.num_replaced:
+        say(f"tokens: {rows.num_replaced:,} places were not UTF-8 and are read as U+FFFD")
     bench.run.write_json("tokens/index.json", index)
     return ["tokens/index.json", ROWS_FILE]
 

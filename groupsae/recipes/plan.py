@@ -105,6 +105,7 @@ def _pricing(bench: Workbench) -> Pricing:
         batch_rows=config.activations.batch_rows,
         context_length=config.text.context_length,
         buffer_tokens=config.activations.buffer_tokens,
+        checkpoints=config.train.keep_checkpoints + len(config.train.snapshots),
         bytes_per_number=BYTES[config.model.dtype],
         on_device=bench.on_device,
     )

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from groupsae.activations.scale import Scales, measure_scales
+from groupsae.config import flat
+from groupsae.errors import Interrupted, RunError
+from groupsae.interrupt import noted
 from groupsae.partition import Group, Partition, group_name
 from groupsae.progress import bar, say
 from groupsae.recipes.group import read_groups
-from groupsae.records import RunDirectory
+from groupsae.records import MAY_CHANGE, RunDirectory
 from groupsae.saes.suite import save_sae, write_suite_index
 from groupsae.training.checkpoint import Checkpoints, Progress
+from groupsae.training.log import LogFile
 from groupsae.training.precision import has_bf16
 from groupsae.training.trainer import PARTS, Trained, train_groups
 from groupsae.workbench import ROWS_FILE, Workbench
 
 SCALES_IN_TRAINING = "checkpoint-scales.safetensors"
+LOGS = ("metrics.jsonl", "timing.jsonl")
+"""What was measured, which is the same in every run of a config; and when and how, which is not."""
 
 
 def train(bench: Workbench) -> list[str]:
@@ -26,17 +33,20 @@ def train(bench: Workbench) -> list[str]:
     run, config = bench.run, bench.run.config
     partitions = partitions_of(run)
     groups = distinct_groups(partitions)
-    checkpoints = Checkpoints(run.path, _key(run, groups))
+    logs = {name: LogFile(run.file(name)) for name in LOGS}
+    checkpoints = _checkpoints(run, groups, tuple(logs.values()))
     if bench.overwrite and run.status("train") == "done":
         checkpoints.clear()
     if not checkpoints.exist:
-        run.write_text("metrics.jsonl", "")
+        _require_no_other(bench, checkpoints)
+        for name in logs:
+            run.write_text(name, "")
     if config.train.precision == "bf16" and not has_bf16(bench.source.device):
         say(f"train: {bench.source.device} has no bfloat16 in hardware; the encoder's product stays float32")
     began = time.perf_counter()
     scales = _scales(bench, checkpoints)
     measuring = time.perf_counter() - began
-    with bar("train", config.train.num_tokens) as advance:
+    with _resumable(run) as stop, bar("train", config.train.num_tokens) as advance:
         trained = train_groups(
             bench.source,
             groups,
@@ -47,8 +57,9 @@ def train(bench: Workbench) -> list[str]:
             buffer_tokens=config.activations.buffer_tokens,
             checkpoints=checkpoints,
             progress=advance,
-            log=lambda record: run.append_json("metrics.jsonl", record),
-            resumed=lambda progress: _cut_metrics(run, progress),
+            log=lambda record: _log(logs, record),
+            resumed=lambda progress: _tell(checkpoints, progress),
+            stop=stop,
         )
     for name, sae in trained.saes.items():
         save_sae(sae, run.file(f"groups/{name}"))
@@ -56,9 +67,9 @@ def train(bench: Workbench) -> list[str]:
     write_suite_index(run.path, partitions)
     _remove_other_groups(run, trained.saes)
     trained.seconds["language model"] += measuring
-    _write_facts(bench, trained, groups)
+    _write_facts(bench, trained, groups, checkpoints.snapshots())
     weights = [f"groups/{name}/{file}" for name in trained.saes for file in ("cfg.json", "sae.safetensors")]
-    return ["train.json", "metrics.jsonl", "suite.json", "scales.safetensors", *weights]
+    return ["train.json", *LOGS, "suite.json", "scales.safetensors", *weights]
 
 
 def partitions_of(run: RunDirectory) -> dict[str, Partition]:
@@ -78,10 +89,44 @@ def distinct_groups(partitions: dict[str, Partition]) -> tuple[Group, ...]:
     return tuple(dict.fromkeys(group for partition in partitions.values() for group in partition.groups))
 
 
-def _key(run: RunDirectory, groups: Iterable[Group]) -> str:
-    """What a checkpoint must agree in to be gone on from: the config, the text as it was read, the groups."""
+def _checkpoints(run: RunDirectory, groups: Iterable[Group], logs: Sequence[LogFile]) -> Checkpoints:
+    """The run's checkpoints. They must agree in the config, the text as it was read, and the groups."""
     text = run.manifest["stages"]["tokens"]["files"][ROWS_FILE]["sha256"]
-    return f"{run.fingerprint('train')} {text[:16]} {' '.join(map(group_name, groups))}"
+    names = " ".join(map(group_name, groups))
+    return Checkpoints(
+        run.path,
+        f"{run.fingerprint('train')} {text[:16]} {names}",
+        keep=run.config.train.keep_checkpoints,
+        settings=flat(run.config) | {"text": text[:16], "groups": names},
+        logs=logs,
+    )
+
+
+def _require_no_other(bench: Workbench, checkpoints: Checkpoints) -> None:
+    """Raises RunError, naming what differs, if an unfinished training of other settings would be lost."""
+    other = checkpoints.others()
+    if other is None or bench.overwrite or bench.run.status("train") != "missing":
+        return
+    tokens, settings = other
+    counts = (key for key in checkpoints.settings if key not in ("name", *MAY_CHANGE) and not key.startswith("eval."))
+    now = {key: checkpoints.settings[key] for key in counts}
+    differing = [f"{key}: {settings.get(key)!r} -> {now[key]!r}" for key in now if settings.get(key) != now[key]]
+    raise RunError(
+        f"{bench.run.path} holds an unfinished training ({tokens:,} tokens) of other settings "
+        f"({'; '.join(differing)}). Only {', '.join(MAY_CHANGE)} may change. Go on with the settings of before, "
+        "give --overwrite to train anew, or another place with --out."
+    )
+
+
+@contextlib.contextmanager
+def _resumable(run: RunDirectory) -> Iterator[Callable[[], int]]:
+    """Yields what tells of a signal; an interruption gets a message that says how to go on."""
+    try:
+        with noted("finishing this step and saving.") as stop:
+            yield stop
+    except Interrupted as stopped:
+        message = f"{stopped} Saved. The same command goes on from there, or `groupsae run {run.path}`."
+        raise Interrupted(stopped.signal, message.strip()) from None
 
 
 def _scales(bench: Workbench, checkpoints: Checkpoints) -> Scales:
@@ -98,7 +143,7 @@ def _scales(bench: Workbench, checkpoints: Checkpoints) -> Scales:
     return scales
 
 
-def _write_facts(bench: Workbench, trained: Trained, groups: Iterable[Group]) -> None:
+def _write_facts(bench: Workbench, trained: Trained, groups: Iterable[Group], snapshots: dict[int, list[str]]) -> None:
     config = bench.run.config
     facts = {
         "num_tokens": config.train.num_tokens,
@@ -111,20 +156,33 @@ def _write_facts(bench: Workbench, trained: Trained, groups: Iterable[Group]) ->
             for name, group in zip(trained.saes, groups, strict=True)
         },
         "scales": dict(zip(trained.scales.hookpoints, trained.scales.scale_L.tolist(), strict=True)),
+        "snapshots": {str(tokens): files for tokens, files in snapshots.items()},
+        "masked_positions": bench.source.num_masked,
     }
     bench.run.write_json("train.json", facts)
 
 
-def _cut_metrics(run: RunDirectory, progress: Progress) -> None:
-    """Keeps the lines of metrics.jsonl up to the checkpoint that training goes on from."""
+def _log(logs: dict[str, LogFile], record: dict[str, Any]) -> None:
+    how = ("seconds", "micro_batches")
+    logs["metrics.jsonl"].append({key: value for key, value in record.items() if key not in how})
+    logs["timing.jsonl"].append({key: value for key, value in record.items() if key != "groups"})
+    for name, facts in record["groups"].items():
+        if facts["skipped"]:
+            say(f"train: {facts['skipped']} steps of {name} skipped before step {record['step']} (NaN or infinity)")
+
+
+def _tell(checkpoints: Checkpoints, progress: Progress) -> None:
+    for fault in checkpoints.damaged:
+        say(f"train: passed over: {fault}")
     say(f"train: going on from step {progress.step} ({progress.position.tokens:,} tokens)")
-    text = run.file("metrics.jsonl").read_text() if run.file("metrics.jsonl").exists() else ""
-    whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    kept = [line for line in whole if json.loads(line)["step"] <= progress.step]
-    run.write_text("metrics.jsonl", "".join(kept))
 
 
 def _remove_other_groups(run: RunDirectory, kept: Iterable[str]) -> None:
+    """Removes the folders of groups of before; a link that leads elsewhere is only unlinked."""
+    if run.file("groups").is_symlink():
+        return
     for folder in run.file("groups").iterdir():
-        if folder.name not in kept:
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.name not in kept:
             shutil.rmtree(folder)

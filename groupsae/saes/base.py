@@ -86,8 +86,19 @@ class SparseAutoencoder(nn.Module, ABC):
         """The active latents of each token."""
 
     @abstractmethod
-    def losses(self, z_ND: Tensor, dead_S: Tensor) -> Losses:
-        """The training losses of a batch; `dead_S` marks the latents that count as dead."""
+    def losses(self, z_ND: Tensor, dead_S: Tensor, variance: Tensor | None = None) -> Losses:
+        """The training losses of a batch; `dead_S` marks the latents that count as dead.
+
+        Given the `variance` of a larger batch, of which z is a part, it is that part's share of the
+        larger batch's losses.
+        """
+
+    @staticmethod
+    def variance(z_ND: Tensor) -> Tensor:
+        """sum_t ||z_t - mean z||^2 of a batch; of one without variance (one token), sum_t ||z_t||^2."""
+        limits = torch.finfo(z_ND.dtype)
+        variance, power = (torch.linalg.vector_norm(part).square() for part in (z_ND - z_ND.mean(0), z_ND))
+        return torch.where(variance > limits.eps * power, variance, power).clamp_min(limits.tiny)
 
     def encode(self, z_ND: Tensor) -> Tensor:
         """The latents (N, S), dense."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +13,10 @@ from torch import Tensor
 from groupsae.activations.scale import Scales
 from groupsae.errors import ConfigError, PartitionError, RunError
 from groupsae.partition import Group, Partition, group_name
-from groupsae.records import write_atomically
 from groupsae.saes.base import Latents, SparseAutoencoder
 from groupsae.saes.registry import ARCHITECTURES, build_sae
 from groupsae.saes.weights import load_tensors, save_tensors
+from groupsae.storage import within, write_atomically
 
 REMEDY = "Train again to make it."
 
@@ -127,17 +128,26 @@ def read_suite_index(folder: Path) -> dict[str, Partition]:
     """The partitions of the suites in a folder, by name. Raises RunError if there are none."""
     file = folder / "suite.json"
     try:
-        index = json.loads(file.read_text())
+        index = json.loads(file.read_text(encoding="utf-8"))
         partitions = {name: Partition(tuple(map(tuple, groups))) for name, groups in index.items()}
+        for partition in partitions.values():
+            _require_folders(folder / "groups", partition)
     except FileNotFoundError:
         raise RunError(
             f"{folder} holds no trained SAEs (no suite.json). Run `groupsae train {folder}` first."
         ) from None
-    except (OSError, ValueError, TypeError, AttributeError, PartitionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, PartitionError, RunError) as error:
         raise RunError(f"{file} is damaged: {error}. {REMEDY}") from error
     if not partitions:
         raise RunError(f"{file} is damaged: it names no suite. {REMEDY}")
     return partitions
+
+
+def _require_folders(folder: Path, partition: Partition) -> None:
+    """Raises RunError for a group whose name is not that of a folder right below this one."""
+    for name in partition.names:
+        if within(folder, name).parent != folder:
+            raise RunError(f"{name[:200]!r} is no name of a folder")
 
 
 def save_sae(sae: SparseAutoencoder, folder: Path) -> None:
@@ -151,10 +161,19 @@ def load_sae(folder: Path) -> SparseAutoencoder:
     """The SAE that `save_sae` wrote, frozen. Raises RunError if names, shapes, dtypes or finiteness are off."""
     file = folder / "cfg.json"
     try:
-        cfg = json.loads(file.read_text())
+        cfg = json.loads(file.read_text(encoding="utf-8"))
         config = ARCHITECTURES[cfg["sae"]["architecture"]][0](**cfg["sae"])
-        sae = build_sae(cfg["d_model"], config)
+        with torch.device("meta"):  # sizes only: a config may promise more than there is memory for
+            promised = build_sae(_width(cfg["d_model"]), config).state_dict()
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, ConfigError) as error:
         raise RunError(f"{file} is missing or damaged: {error}. {REMEDY}") from error
-    sae.load_state_dict(load_tensors(folder / "sae.safetensors", sae.state_dict(), remedy=REMEDY))
+    tensors = load_tensors(folder / "sae.safetensors", promised, remedy=REMEDY)
+    sae = build_sae(cfg["d_model"], config)
+    sae.load_state_dict(tensors)
     return sae.requires_grad_(False)
+
+
+def _width(d_model: Any) -> int:
+    if type(d_model) is not int or d_model < 1:
+        raise ValueError(f"d_model = {d_model!r} is no width")
+    return d_model

@@ -41,14 +41,14 @@ class TopKSAE(SparseAutoencoder):
         values_NK, indices_NK = select(z_ND - self.b_dec, self.W_enc, self.b_enc, choose, self.product_dtype)
         return Latents(values_NK.relu(), indices_NK)
 
-    def losses(self, z_ND: Tensor, dead_S: Tensor) -> Losses:
-        """The loss of the class docstring on a batch z (N, D)."""
+    def losses(self, z_ND: Tensor, dead_S: Tensor, variance: Tensor | None = None) -> Losses:
+        """The loss of the class docstring on a batch z (N, D), or a part of one whose V is given."""
         with torch.no_grad():
             latents = self.encode_sparse(z_ND)
         error, e_ND = squared_error(
             z_ND, latents.values_NK, latents.indices_NK, self.W_enc, self.b_enc, self.W_dec, self.b_dec
         )
-        variance = _variance(z_ND)
+        variance = self.variance(z_ND) if variance is None else variance
         auxk = self._auxk(z_ND, e_ND, dead_S) / variance
         return Losses(error / variance + self.auxk_weight * auxk, error.detach(), variance, auxk.detach(), latents)
 
@@ -60,9 +60,3 @@ class TopKSAE(SparseAutoencoder):
         values_NA, places_NA = pre_NZ.topk(min(self.k_aux, len(dead)), dim=1, sorted=False)
         e_hat_ND = weighted_rows(self.W_dec[dead], Latents(values_NA, places_NA))
         return min(len(dead) / self.k_aux, 1.0) * (e_hat_ND - e_ND).square().sum()
-
-
-def _variance(z_ND: Tensor) -> Tensor:
-    limits = torch.finfo(z_ND.dtype)
-    variance, power = (torch.linalg.vector_norm(part).square() for part in (z_ND - z_ND.mean(0), z_ND))
-    return torch.where(variance > limits.eps * power, variance, power).clamp_min(limits.tiny)

@@ -1,26 +1,30 @@
-"""Checkpoints: every group's state at one step, beside the group, valid once the marker names the step.
+"""Checkpoints: every group's state at one step, beside the group, valid once its manifest stands.
 
-    groups/<group>/state-<step>.safetensors     checkpoint.json: {"step", "position", "key", "profile"}
+    groups/<group>/state-<step>.safetensors      checkpoints/step-<step>.json
 
-The marker is written last, so a save that is interrupted leaves the checkpoint before it in force.
+The manifest holds key, settings, step, position, seconds, the logs' lengths, and each state's size and
+SHA-256. It is written last, so a save that is cut short leaves the checkpoints before it in force.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from groupsae.activations.shuffle import Position
 from groupsae.errors import RunError
-from groupsae.records import storage_errors, write_atomically
 from groupsae.saes.weights import load_tensors, save_tensors
+from groupsae.storage import describe, storage_errors, within, write_atomically
 from groupsae.training.group import GroupInTraining
+from groupsae.training.log import LogFile
 
-MARKER = "checkpoint.json"
 REMEDY = "Train again with --overwrite."
+DAMAGE = (RunError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a damaged manifest, or what it names, can raise."""
 
 
 @dataclass(frozen=True)
@@ -33,60 +37,151 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints in a folder. `key` identifies what is trained; others' checkpoints are not taken."""
+    """The checkpoints in a folder: the last `keep`, and those that were named.
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self.folder, self.key = folder, key
+    `key` identifies what is trained; others' checkpoints are not taken. `settings` says in words what
+    the key stands for. `logs` are cut back to where they were when a checkpoint is gone on from.
+    """
 
-    def save(self, groups: Sequence[GroupInTraining], progress: Progress) -> None:
-        """Write every group's state, then the marker; then remove the states before, or those of another key first."""
-        if self._marker() is None:
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        *,
+        keep: int = 2,
+        settings: Mapping[str, Any] | None = None,
+        logs: Sequence[LogFile] = (),
+    ) -> None:
+        self.folder, self.key, self.keep = folder, key, keep
+        self.settings, self.logs = dict(settings or {}), logs
+        self.damaged: list[str] = []
+        """What `load` passed over, in words."""
+
+    def save(self, groups: Sequence[GroupInTraining], progress: Progress, names: Sequence[int] = ()) -> None:
+        """Write every group's state, then the manifest; then remove what is not kept, those of another key first.
+
+        With `names` it is kept for good: a snapshot, named by the tokens at which it was wanted.
+        """
+        if not self.exist:
             self.clear()
-        for group in groups:
+        files = [_state_name(group, progress.step) for group in groups]
+        for group, name in zip(groups, files, strict=True):
             state = group.state()
-            write_atomically(self._file(group, progress.step), lambda path, state=state: save_tensors(state, path))
-        marker = json.dumps({"key": self.key, **asdict(progress)}, indent=1)
-        write_atomically(self.folder / MARKER, lambda path: path.write_text(marker + "\n"))
-        self._remove_states(keep=progress.step)
+            write_atomically(self.folder / name, lambda path, state=state: save_tensors(state, path))
+        manifest = {
+            "key": self.key,
+            "settings": self.settings,
+            **asdict(progress),
+            "snapshots": list(names),
+            "logs": {log.path.name: log.sync() for log in self.logs},
+            "files": {name: describe(self.folder / name) for name in files},
+        }
+        text = json.dumps(manifest, indent=1) + "\n"
+        write_atomically(self._file(progress.step), lambda path: path.write_text(text, encoding="utf-8"))
+        self._thin(progress.step)
 
     def load(self, groups: Sequence[GroupInTraining]) -> Progress | None:
-        """Restore every group to the last checkpoint; None if there is none. Raises RunError for a damaged one."""
-        marker = self._marker()
-        if marker is None:
-            return None
-        try:
-            progress = Progress(int(marker["step"]), Position(**marker["position"]), dict(marker["seconds"]))
-        except (KeyError, ValueError, TypeError) as error:
-            raise RunError(f"{self.folder / MARKER} is damaged: {error!r}. {REMEDY}") from error
-        for group in groups:
-            group.restore(load_tensors(self._file(group, progress.step), group.layout(), remedy=REMEDY))
-        return progress
+        """Restore every group to the last sound checkpoint; None if there are none at all.
+
+        A damaged one is passed over, with a word in `damaged`. Raises RunError if none is sound.
+        """
+        self.damaged = []
+        for step in self._ours():
+            try:
+                return self._restore(groups, step)
+            except DAMAGE as error:
+                fault = str(error) if isinstance(error, RunError) else f"{self._file(step)} is damaged: {error!r}. "
+                self.damaged.append(fault.replace(REMEDY, "").strip())
+        if self.damaged:
+            raise RunError(f"{self.damaged[0]} No other checkpoint is sound. {REMEDY}")
+        return None
 
     @property
     def exist(self) -> bool:
-        """Whether there is a checkpoint of this key to go on from."""
-        return self._marker() is not None
+        """Whether there are checkpoints of this key, sound or not."""
+        return bool(self._ours())
+
+    def snapshots(self) -> dict[int, list[str]]:
+        """The files of each snapshot of this key, by the tokens at which it was wanted."""
+        manifests = [self._read(step) for step in reversed(self._readable())]
+        return {tokens: list(manifest["files"]) for manifest in manifests for tokens in manifest["snapshots"]}
+
+    def others(self) -> tuple[int, dict[str, Any]] | None:
+        """Tokens and settings of the last checkpoint, if it is of another key."""
+        for step in self._steps():
+            try:
+                manifest = self._read(step)
+                if manifest["key"] != self.key:
+                    return int(manifest["position"]["tokens"]), dict(manifest["settings"])
+            except DAMAGE:
+                continue
+        return None
 
     def clear(self) -> None:
-        """Remove the marker and all states."""
-        with storage_errors(self.folder / MARKER):
-            (self.folder / MARKER).unlink(missing_ok=True)
-        self._remove_states(keep=None)
+        """Remove all manifests and states."""
+        for step in self._steps():
+            _remove(self._file(step))
+        self._remove_states(keep=())
 
-    def _marker(self) -> dict[str, Any] | None:
+    def _restore(self, groups: Sequence[GroupInTraining], step: int) -> Progress:
+        manifest = self._read(step)
+        progress = Progress(int(manifest["step"]), Position(**manifest["position"]), dict(manifest["seconds"]))
+        logs = {log: int(manifest["logs"][log.path.name]) for log in self.logs}
+        for group in groups:
+            name = _state_name(group, step)
+            path = within(self.folder, name)
+            if not path.is_file() or describe(path) != manifest["files"].get(name):
+                raise RunError(f"{path} is missing or damaged: it is not as it was written.")
+        for group in groups:
+            path = self.folder / _state_name(group, step)
+            group.restore(load_tensors(path, group.layout(), remedy=REMEDY))
+        for log, length in logs.items():
+            if not log.cut(length):
+                self.damaged.append(f"{log.path} has lost lines from before step {step}.")
+        return progress
+
+    def _thin(self, newest: int) -> None:
+        """Remove manifests that are not kept, and those after `newest`, of a training that went another way."""
+        ours = [step for step in self._readable() if step <= newest]
+        kept = ours[: self.keep] + [step for step in ours if self._read(step)["snapshots"]]
+        for step in set(self._steps()) - set(kept):
+            _remove(self._file(step))
+        self._remove_states(kept)
+
+    def _ours(self) -> list[int]:
+        """The steps of this key's manifests, newest first; one that cannot be read may be ours."""
+        return [step for step in self._steps() if self._key_of(step) in (self.key, None)]
+
+    def _readable(self) -> list[int]:
+        return [step for step in self._steps() if self._key_of(step) == self.key]
+
+    def _key_of(self, step: int) -> str | None:
         try:
-            marker = json.loads((self.folder / MARKER).read_text())
-            return marker if marker["key"] == self.key else None
-        except FileNotFoundError:
+            return str(self._read(step)["key"])
+        except DAMAGE:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{self.folder / MARKER} is damaged: {error!r}. {REMEDY}") from error
 
-    def _file(self, group: GroupInTraining, step: int) -> Path:
-        return self.folder / "groups" / group.name / f"state-{step}.safetensors"
+    def _steps(self) -> list[int]:
+        found = [re.fullmatch(r"step-(\d{1,18})\.json", path.name) for path in self.folder.glob("checkpoints/*.json")]
+        return sorted((int(match[1]) for match in found if match), reverse=True)
 
-    def _remove_states(self, keep: int | None) -> None:
+    def _read(self, step: int) -> dict[str, Any]:
+        return json.loads(self._file(step).read_text(encoding="utf-8"))
+
+    def _file(self, step: int) -> Path:
+        return self.folder / "checkpoints" / f"step-{step}.json"
+
+    def _remove_states(self, keep: Sequence[int]) -> None:
+        names = {f"state-{step}.safetensors" for step in keep}
         for file in self.folder.glob("groups/*/state-*.safetensors"):
-            if keep is None or file.name != f"state-{keep}.safetensors":
-                with storage_errors(file):
-                    file.unlink(missing_ok=True)
+            if file.name not in names:
+                _remove(file)
+
+
+def _state_name(group: GroupInTraining, step: int) -> str:
+    return f"groups/{group.name}/state-{step}.safetensors"
+
+
+def _remove(file: Path) -> None:
+    with storage_errors(file):
+        file.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ class DeadLatents:
         """True for each dead latent."""
         return self.silent_S >= self.dead_after_tokens
 
-    def update(self, latents: Latents) -> None:
-        """Take note of what fired in a batch."""
-        self.silent_S += len(latents.values_NK)
-        self.silent_S.masked_fill_(latents.fired(len(self.silent_S)), 0)
+    def update(self, latents: Latents, sound: Tensor | bool = True) -> None:
+        """Take note of what fired in a batch, if the step was sound."""
+        self.silent_S += len(latents.values_NK) * sound
+        self.silent_S.masked_fill_(latents.fired(len(self.silent_S)) & sound, 0)

@@ -14,6 +14,8 @@ from groupsae.partition import Group, group_name
 from groupsae.saes.base import Losses, SparseAutoencoder
 from groupsae.saes.registry import build_sae
 from groupsae.training.dead import DeadLatents
+from groupsae.training.faults import Watch
+from groupsae.training.microbatch import MicroBatches, backward_in_parts
 from groupsae.training.optim import adam, clip, decay, learning_rate
 from groupsae.training.precision import product_dtype
 
@@ -42,6 +44,8 @@ class GroupInTraining:
         self.optimizer = adam(self.sae.parameters(), self.rate)
         self.dead = DeadLatents(self.sae.d_sae, sae.dead_after_tokens, device)
         self.meter = Meter(device)
+        self.watch = Watch(group, device)
+        self.micro_batches = MicroBatches()
 
     @property
     def turns(self) -> int:
@@ -57,32 +61,36 @@ class GroupInTraining:
         """Whether nothing is left to learn after this many tokens of the stream."""
         return tokens >= self.tokens_needed
 
-    def take(self, batch: Batch, before: int) -> None:
-        """The optimizer steps on one batch of the stream, `before` tokens of which came earlier."""
+    def take(self, batch: Batch, number: int, before: int) -> None:
+        """The optimizer steps on the batch of this number in the stream, `before` tokens of which came earlier."""
         count = min(batch.count, self.tokens_needed - before)
         for turn in range(self.turns):
             seen = before * self.turns + turn * count
             kept = min(count, self.train.num_tokens - seen)
             if kept > 0:
                 x_ND, layers_N = batch.read(self.group, turn)
-                self.step(x_ND[:kept], layers_N[:kept], seen / self.train.num_tokens)
+                self.step(x_ND[:kept], layers_N[:kept], seen / self.train.num_tokens, number)
 
-    def step(self, x_ND: Tensor, layers_N: Tensor, progress: float) -> None:
+    def step(self, x_ND: Tensor, layers_N: Tensor, progress: float, number: int = 0) -> None:
         """One optimizer step on tokens of the group's layers; `progress` is the share of the tokens seen before it.
 
-        `layers_N` counts within the group.
+        `layers_N` counts within the group; `number` names the batch in what is said of faults.
         """
-        losses = self.sae.losses(self.scales.normalise(x_ND, layers_N), self.dead.mask_S)
-        losses.total.backward()
-        self._apply(decay(progress, self.train.decay_share))
-        self.dead.update(losses.latents)
-        self.meter.add(losses, self.dead.mask_S)
+        z_ND, dead_S = self.scales.normalise(x_ND, layers_N), self.dead.mask_S
+        losses = self.micro_batches.run(
+            lambda parts: backward_in_parts(self.sae, z_ND, dead_S, parts), self.optimizer.zero_grad, len(z_ND)
+        )
+        norm = clip(self.sae.parameters(), self.train.clip_norm)
+        sound = self.watch.look(losses.total, norm, z_ND, layers_N, number, progress * self.train.num_tokens)
+        self._apply(decay(progress, self.train.decay_share), sound)
+        self.dead.update(losses.latents, sound)
+        self.meter.add(losses, self.dead.mask_S, sound)
 
-    def _apply(self, rate_factor: float) -> None:
-        clip(self.sae.parameters(), self.train.clip_norm)
+    def _apply(self, rate_factor: float, sound: Tensor) -> None:
         self.sae.project_decoder_gradient()
         for settings in self.optimizer.param_groups:
             settings["lr"] = self.rate * rate_factor
+        self.optimizer.found_inf = (~sound).float()  # the fused Adam then does nothing, without a synchronisation
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.sae.normalise_decoder()
@@ -93,22 +101,31 @@ class GroupInTraining:
         return self.sae.requires_grad_(False)
 
     def require_finite(self, step: int) -> None:
-        """Raises NumericalError naming group and step if the weights, or losses since the last reading, are not."""
+        """Raises NumericalError if the weights are not finite, or steps were not and `train.on_nan` is `stop`.
+
+        With `skip` it raises if no step since the last reading was sound. The message names group,
+        step, batch, and the hookpoints whose activations are the cause.
+        """
+        fault = self.watch.first_fault()
+        if fault and (self.train.on_nan == "stop" or self.watch.all_skipped):
+            raise NumericalError(
+                f"Group {self.name}: {fault}. The last saved state is kept; try a lower train.learning_rate, "
+                "or leave such steps out by train.on_nan = 'skip'."
+            )
         weights = [tensor.detach().sum(dtype=torch.float64) for tensor in self.sae.parameters()]
-        for what, sums in (("loss", self.meter.sums), ("weights", torch.stack(weights))):
-            if not torch.isfinite(sums).all():
-                raise NumericalError(
-                    f"NaN or infinity in the {what} of group {self.name}, at or shortly before step {step}. "
-                    "The last saved state is kept; try a lower train.learning_rate."
-                )
+        if not torch.isfinite(torch.stack(weights)).all():
+            raise NumericalError(
+                f"NaN or infinity in the weights of group {self.name}, at or shortly before step {step}. "
+                "The last saved state is kept; try a lower train.learning_rate."
+            )
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that training changes, by name: weights, Adam's moments, silent tokens, meter."""
+        """Everything that training changes, by name: weights, Adam's moments, silent tokens, meter, watch."""
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         for name, parameter in self.sae.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"adam.{name}.{key}"] = value
-        return tensors | {"silent": self.dead.silent_S, "meter": self.meter.sums}
+        return tensors | {"silent": self.dead.silent_S, "meter": self.meter.sums, "watch": self.watch.sums}
 
     def layout(self) -> dict[str, Tensor]:
         """Tensors of the names, shapes and dtypes that `state()` has after a step."""
@@ -128,6 +145,7 @@ class GroupInTraining:
             self.optimizer.state[parameter] = {k: t.to(parameter.device, copy=True) for k, t in moments.items()}
         self.dead.silent_S.copy_(tensors["silent"])
         self.meter.sums.copy_(tensors["meter"])
+        self.watch.sums.copy_(tensors["watch"])
 
 
 class Meter:
@@ -138,11 +156,11 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
 
-    def add(self, losses: Losses, dead_S: Tensor) -> None:
-        """Take note of a step."""
+    def add(self, losses: Losses, dead_S: Tensor, sound: Tensor) -> None:
+        """Take note of a step, if it is sound."""
         values_NK = losses.latents.values_NK
-        self.sums[0] += 1
-        self.sums[1] += len(values_NK)
+        self.sums[0] += sound
+        self.sums[1] += len(values_NK) * sound
         parts = (
             losses.total.detach(),
             losses.auxk,
@@ -151,7 +169,7 @@ class Meter:
             (values_NK > 0).sum(),
             dead_S.float().mean(),
         )
-        self.sums[2:] += torch.stack([part.double() for part in parts])
+        self.sums[2:] += torch.where(sound, torch.stack([part.double() for part in parts]), 0)
 
     def read(self) -> dict[str, float]:
         """Means since the last reading, which starts anew: loss, auxk, fvu, l0, dead_share."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def learning_rate(d_sae: int) -> float:
@@ -25,8 +25,8 @@ def decay(progress: float, share: float) -> float:
     return 1.0 if share == 0 else min(1.0, (1 - progress) / share)
 
 
-def clip(parameters: Iterable[nn.Parameter], largest: float) -> None:
-    """Scale the gradients of one SAE so that their norm, all together, is at most `largest`.
+def clip(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
+    """The norm of one SAE's gradients, all together, which are then scaled so that it is at most `largest`.
 
     On a CPU gradients within it are left alone; elsewhere looking would be a synchronisation.
     """
@@ -34,6 +34,7 @@ def clip(parameters: Iterable[nn.Parameter], largest: float) -> None:
     norm = nn.utils.get_total_norm([parameter.grad for parameter in owners])
     if norm.device.type != "cpu" or not norm <= largest:
         nn.utils.clip_grads_with_norm_(owners, largest, norm)
+    return norm
 
 
 def adam(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Adam:

@@ -11,7 +11,7 @@ from groupsae.activations.scale import Scales, measure_scales
 from groupsae.activations.shuffle import Lanes, Position, ShuffledStream
 from groupsae.activations.source import ActivationSource
 from groupsae.config import ActivationsConfig, TopKConfig, TrainConfig
-from groupsae.errors import ConfigError, PartitionError
+from groupsae.errors import ConfigError, Interrupted, PartitionError
 from groupsae.partition import Group, Partition
 from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.suite import Suite
@@ -72,13 +72,15 @@ def train_groups(
     progress: Callable[[int], None] | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
     resumed: Callable[[Progress], None] | None = None,
+    stop: Callable[[], int] | None = None,
 ) -> Trained:
     """An SAE for each distinct group, all trained on the same batches.
 
     Per batch activations are read once; each group sees every token at one drawn layer, or in turn at all
     of its layers. With `checkpoints`, states are saved there every `save_every_tokens`,
     and training goes on from the last one, if there is one (`resumed` is told). `log` gets a record
-    every `log_every_tokens`; `progress` the tokens of each step.
+    every `log_every_tokens`; `progress` the tokens of each step. Once `stop` gives the number of a
+    signal, the state is saved after the step and Interrupted raised.
     """
     distinct = dict.fromkeys(Partition((group,)).groups[0] for group in groups)
     _require_possible(source, distinct, sae, train, buffer_tokens)
@@ -86,7 +88,7 @@ def train_groups(
     lanes = Lanes.of(distinct, every_layer=train.layers_per_token == "all")
     num_tokens = max(group.tokens_needed for group in in_training)
     stream = ShuffledStream(source, num_tokens, lanes, train.batch_tokens, buffer_tokens, seed)
-    loop = _Loop(stream, in_training, train, checkpoints, progress, log)
+    loop = _Loop(stream, in_training, train, checkpoints, progress, log, stop)
     loop.resume(resumed)
     loop.run()
     return Trained({group.name: group.trained() for group in in_training}, scales, loop.seconds)
@@ -118,9 +120,10 @@ class _Loop:
         checkpoints: Checkpoints | None,
         progress: Callable[[int], None] | None,
         log: Callable[[dict[str, Any]], None] | None,
+        stop: Callable[[], int] | None,
     ) -> None:
         self.stream, self.groups, self.train = stream, groups, train
-        self.checkpoints, self.progress, self.log = checkpoints, progress, log
+        self.checkpoints, self.progress, self.log, self.stop = checkpoints, progress, log, stop
         self.step, self.position = 0, Position()
         stream.needed = lambda: [name for group in self._unfinished() for name in group.group]
         self.seconds = dict.fromkeys((*PARTS, *(group.name for group in groups)), 0.0)
@@ -139,7 +142,7 @@ class _Loop:
         for position, batch in self.stream.batches(self.position):
             for group in self._unfinished():
                 started = time.perf_counter()
-                group.take(batch, self.position.tokens)
+                group.take(batch, self.step, self.position.tokens)
                 self.seconds[group.name] += time.perf_counter() - started
             before, self.position, self.step = self.position.tokens, position, self.step + 1
             if self.progress:
@@ -147,8 +150,12 @@ class _Loop:
             self._account(began, spent)
             if self._due(before, self.train.log_every_tokens):
                 self._log()
-            if self._due(before, self.train.save_every_tokens):
-                self._save()
+            signal = self.stop() if self.stop else 0
+            wanted = [tokens for tokens in self.train.snapshots if before < tokens <= self.position.tokens]
+            if self._due(before, self.train.save_every_tokens) or wanted or signal:
+                self._save(wanted)
+            if signal and self.position.tokens < self.stream.num_tokens:
+                raise Interrupted(signal, f"Stopped after step {self.step}, at {self.position.tokens:,} tokens.")
 
     def _unfinished(self) -> list[GroupInTraining]:
         return [group for group in self.groups if not group.finished(self.position.tokens)]
@@ -173,19 +180,21 @@ class _Loop:
         for group in self.groups:
             group.require_finite(self.step)
         record = {"step": self.step, "tokens": self.position.tokens, "seconds": round(sum(self._parts()), 3)}
+        record["micro_batches"] = max(group.micro_batches.parts for group in self.groups)
         record["groups"] = {
             group.name: {"tokens": min(self.train.num_tokens, group.turns * self.position.tokens)}
             | group.meter.read()
+            | group.watch.read()
             | {"learning_rate": group.optimizer.param_groups[0]["lr"]}
             for group in self.groups
         }
         if self.log:
             self.log(record)
 
-    def _save(self) -> None:
+    def _save(self, snapshots: list[int]) -> None:
         for group in self.groups:
             group.require_finite(self.step)
         if self.checkpoints:
             began = time.perf_counter()
-            self.checkpoints.save(self.groups, Progress(self.step, self.position, self.seconds))
+            self.checkpoints.save(self.groups, Progress(self.step, self.position, self.seconds), snapshots)
             self.seconds["checkpoints"] += time.perf_counter() - began

@@ -8,7 +8,9 @@ from tiny import BLOCKS_NAME, CONTEXT_LENGTH, FAMILIES, tiny_model, tiny_rows
 from torch import nn
 
 from groupsae.activations.harvest import Harvester
-from groupsae.errors import HookpointError, NumericalError, TextError
+from groupsae.activations.shuffle import ShuffledStream
+from groupsae.activations.source import stream
+from groupsae.errors import FitError, HookpointError, ModelError, NumericalError, TextError
 from groupsae.models import (
     base_model,
     find_blocks,
@@ -182,7 +184,69 @@ class Plain(nn.Module):
 
 
 def test_a_plain_module_can_be_read():
-    model = Plain()
+    model = Plain().eval()
     rows = tiny_rows()
     x_LND = Harvester(model, rows, residual_stream(model)).read([1])
     assert torch.equal(x_LND[1], model(rows[[1]])[0])
+
+
+def test_out_of_memory_fewer_rows_are_read_at_once_and_give_the_same(monkeypatch):
+    model, rows = tiny_model(), tiny_rows()
+    expected = Harvester(model, rows, residual_stream(model)).read(list(range(7)))
+    harvester, sizes = Harvester(model, rows, residual_stream(model)), []
+    forward = harvester._forward
+
+    def limited(ids_BT):
+        sizes.append(len(ids_BT))
+        if len(ids_BT) > 2:
+            raise torch.OutOfMemoryError("not really")
+        return forward(ids_BT)
+
+    monkeypatch.setattr(harvester, "_forward", limited)
+    torch.testing.assert_close(harvester.read(list(range(7))), expected)
+    assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+    monkeypatch.setattr(harvester, "_forward", lambda ids_BT: limited(ids_BT.repeat(3, 1)))
+    with pytest.raises(FitError, match="does not hold one row"):
+        harvester.read([1, 2])
+
+
+def test_positions_that_are_not_numbers_can_be_left_out_and_are_counted(monkeypatch):
+    model, rows = tiny_model(), tiny_rows(special_ids=(int(tiny_rows().ids_RT[0, 1]),))
+    harvester = Harvester(model, rows, residual_stream(model), on_nan="mask")
+    whole, forward = harvester.read([0]), harvester._forward
+
+    def broken(ids_BT):
+        x_LBTD = forward(ids_BT)
+        x_LBTD[1][0, 3, 2] = torch.nan
+        x_LBTD[2][0, 3, 2] = torch.inf
+        x_LBTD[0][0, 6, 0] = -torch.inf
+        x_LBTD[0][0, 1, 0] = torch.nan  # a special token, left out anyway
+        return x_LBTD
+
+    monkeypatch.setattr(harvester, "_forward", broken)
+    found = harvester.read([0])
+    kept = [
+        place
+        for place, position in enumerate(torch.where(rows.keep(rows[[0]])[0])[0].tolist())
+        if position not in (3, 6)
+    ]
+    assert torch.equal(found, whole[:, kept])
+    assert harvester.num_masked == 2
+
+
+def test_a_model_in_training_mode_is_refused():
+    model = tiny_model().train()
+    with pytest.raises(ModelError, match=r"training mode; call model\.eval\(\)"):
+        Harvester(model, tiny_rows(), residual_stream(model))
+
+
+def test_no_rows_give_no_activations_and_a_source_without_rows_is_an_error():
+    model = tiny_model()
+    assert Harvester(model, tiny_rows(), residual_stream(model)).read([]).shape == (3, 0, 16)
+    empty = Harvester(model, tiny_rows(rows=0), residual_stream(model))
+    for read in (
+        lambda: next(stream(empty, 10, 0)),
+        lambda: ShuffledStream(empty, 9, batch_tokens=3, buffer_tokens=9, seed=0),
+    ):
+        with pytest.raises(TextError, match="no rows"):
+            read()

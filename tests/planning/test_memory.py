@@ -55,9 +55,9 @@ def test_without_an_accelerator_everything_lies_on_the_host():
     assert memory.host == memory.process + predict_memory(RUN).device
 
 
-def test_disk_holds_two_checkpoints_the_saes_and_the_tokens():
+def test_disk_holds_the_checkpoints_and_one_more_the_saes_and_the_tokens():
     memory = predict_memory(replace(RUN, stored_tokens=1000))
-    assert memory.disk == 7 * 6 * RUN.sae_bytes + 2 * 1000
+    assert memory.disk == (3 * 3 + 1) * 6 * RUN.sae_bytes + 2 * 1000
 
 
 def test_a_run_that_fits_passes():

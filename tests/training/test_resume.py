@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from training_cases import (
     Log,
     Stop,
     equal,
+    last_manifest,
     make_source,
     run,
     state_on_disk,
@@ -41,7 +43,7 @@ def run_until_stopped(folder, steps, **options):
 def test_going_on_equals_never_having_stopped(tmp_path, never_stopped, steps):
     log = Log()
     run_until_stopped(tmp_path, steps, log=log)
-    if not (tmp_path / "checkpoint.json").exists():
+    if not last_manifest(tmp_path):
         log.records.clear()
     trained = run(folder=tmp_path, log=log, resumed=log.cut)
     assert equal(weights(trained), never_stopped[0])
@@ -62,7 +64,7 @@ def test_the_state_holds_weights_moments_dead_counters_and_meters(never_stopped)
     names = {name.split("/")[-1] for name in never_stopped[2]}
     parameters = ("W_enc", "b_enc", "W_dec", "b_dec")
     moments = {f"adam.{name}.{key}" for name in parameters for key in ("step", "exp_avg", "exp_avg_sq")}
-    assert names == {f"sae.{name}" for name in parameters} | moments | {"silent", "meter"}
+    assert names == {f"sae.{name}" for name in parameters} | moments | {"silent", "meter", "watch"}
     assert any(tensor.any() for name, tensor in never_stopped[2].items() if name.endswith("silent"))
 
 
@@ -141,13 +143,30 @@ def test_an_interrupted_first_save_does_not_mix_with_the_checkpoint_of_another_k
     assert equal(weights(trained), weights(run(seed=5)))
 
 
-def test_only_the_states_of_the_last_checkpoint_are_kept(tmp_path):
-    run(folder=tmp_path)
-    assert sorted(file.name for file in tmp_path.rglob("*.*") if file.is_file()) == [
-        "checkpoint.json",
-        f"state-{STEPS}.safetensors",
-        f"state-{STEPS}.safetensors",
-    ]
+def steps_on_disk(folder):
+    manifests = {int(path.stem[5:]) for path in folder.glob("checkpoints/*")}
+    for group in folder.glob("groups/*"):
+        assert {int(path.stem[6:]) for path in group.iterdir()} == manifests
+    return sorted(manifests)
+
+
+@pytest.mark.parametrize(("keep", "steps"), [(1, [16]), (2, [12, 16]), (3, [8, 12, 16])])
+def test_the_last_checkpoints_are_kept_and_no_other(tmp_path, keep, steps):
+    run(folder=tmp_path, keep=keep)
+    assert steps_on_disk(tmp_path) == steps
+
+
+def test_snapshots_are_kept_for_good_and_change_nothing(tmp_path, never_stopped):
+    settings = TRAIN.model_copy(update={"snapshots": (1, 200, 250)})
+    trained = run(folder=tmp_path, train=settings)
+    assert equal(weights(trained), never_stopped[0])
+    assert steps_on_disk(tmp_path) == [1, 4, 12, STEPS]
+    found = checkpoint.Checkpoints(tmp_path, "a").snapshots()
+    assert {tokens: {Path(name).name for name in files} for tokens, files in found.items()} == {
+        1: {"state-1.safetensors"},
+        200: {"state-4.safetensors"},
+        250: {"state-4.safetensors"},
+    }
 
 
 def test_clearing_leaves_nothing_to_go_on_from(tmp_path):
@@ -190,7 +209,7 @@ def test_a_save_that_is_killed_before_the_marker_leaves_the_checkpoint_before_it
     write = checkpoint.write_atomically
 
     def killed(path, write_file):
-        if path.name == checkpoint.MARKER and path.exists():
+        if path.name == "step-8.json":
             raise KeyboardInterrupt
         write(path, write_file)
 
@@ -227,18 +246,53 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_state_is_named_and_never_gone_on_from(tmp_path, damage):
+def test_a_damaged_last_state_is_named_and_the_checkpoint_before_it_gone_on_from(tmp_path, damage, never_stopped):
+    run_until_stopped(tmp_path, 9)
+    damage(tmp_path / "groups/layers.0+2/state-8.safetensors")
+    checkpoints, found = checkpoint.Checkpoints(tmp_path, "a"), []
+    trained = run(folder=tmp_path, checkpoints=checkpoints, resumed=found.append)
+    assert found[0].step == 4
+    (fault,) = checkpoints.damaged
+    assert "layers.0+2/state-8.safetensors is missing or damaged" in fault
+    assert equal(weights(trained), never_stopped[0])
+    assert steps_on_disk(tmp_path) == [12, STEPS]
+
+
+def test_one_flipped_bit_in_a_state_is_noticed(tmp_path):
+    run_until_stopped(tmp_path, 5)
+    file = tmp_path / "groups/layers.1/state-4.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(RunError, match=r"state-4\.safetensors is missing or damaged: it is not as it was written"):
+        run(folder=tmp_path)
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_only_state_is_named_and_never_gone_on_from(tmp_path, damage):
     run_until_stopped(tmp_path, 5)
     damage(tmp_path / "groups/layers.0+2/state-4.safetensors")
     with pytest.raises(RunError, match=r"layers\.0\+2/state-4\.safetensors.*--overwrite"):
         run(folder=tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"key": "a"}', '{"key": "a", "step": 4, "position": 3}'])
-def test_a_damaged_marker_is_named(tmp_path, text):
+MANIFESTS = ["", "{", "[]", "3", "{}", '{"key": "a"}', '{"key": "a", "step": 4, "position": 3}', "\0", "[" * 9999]
+
+
+@pytest.mark.parametrize("text", MANIFESTS, ids=range(len(MANIFESTS)))
+def test_a_damaged_manifest_is_named_and_passed_over(tmp_path, text, never_stopped):
+    run_until_stopped(tmp_path, 9)
+    (tmp_path / "checkpoints/step-8.json").write_text(text)
+    checkpoints = checkpoint.Checkpoints(tmp_path, "a")
+    assert equal(weights(run(folder=tmp_path, checkpoints=checkpoints)), never_stopped[0])
+    assert "checkpoints/step-8.json is damaged" in checkpoints.damaged[0]
+
+
+@pytest.mark.parametrize("text", MANIFESTS, ids=range(len(MANIFESTS)))
+def test_a_damaged_only_manifest_is_an_error(tmp_path, text):
     run_until_stopped(tmp_path, 5)
-    (tmp_path / "checkpoint.json").write_text(text)
-    with pytest.raises(RunError, match=r"checkpoint\.json is damaged.*--overwrite"):
+    (tmp_path / "checkpoints/step-4.json").write_text(text)
+    with pytest.raises(RunError, match=r"checkpoints/step-4\.json is damaged.*--overwrite"):
         run(folder=tmp_path)
 
 
@@ -272,7 +326,10 @@ class Breaking:
 
 
 def test_activations_that_are_not_numbers_stop_training_and_keep_the_last_checkpoint(tmp_path, never_stopped):
-    with pytest.raises(NumericalError, match=r"group layers\.\S+, at or shortly before step \d+"):
+    with pytest.raises(
+        NumericalError,
+        match=r"Group layers\S+: NaN or infinity in the activations of layers\S+.*, at step \d+",
+    ):
         run(folder=tmp_path, source=Breaking(9))
     marker, tensors = state_on_disk(tmp_path)
     assert 0 < marker["step"] < STEPS
@@ -287,8 +344,8 @@ def test_a_loss_that_explodes_stops_training_and_is_never_saved(tmp_path, rate, 
     try:
         run(folder=tmp_path, train=settings)
     except NumericalError as error:
-        assert "group layers.0+2" in str(error) and "step" in str(error) and "learning_rate" in str(error)
-        assert not (tmp_path / "checkpoint.json").exists()
+        assert "roup layers.0+2" in str(error) and "step" in str(error) and "learning_rate" in str(error)
+        assert not last_manifest(tmp_path)
     else:
         assert tokens == 64
         assert all(torch.isfinite(tensor).all() for tensor in state_on_disk(tmp_path)[1].values())
@@ -299,11 +356,11 @@ def test_weights_that_are_not_numbers_are_never_saved(tmp_path):
     settings = TRAIN.model_copy(update={"learning_rate": 1e39, "num_tokens": 64, "decay_share": 0.0})
     with pytest.raises(NumericalError, match="weights of group"):
         run(folder=tmp_path, train=settings)
-    assert not (tmp_path / "checkpoint.json").exists()
+    assert not last_manifest(tmp_path)
 
 
-def test_the_marker_tells_where_the_seconds_went(tmp_path):
+def test_the_manifest_tells_where_the_seconds_went(tmp_path):
     run(folder=tmp_path)
-    seconds = json.loads((tmp_path / "checkpoint.json").read_text())["seconds"]
+    seconds = json.loads(last_manifest(tmp_path).read_text())["seconds"]
     assert set(seconds) == {*PARTS, *PAIRS.names}
     assert sum(seconds[name] for name in PAIRS.names) == pytest.approx(seconds["SAE steps"])

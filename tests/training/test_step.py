@@ -126,15 +126,15 @@ def taken(group, every_layer, **options):
     steps, before = [], 0
     group.step = lambda *step: steps.append(step)
     for position, given in stream(every_layer=every_layer, **options).batches():
-        group.take(given, before)
+        group.take(given, 0, before)
         before = position.tokens
     return steps
 
 
 def test_a_group_takes_one_step_of_one_layer_per_token_for_each_batch():
     steps = taken(make_group(), False)
-    assert sum(len(x_ND) for x_ND, _, _ in steps) == 640
-    assert all(0.25 < layers_N.double().mean() < 0.75 for _, layers_N, _ in steps)
+    assert sum(len(x_ND) for x_ND, *_ in steps) == 640
+    assert all(0.25 < layers_N.double().mean() < 0.75 for _, layers_N, *_ in steps)
 
 
 def test_with_every_layer_a_group_of_two_takes_two_steps_for_each_batch_and_needs_half_the_tokens():
@@ -143,8 +143,8 @@ def test_with_every_layer_a_group_of_two_takes_two_steps_for_each_batch_and_need
     assert (group.turns, group.tokens_needed) == (2, 500)
     assert not group.finished(499) and group.finished(500)
     steps = taken(group, True, num_tokens=500)
-    assert sum(len(x_ND) for x_ND, _, _ in steps) == 1000
-    progress = [progress for *_, progress in steps]
+    assert sum(len(x_ND) for x_ND, *_ in steps) == 1000
+    progress = [step[2] for step in steps]
     assert progress[0] == 0 and progress == sorted(progress) and progress[-1] < 1
     assert progress[1] == len(steps[0][0]) / 1000
 
@@ -163,7 +163,7 @@ def test_the_sae_sees_each_token_in_the_scale_and_centre_of_its_layer(monkeypatc
         group = GroupInTraining(tuple(f"layers.{layer}" for layer in layers), scales, 8, SAE, TRAIN, 0)
         seen = []
         losses = group.sae.losses
-        watched = lambda z_ND, dead_S, seen=seen, losses=losses: seen.append(z_ND) or losses(z_ND, dead_S)  # noqa: E731
+        watched = lambda z_ND, *rest, seen=seen, losses=losses: seen.append(z_ND) or losses(z_ND, *rest)  # noqa: E731
         monkeypatch.setattr(group.sae, "losses", watched)
         x_ND, layers_N = batch()
         layers_N = layers_N % len(layers)

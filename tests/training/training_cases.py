@@ -30,11 +30,11 @@ def make_source(**options):
     return SyntheticSource(**{"num_layers": 3, "d_model": 8, "num_rows": 40, "row_tokens": 16} | options)
 
 
-def run(groups=PAIRS.groups, *, source=None, sae=SAE, train=TRAIN, seed=0, folder=None, key="a", **options):
+def run(groups=PAIRS.groups, *, source=None, sae=SAE, train=TRAIN, seed=0, folder=None, key="a", keep=2, **options):
     """Train groups, with checkpoints in a folder, if there is one; the options are those of `train_groups`."""
     source = source or make_source()
     scales = measure_scales(source, train.scale_tokens, centre=train.centre, seed=seed)
-    checkpoints = folder and Checkpoints(folder, key)
+    checkpoints = folder and Checkpoints(folder, key, keep=keep)
     options = {"buffer_tokens": 128, "checkpoints": checkpoints} | options
     return train_groups(source, groups, scales, sae, train, seed=seed, **options)
 
@@ -54,12 +54,17 @@ def equal(one, other):
 
 
 def state_on_disk(folder):
-    """Everything in the checkpoint of a folder: weights, Adam's moments, dead counters, meters; and where it stands."""
-    marker = json.loads((folder / "checkpoint.json").read_text())
-    del marker["seconds"]
-    files = sorted(folder.glob("groups/*/state-*.safetensors"))
+    """What the last checkpoint of a folder holds: weights, Adam's moments, dead counters, meters; where it stands."""
+    manifest = json.loads(last_manifest(folder).read_text())
+    del manifest["seconds"]
+    files = [folder / name for name in manifest["files"]]
     tensors = {f"{file.parent.name}/{file.name}/{k}": t.clone() for file in files for k, t in load_file(file).items()}
-    return marker, tensors
+    return manifest, tensors
+
+
+def last_manifest(folder):
+    """The manifest of the last checkpoint in a folder, or None."""
+    return max(folder.glob("checkpoints/step-*.json"), key=lambda path: int(path.stem[5:]), default=None)
 
 
 class Stop(Exception):

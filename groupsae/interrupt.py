@@ -1,0 +1,69 @@
+"""Ctrl-C and SIGTERM: the first is noted, so that work can end in good order; the second ends it at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from groupsae.errors import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STDERR = 2
+
+
+@contextlib.contextmanager
+def noted(then: str) -> Iterator[Callable[[], int]]:
+    """While the block runs, the first signal is only noted; yields what gives its number, or 0.
+
+    `then` tells the person who waits what happens now. A second signal acts as it did before.
+    Raises Interrupted after a block that ended without looking.
+    """
+    received = 0
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        received = number
+        _restore(before)
+        # Not by print: the signal may have come in the middle of one.
+        os.write(STDERR, f"\n{signal.Signals(number).name}: {then} Once more ends at once.\n".encode())
+
+    before = _install(note)
+    try:
+        yield lambda: received
+    finally:
+        _restore(before)
+    if received:
+        raise Interrupted(received)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """While the block runs, SIGTERM raises Interrupted, so that temporary files are removed."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    before = _install(end, (signal.SIGTERM,))
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
+Handlers = dict[int, object]
+
+
+def _install(handler: Callable[[int, FrameType | None], None], signals: tuple[int, ...] = SIGNALS) -> Handlers:
+    """The handlers that were in force; none where Python lets nobody set them, outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in signals}
+
+
+def _restore(before: Handlers) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)

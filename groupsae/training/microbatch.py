@@ -1,0 +1,66 @@
+"""A batch taken in parts when the device's memory does not hold the whole: the same step up to rounding.
+
+A loss is a sum over tokens divided by what belongs to the whole batch (the variance V). So V is
+computed first, and the parts' gradients add up to the batch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from groupsae.errors import FitError
+from groupsae.saes.base import Latents, Losses, SparseAutoencoder
+
+Result = TypeVar("Result")
+
+
+class MicroBatches:
+    """How many parts a batch is taken in: one, until memory runs out, then twice as many from then on."""
+
+    def __init__(self) -> None:
+        self.parts = 1
+
+    def run(self, work: Callable[[int], Result], undo: Callable[[], None], most: int) -> Result:
+        """What `work(parts)` gives. Out of memory, it is undone and repeated with twice the parts.
+
+        Raises FitError if even `most` parts are too few.
+        """
+        while True:
+            try:
+                return work(min(self.parts, most))
+            except torch.OutOfMemoryError as error:
+                undo()
+                if self.parts >= most:
+                    raise FitError(
+                        f"The device's memory does not hold a step on a single token: {error}. "
+                        "Lower sae.expansion, or train fewer groups at once."
+                    ) from error
+            self.parts *= 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def backward_in_parts(sae: SparseAutoencoder, z_ND: Tensor, dead_S: Tensor, parts: int) -> Losses:
+    """The losses of a batch, whose gradient has been added to the weights, computed in so many parts."""
+    if parts == 1:
+        losses = sae.losses(z_ND, dead_S)
+        losses.total.backward()
+        return losses
+    variance, each = sae.variance(z_ND), []
+    for z_PD in z_ND.tensor_split(parts):
+        each.append(sae.losses(z_PD, dead_S, variance))
+        each[-1].total.backward()
+    return Losses(
+        total=torch.stack([losses.total.detach() for losses in each]).sum(),
+        error=torch.stack([losses.error for losses in each]).sum(),
+        variance=variance,
+        auxk=torch.stack([losses.auxk for losses in each]).sum(),
+        latents=Latents(
+            torch.cat([losses.latents.values_NK.detach() for losses in each]),
+            torch.cat([losses.latents.indices_NK for losses in each]),
+        ),
+    )
