@@ -93,6 +93,8 @@ def _pricing(bench: Workbench) -> Pricing:
         buffer_tokens=config.activations.buffer_tokens,
         bytes_per_number=BYTES[config.model.dtype],
         on_device=bench.on_device,
+        vectors=config.sae.vectors,
+        dense_start=config.sae.dense_start,
     )
     return Pricing(footprint, config.sae.k, config.train.num_tokens, config.train.scale_tokens, _rates(bench))
 

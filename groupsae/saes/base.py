@@ -25,6 +25,10 @@ class Latents:
         zeros_NS = self.values_NK.new_zeros(len(self.values_NK), d_sae)
         return zeros_NS.scatter(1, self.indices_NK, self.values_NK)
 
+    def l0(self) -> Tensor:
+        """Mean number of active latents per token, as a tensor."""
+        return (self.values_NK > 0).sum() / max(1, len(self.values_NK))
+
     @torch.no_grad()
     def fired(self, d_sae: int) -> Tensor:
         """True for each latent (S,) that fired on some token; no synchronisation with the device."""
@@ -80,8 +84,14 @@ class SparseAutoencoder(nn.Module, ABC):
         """The active latents of each token."""
 
     @abstractmethod
-    def losses(self, z_ND: Tensor, dead_S: Tensor) -> Losses:
-        """The training losses of a batch; `dead_S` marks the latents that count as dead."""
+    def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0) -> Losses:
+        """The training losses of a batch; `dead_S` marks the latents that count as dead.
+
+        `sparsity` in [0, 1] is the warm-up of a sparsity penalty, where the architecture has one.
+        """
+
+    def after_step(self, latents: Latents, rate: float) -> None:
+        """What a step on a batch with these latents changes besides the gradient's part: thresholds, weights."""
 
     def encode(self, z_ND: Tensor) -> Tensor:
         """The latents (N, S), dense."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from groupsae.config import TopKConfig
-from groupsae.saes.base import Latents, Losses, SparseAutoencoder, weighted_rows
+from groupsae.saes.auxk import auxk_error, variance_of
+from groupsae.saes.base import Latents, Losses, SparseAutoencoder
 from groupsae.saes.sparse import topk_autoencode, topk_pre_activations
 
 
@@ -32,33 +31,17 @@ class TopKSAE(SparseAutoencoder):
     def __init__(self, d_model: int, config: TopKConfig) -> None:
         super().__init__(d_model, config.width(d_model))
         self.config, self.k, self.auxk_weight = config, config.k, config.auxk_weight
-        self.k_aux = max(1, d_model // 2)
 
     def encode_sparse(self, z_ND: Tensor) -> Latents:
         """The k strongest latents of each token."""
         values_NK, indices_NK = topk_pre_activations(z_ND, self.W_enc, self.folded_bias(), self.k)
         return Latents(values_NK.relu(), indices_NK)
 
-    def losses(self, z_ND: Tensor, dead_S: Tensor) -> Losses:
-        """The loss of the class docstring on a batch z (N, D)."""
+    def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0) -> Losses:
+        """The loss of the class docstring on a batch z (N, D); no penalty, so nothing to warm up."""
         decoded_ND, values_NK, indices_NK = topk_autoencode(z_ND, self.W_enc, self.folded_bias(), self.W_dec, self.k)
         latents = Latents(values_NK, indices_NK)
         e_ND = z_ND - decoded_ND - self.b_dec
-        error, variance = e_ND.square().sum(), _variance(z_ND)
-        auxk = self._auxk(z_ND, e_ND.detach(), dead_S) / variance
+        error, variance = e_ND.square().sum(), variance_of(z_ND)
+        auxk = auxk_error(self, z_ND, e_ND, dead_S) / variance
         return Losses(error / variance + self.auxk_weight * auxk, error.detach(), variance, auxk.detach(), latents)
-
-    def _auxk(self, z_ND: Tensor, e_ND: Tensor, dead_S: Tensor) -> Tensor:
-        dead = dead_S.nonzero().squeeze(1)
-        if not self.auxk_weight or not len(dead):
-            return e_ND.new_zeros(())
-        pre_NZ = F.linear(z_ND, self.W_enc[dead], self.folded_bias()[dead])
-        values_NA, places_NA = pre_NZ.topk(min(self.k_aux, len(dead)), dim=1, sorted=False)
-        e_hat_ND = weighted_rows(self.W_dec, Latents(values_NA, dead[places_NA]))
-        return min(len(dead) / self.k_aux, 1.0) * (e_hat_ND - e_ND).square().sum()
-
-
-def _variance(z_ND: Tensor) -> Tensor:
-    limits = torch.finfo(z_ND.dtype)
-    variance, power = (z_ND - z_ND.mean(0)).square().sum(), z_ND.square().sum()
-    return torch.where(variance > limits.eps * power, variance, power).clamp_min(limits.tiny)

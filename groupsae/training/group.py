@@ -7,13 +7,13 @@ from torch import Tensor
 
 from groupsae.activations.scale import Scales
 from groupsae.activations.source import hash_seed
-from groupsae.config import TopKConfig, TrainConfig
+from groupsae.config import SAEConfig, TrainConfig
 from groupsae.errors import NumericalError
 from groupsae.partition import Group, group_name
 from groupsae.saes.base import Losses
 from groupsae.saes.registry import build_sae
 from groupsae.training.dead import DeadLatents
-from groupsae.training.optim import adam, clip, decay, learning_rate
+from groupsae.training.optim import adam, clip, decay, learning_rate, warmup
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
@@ -23,7 +23,7 @@ class GroupInTraining:
     function of (seed, group, step), so that a group trains alike in whatever company."""
 
     def __init__(
-        self, group: Group, scales: Scales, d_model: int, sae: TopKConfig, train: TrainConfig, seed: int
+        self, group: Group, scales: Scales, d_model: int, sae: SAEConfig, train: TrainConfig, seed: int
     ) -> None:
         device = scales.scale_L.device
         self.group, self.name, self.scales, self.train, self.seed = group, group_name(group), scales, train, seed
@@ -45,17 +45,20 @@ class GroupInTraining:
         """One optimizer step on a batch; `progress` is the share of the tokens seen before it."""
         layers_N = self.draw_layers(x_LND.shape[1], step)
         tokens_N = torch.arange(x_LND.shape[1], device=layers_N.device)
-        losses = self.sae.losses(self.scales.normalise(x_LND[layers_N, tokens_N], layers_N), self.dead.mask_S)
+        z_ND = self.scales.normalise(x_LND[layers_N, tokens_N], layers_N)
+        losses = self.sae.losses(z_ND, self.dead.mask_S, warmup(progress, self.train.sparsity_warmup_share))
         losses.total.backward()
-        self._apply(decay(progress, self.train.decay_share))
+        rate = self.rate * decay(progress, self.train.decay_share)
+        self._apply(rate)
+        self.sae.after_step(losses.latents, rate)
         self.dead.update(losses.latents)
         self.meter.add(losses, self.dead.mask_S)
 
-    def _apply(self, rate_factor: float) -> None:
+    def _apply(self, rate: float) -> None:
         clip(self.sae.parameters(), self.train.clip_norm)
         self.sae.project_decoder_gradient()
         for settings in self.optimizer.param_groups:
-            settings["lr"] = self.rate * rate_factor
+            settings["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.sae.normalise_decoder()
