@@ -23,7 +23,7 @@ class Latents:
     def dense(self, d_sae: int) -> Tensor:
         """The same as one (N, S) tensor."""
         zeros_NS = self.values_NK.new_zeros(len(self.values_NK), d_sae)
-        return zeros_NS.scatter(1, self.indices_NK, self.values_NK)
+        return zeros_NS.scatter_add(1, self.indices_NK, self.values_NK)
 
     def l0(self) -> Tensor:
         """Mean number of active latents per token, as a tensor."""

@@ -159,7 +159,7 @@ def test_the_sae_sees_each_token_at_the_layer_drawn_for_it_in_that_layers_scale_
     group = GroupInTraining(("layers.0", "layers.2"), scales, 8, SAE, TRAIN, 0)
     seen = []
     losses = group.sae.losses
-    monkeypatch.setattr(group.sae, "losses", lambda z_ND, dead_S: seen.append(z_ND) or losses(z_ND, dead_S))
+    monkeypatch.setattr(group.sae, "losses", lambda z_ND, *rest: seen.append(z_ND) or losses(z_ND, *rest))
     x_LND = batch()
     group.step(x_LND, 7, 0.0)
     for token, layer in enumerate(group.draw_layers(64, 7).tolist()):
