@@ -59,7 +59,7 @@ def test_the_l0_asked_for_is_reached(architecture):
         source=source,
         sae=section(architecture, d_sae=64, k=5, dead_after_tokens=4000),
         train=TrainConfig(
-            num_tokens=24_000, batch_tokens=64, learning_rate=4e-3, scale_tokens=1000, log_every_tokens=4000
+            num_tokens=24_000, batch_tokens=64, learning_rate=1.2e-2, scale_tokens=1000, log_every_tokens=4000
         ),
         log=log,
     )
