@@ -126,4 +126,3 @@ def _jumprelu(w, z_ND, dead_S):
     total = share + penalty * (pre_NS > theta_S).sum(1).double().mean()
     total = total + AUXK_WEIGHT * _auxk(w, z_ND, pre_NS, e_ND, dead_S)
     return total, latents_NS, {"log_threshold": by_theta_S * theta_S}
-
