@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from groupsae.activations.harvest import Harvester as Harvester
     from groupsae.activations.scale import Scales as Scales
     from groupsae.activations.scale import measure_scales as measure_scales
+    from groupsae.config import BatchTopKConfig as BatchTopKConfig
+    from groupsae.config import GatedConfig as GatedConfig
+    from groupsae.config import JumpReLUConfig as JumpReLUConfig
+    from groupsae.config import MatryoshkaConfig as MatryoshkaConfig
+    from groupsae.config import ReLUConfig as ReLUConfig
     from groupsae.config import RunConfig as RunConfig
     from groupsae.config import TopKConfig as TopKConfig
     from groupsae.config import TrainConfig as TrainConfig
@@ -33,10 +38,15 @@ if TYPE_CHECKING:
     from groupsae.training.trainer import train as train
 
 _HOMES = {
+    "BatchTopKConfig": "config",
     "Distances": "grouping.matrix",
+    "GatedConfig": "config",
     "GroupsaeError": "errors",
     "Harvester": "activations.harvest",
+    "JumpReLUConfig": "config",
+    "MatryoshkaConfig": "config",
     "Partition": "partition",
+    "ReLUConfig": "config",
     "RunConfig": "config",
     "Scales": "activations.scale",
     "Suite": "saes.suite",

@@ -9,6 +9,7 @@ Progress goes to stderr, results to stdout. Exit codes: 0 done, 1 our fault, 2 t
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
 import traceback
@@ -16,7 +17,7 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Annotated, Any
 
-from groupsae.config import RunConfig, commented_toml, load_config
+from groupsae.config import RunConfig, SAEConfig, as_architecture, commented_toml, load_config
 from groupsae.errors import ConfigError, FitError, GroupsaeError
 from groupsae.interrupt import terminable
 from groupsae.progress import say
@@ -157,6 +158,8 @@ def _parse(verb: str, flags: list[str], config: RunConfig) -> Any:
 
     whole = verb in ("run", "demo")
     sections = list(RunConfig.model_fields) if whole else list(STAGE_SECTIONS[verb])
+    if "sae" in sections:
+        config = config.model_copy(update={"sae": _sae_of(config.sae, flags)})
     fields: list[Any] = [
         ("overwrite", tyro.conf.FlagCreatePairsOff[bool], dataclasses.field(default=False)),
         ("json", tyro.conf.FlagCreatePairsOff[bool], dataclasses.field(default=False)),
@@ -179,6 +182,15 @@ def _parse(verb: str, flags: list[str], config: RunConfig) -> Any:
         out: The run directory, instead of runs/NAME.
     """
     return tyro.cli(options, prog=f"groupsae {verb} RUN", args=flags)
+
+
+def _sae_of(sae: SAEConfig, flags: list[str]) -> SAEConfig:
+    """The SAE's section for the architecture that a flag asks for; what both architectures have is kept."""
+    for flag, value in itertools.pairwise([*flags, ""]):
+        name, _, inline = flag.partition("=")
+        if name == "--sae.architecture":
+            sae = as_architecture(sae, inline or value)
+    return sae
 
 
 def _changed(config: RunConfig, options: Any) -> RunConfig:

@@ -196,6 +196,29 @@ def test_another_device_or_log_interval_is_not_another_run(done, call):
     assert "complete" in err
 
 
+# ---- architectures
+
+
+def test_an_architecture_is_chosen_by_a_flag_and_keeps_what_the_file_says(here, call):
+    code, out, err = call("run", "tiny.toml", "--sae.architecture", "jumprelu", "--sae.bandwidth", "0.3", "--json")
+    assert code == 0, err
+    written = load_config(here / "runs/tiny/config.toml").sae
+    assert (written.architecture, written.k, written.expansion, written.bandwidth) == ("jumprelu", 4, 2, 0.3)
+    assert all(stage["status"] == "done" for stage in json.loads(out)["stages"].values())
+
+
+def test_the_flags_are_those_of_the_architecture(call, here):
+    assert "--sae.prefixes" in call("train", "tiny.toml", "--sae.architecture=matryoshka", "--help")[1]
+    code, out, _ = call("train", "tiny.toml", "--help")
+    assert code == 0 and "--sae.prefixes" not in out and "--sae.auxk-weight" in out
+    code, _, err = call("train", "tiny.toml", "--sae.architecture", "relu", "--sae.auxk-weight", "1")
+    assert code == 2 and "--sae.auxk-weight" in err
+
+
+def test_an_unknown_architecture_is_refused_with_the_nearest(call, here):
+    of_user(call("train", "tiny.toml", "--sae.architecture", "gatd"), "'gatd' is unknown", "did you mean 'gated'")
+
+
 # ---- what cannot be
 
 

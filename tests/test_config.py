@@ -9,11 +9,13 @@ from groupsae.config import (
     GROUP_METHODS,
     ActivationsConfig,
     GroupConfig,
+    MatryoshkaConfig,
     PlanConfig,
     RunConfig,
     TextConfig,
     TopKConfig,
     TrainConfig,
+    as_architecture,
     commented_toml,
     differing_keys,
     dump_config,
@@ -48,7 +50,11 @@ def test_there_are_configs_to_test():
     assert CONFIGS
 
 
-@pytest.mark.parametrize("config", [RunConfig(), ODD], ids=["plain", "odd"])
+ARCHITECTURES = ["topk", "batchtopk", "matryoshka", "relu", "jumprelu", "gated"]
+EVERY_SAE = [RunConfig(sae=as_architecture(ODD.sae, name)) for name in ARCHITECTURES]
+
+
+@pytest.mark.parametrize("config", [RunConfig(), ODD, *EVERY_SAE], ids=["plain", "odd", *ARCHITECTURES])
 @pytest.mark.parametrize("write", [dump_config, commented_toml])
 def test_a_config_survives_being_written(config, write, tmp_path):
     assert load(tmp_path, write(config)) == config
@@ -61,10 +67,11 @@ def test_any_text_and_any_number_survive_being_written(text, number):
     assert RunConfig(**tomllib.loads(commented_toml(config))) == config
 
 
-def test_a_commented_config_names_every_key_and_says_what_it_means():
-    text = commented_toml(RunConfig())
-    for section, field in RunConfig.model_fields.items():
-        for key, inner in getattr(field.annotation, "model_fields", {}).items():
+@pytest.mark.parametrize("config", EVERY_SAE, ids=ARCHITECTURES)
+def test_a_commented_config_names_every_key_and_says_what_it_means(config):
+    text = commented_toml(config)
+    for section, value in config:
+        for key, inner in getattr(type(value), "model_fields", {}).items():
             assert f"\n{key} = " in text or f"\n# {key} = ..." in text, f"{section}.{key}"
             assert inner.description and inner.description.splitlines()[0] in text, (
                 f"{section}.{key} has no description"
@@ -103,6 +110,20 @@ def test_a_config_is_named_after_its_file(tmp_path):
         ("seed = -1", "seed: "),
         ('[group]\nmethod = "complte"', "method 'complte' is unknown; did you mean 'complete'"),
         ("[sae]\nk = 9\nd_sae = 8", "sae.k = 9 is more than the 8 latents"),
+        (
+            '[sae]\narchitecture = "jumpreru"',
+            "in .sae.: architecture 'jumpreru' is unknown; did you mean 'jumprelu'",
+        ),
+        ("[sae]\narchitecture = 3", "architecture 3 is unknown; known are topk, batchtopk, matryoshka, relu, jumprelu"),
+        ("[sae]\nprefixes = [0.5, 1]", r"in \[sae\]: unknown key 'prefixes'; known are architecture"),
+        ('[sae]\narchitecture = "relu"\nauxk_weight = 1.0', "in .sae.: unknown key 'auxk_weight'"),
+        ('[sae]\narchitecture = "relu"\nsparsity_coeficient = 1', "did you mean 'sparsity_coefficient'"),
+        ('[sae]\narchitecture = "relu"\nsparsity_coefficient = 0', "sparsity_coefficient: .*greater than 0, given 0"),
+        ('[sae]\narchitecture = "jumprelu"\nbandwidth = -1', "bandwidth: .*greater than 0, given -1"),
+        ('[sae]\narchitecture = "matryoshka"\nprefixes = [0.5, 0.2, 1]', "prefixes .* must grow and end with 1"),
+        ('[sae]\narchitecture = "matryoshka"\nprefixes = [0.5]', "prefixes .* must grow and end with 1"),
+        ('[sae]\narchitecture = "matryoshka"\nprefixes = []', "prefixes .* must grow and end with 1"),
+        ('[sae]\narchitecture = "gated"\nd_sae = 4\nk = 5', "sae.k = 5 is more than the 4 latents"),
         ("[train]\nbatch_tokens = 512\n[activations]\nbuffer_tokens = 256", "holds less than one batch"),
     ],
 )
@@ -168,3 +189,18 @@ def test_differing_keys_are_named_with_both_values():
     other = ODD.model_copy(update={"seed": 8, "train": TrainConfig(learning_rate=1e-3, num_tokens=10**12)})
     assert differing_keys(ODD, other) == ["seed: 7 -> 8", "train.centre: True -> False"]
     assert differing_keys(ODD, ODD) == []
+
+
+def test_sections_of_different_architectures_differ_in_their_keys():
+    other = ODD.model_copy(update={"sae": as_architecture(ODD.sae, "matryoshka")})
+    assert differing_keys(ODD, other) == ["sae.architecture: 'topk' -> 'matryoshka'"]
+
+
+def test_another_architecture_keeps_what_both_have():
+    matryoshka = MatryoshkaConfig(d_sae=50, k=6, prefixes=(0.5, 1.0), auxk_weight=0.5)
+    relu = as_architecture(matryoshka, "relu")
+    assert (relu.architecture, relu.d_sae, relu.k) == ("relu", 50, 6)
+    assert as_architecture(relu, "matryoshka").prefixes == MatryoshkaConfig().prefixes
+    assert as_architecture(matryoshka, "matryoshka") is matryoshka
+    with pytest.raises(ConfigError, match="did you mean 'gated'"):
+        as_architecture(relu, "gatd")

@@ -6,7 +6,17 @@ receives its own section.
 """
 
 from groupsae.config.run import RunConfig, commented_toml, load_config
-from groupsae.config.saes import TopKConfig
+from groupsae.config.saes import (
+    BatchTopKConfig,
+    GatedConfig,
+    JumpReLUConfig,
+    MatryoshkaConfig,
+    PenaltyConfig,
+    ReLUConfig,
+    SAEConfig,
+    TopKConfig,
+    as_architecture,
+)
 from groupsae.config.section import Section, differing_keys, dump_config, flat
 from groupsae.config.stages import (
     GROUP_METHODS,
@@ -24,17 +34,25 @@ from groupsae.config.stages import (
 __all__ = [
     "GROUP_METHODS",
     "ActivationsConfig",
+    "BatchTopKConfig",
     "DistancesConfig",
     "EvalConfig",
+    "GatedConfig",
     "GroupConfig",
+    "JumpReLUConfig",
+    "MatryoshkaConfig",
     "ModelConfig",
+    "PenaltyConfig",
     "PerLayer",
     "PlanConfig",
+    "ReLUConfig",
     "RunConfig",
+    "SAEConfig",
     "Section",
     "TextConfig",
     "TopKConfig",
     "TrainConfig",
+    "as_architecture",
     "commented_toml",
     "differing_keys",
     "dump_config",

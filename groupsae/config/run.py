@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tomli_w
 from pydantic import Field, model_validator
 
-from groupsae.config.saes import TopKConfig
+from groupsae.config.saes import SAEConfig, TopKConfig
 from groupsae.config.section import Section, Whole
 from groupsae.config.stages import (
     ActivationsConfig,
@@ -37,7 +37,7 @@ class RunConfig(Section):
     distances: DistancesConfig = DistancesConfig()
     group: GroupConfig = GroupConfig()
     plan: PlanConfig = PlanConfig()
-    sae: TopKConfig = TopKConfig()
+    sae: SAEConfig = Field(TopKConfig(), discriminator="architecture")
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, get_args
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from groupsae.errors import ConfigError
 
@@ -48,16 +50,34 @@ class Section(BaseModel):
     def _section(cls, key: str, value: Any) -> Any:
         """Builds a nested section first, so that its errors say where they are."""
         field = cls.model_fields.get(key)
-        if not isinstance(value, dict) or field is None or not _is_section(field.annotation):
+        if not isinstance(value, dict) or field is None or not (field.discriminator or _is_section(field.annotation)):
             return value
         try:
-            return field.annotation(**value)
+            return _kind(field, value)(**value)
         except ConfigError as error:
             raise ConfigError(f"in [{key}]: {error}") from None
 
 
 def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _kind(field: FieldInfo, value: dict[str, Any]) -> type[Section]:
+    """The section that a dict is of: the field's own, or of several the one that the discriminator names."""
+    if not isinstance(field.discriminator, str):
+        return field.annotation
+    name = value.get(field.discriminator, getattr(field.default, field.discriminator))
+    return member_named(get_args(field.annotation), field.discriminator, name)
+
+
+def member_named(members: Sequence[type[Section]], key: str, name: Any) -> type[Section]:
+    """Of several sections the one whose default for `key` is `name`. Raises ConfigError with the nearest name."""
+    named = {member.model_fields[key].default: member for member in members}
+    if not isinstance(name, str) or name not in named:
+        near = difflib.get_close_matches(str(name), named, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"{key} {name!r} is unknown; {hint}known are {', '.join(named)}")
+    return named[name]
 
 
 def dump_config(config: Section) -> str:
@@ -80,8 +100,8 @@ def differing_keys(one: Section, other: Section, prefix: str = "") -> list[str]:
     """The dotted keys whose values differ, with both values: `train.num_tokens: 1 -> 2`."""
     lines = []
     for key in type(one).model_fields:
-        a, b = getattr(one, key), getattr(other, key)
-        if isinstance(a, Section) and type(a) is type(b):
+        a, b = getattr(one, key), getattr(other, key, None)
+        if isinstance(a, Section) and isinstance(b, Section):
             lines += differing_keys(a, b, f"{prefix}{key}.")
         elif a != b:
             lines.append(f"{prefix}{key}: {a!r} -> {b!r}")

@@ -186,6 +186,8 @@ class TrainConfig(Section):
     """Adam's rate; without it, 2e-4 / sqrt(d_sae / 2^14)."""
     decay_share: Share = 0.2
     """The last share of the tokens, over which the rate falls linearly to zero; 0 keeps it constant."""
+    sparsity_warmup_share: Share = 0.05
+    """The first share of the tokens, over which a sparsity penalty (relu, jumprelu, gated) rises linearly from zero."""
     clip_norm: Positive = 1.0
     """Largest norm of one SAE's gradient."""
     centre: bool = False

@@ -58,7 +58,10 @@ def dense_step_flops(d_model: int, d_sae: int) -> int:
 
 
 def sparse_step_flops(d_model: int, d_sae: int, k: int) -> int:
-    """FLOPs per token of a TopK step whose only dense product is the encoder's: 2 D S + 8 D K.
+    """FLOPs per token of a step whose only dense product is the encoder's: 2 D S + 8 D K.
+
+    K is the mean number of active latents. Steps with most latents active, as some SAEs' first, cost
+    `dense_step_flops`; a Gated SAE's second decoder adds 4 D K.
 
     Decoding, the gradient of the latents and both weight gradients touch K rows each. Selection,
     auxiliary loss, normalisation and Adam are left out: they are bytes rather than FLOPs.

@@ -14,6 +14,9 @@ PROCESS_BYTES = 450 * 2**20
 TILE_BYTES = 16 * 2**20
 """Pre-activations held at once by the sparse encoder; at least one token's."""
 
+DENSE_TENSORS = 8
+"""Tensors of all pre-activations alive at once in a step that lists none; measured: 4.2 (relu) to 8.2 (jumprelu)."""
+
 _FLOAT32 = 4
 
 
@@ -24,7 +27,8 @@ class Footprint:
     `num_saes` SAEs of width `d_sae` train side by side on `num_hookpoints` hookpoints;
     Of each token the buffer keeps `num_lanes` activations (by default one per hookpoint).
     `bytes_per_number` is the language model's precision (4 for float32, 2 for bfloat16), in which
-    activations are kept. On a CPU (`on_device` false) everything lies on the host.
+    activations are kept. `vectors` and `dense_start` are those of the SAE's section. On a CPU
+    (`on_device` false) everything lies on the host.
     """
 
     architecture: Architecture
@@ -40,12 +44,21 @@ class Footprint:
     stored_tokens: int = 0
     checkpoints: int = 2
     on_device: bool = True
+    vectors: int = 1
+    dense_start: bool = False
 
     @property
     def sae_bytes(self) -> int:
-        """Bytes of one SAE's weights, float32: (2 D S + S + D) * 4."""
+        """Bytes of one SAE's weights, float32: (2 D S + vectors S + D) * 4."""
         width = self.architecture.d_model
-        return _FLOAT32 * (2 * width * self.d_sae + self.d_sae + width)
+        return _FLOAT32 * (2 * width * self.d_sae + self.vectors * self.d_sae + width)
+
+    @property
+    def pre_activation_bytes(self) -> int:
+        """Bytes of pre-activations: a tile of one SAE's or, where steps may be dense, all of them several times."""
+        whole = self.batch_tokens * self.d_sae * _FLOAT32
+        tile = min(whole, max(TILE_BYTES, self.d_sae * _FLOAT32))
+        return max(tile, DENSE_TENSORS * whole) if self.dense_start else tile
 
 
 @dataclass(frozen=True)
@@ -100,7 +113,7 @@ def predict_memory(run: Footprint) -> Memory:
     - buffer: `buffer_tokens` (at least a row) * lanes * D * p
     - batch: `batch_tokens` * D * p, and four times one group's activations in float32
     - per SAE weights P and Adam's moments 2 P; gradients P of one SAE at a time; pre-activations
-      a tile of one SAE at a time
+      a tile of one SAE at a time, or `DENSE_TENSORS` times all of a batch where early steps may be dense
     - disk: the checkpoints that are kept and the next one (3 P per SAE each), the SAEs (P), and stored tokens
     """
     model, size = run.architecture, run.bytes_per_number
@@ -116,7 +129,7 @@ def predict_memory(run: Footprint) -> Memory:
         sae_weights=run.num_saes * run.sae_bytes,
         adam_moments=2 * run.num_saes * run.sae_bytes,
         gradients=run.sae_bytes,
-        pre_activations=min(run.batch_tokens * run.d_sae * _FLOAT32, max(TILE_BYTES, run.d_sae * _FLOAT32)),
+        pre_activations=run.pre_activation_bytes,
         process=PROCESS_BYTES,
         disk=(3 * (run.checkpoints + 1) + 1) * run.num_saes * run.sae_bytes + run.stored_tokens * token_bytes,
         on_device=run.on_device,

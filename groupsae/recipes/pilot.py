@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from groupsae.activations.scale import measure_scales
 from groupsae.activations.source import ActivationSource
-from groupsae.config import TopKConfig, TrainConfig
+from groupsae.config import SAEConfig, TrainConfig
 from groupsae.evaluation.reconstruction import evaluate_reconstructions
 from groupsae.grouping.choice import equal
 from groupsae.grouping.matrix import Distances
@@ -29,7 +29,7 @@ def run_pilot(
     source: ActivationSource,
     held_out: ActivationSource,
     distances: Distances,
-    sae: TopKConfig,
+    sae: SAEConfig,
     train: TrainConfig,
     *,
     run_saes: int,
@@ -81,7 +81,7 @@ def pilot_tokens(pilot_saes: int, run_saes: int, num_tokens: int) -> int:
 
 
 def pilot_settings(
-    train: TrainConfig, num_tokens: int, shortest: int, sae: TopKConfig, source: ActivationSource
+    train: TrainConfig, num_tokens: int, shortest: int, sae: SAEConfig, source: ActivationSource
 ) -> TrainConfig:
     """The run's settings, with batches small enough for the shortest stretch and a learning rate to match."""
     batch = max(16, min(train.batch_tokens, shortest // LEAST_STEPS))

@@ -108,6 +108,8 @@ def _pricing(bench: Workbench) -> Pricing:
         checkpoints=config.train.keep_checkpoints + len(config.train.snapshots),
         bytes_per_number=BYTES[config.model.dtype],
         on_device=bench.on_device,
+        vectors=config.sae.vectors,
+        dense_start=config.sae.dense_start,
     )
     return Pricing(
         footprint,

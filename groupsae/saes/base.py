@@ -26,7 +26,11 @@ class Latents:
     def dense(self, d_sae: int) -> Tensor:
         """The same as one (N, S) tensor."""
         zeros_NS = self.values_NK.new_zeros(len(self.values_NK), d_sae)
-        return zeros_NS.scatter(1, self.indices_NK, self.values_NK)
+        return zeros_NS.scatter_add(1, self.indices_NK, self.values_NK)
+
+    def l0(self) -> Tensor:
+        """Mean number of active latents per token, as a tensor."""
+        return (self.values_NK > 0).sum() / max(1, len(self.values_NK))
 
     @torch.no_grad()
     def fired(self, d_sae: int) -> Tensor:
@@ -34,6 +38,24 @@ class Latents:
         fired_S = torch.zeros(d_sae + 1, dtype=torch.bool, device=self.indices_NK.device)
         reached_NK = torch.where(self.values_NK > 0, self.indices_NK, d_sae)
         return fired_S.index_fill_(0, reached_NK.flatten(), True)[:d_sae]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What losses of a part must know of the whole batch: its tokens, and V = sum_t ||z_t - mean z||^2.
+
+    Of a batch without variance, such as one token, V is sum_t ||z_t||^2.
+    """
+
+    count: int
+    variance: Tensor
+
+    @classmethod
+    def of(cls, z_ND: Tensor) -> Whole:
+        """Those of a batch."""
+        limits = torch.finfo(z_ND.dtype)
+        variance, power = (torch.linalg.vector_norm(part).square() for part in (z_ND - z_ND.mean(0), z_ND))
+        return cls(len(z_ND), torch.where(variance > limits.eps * power, variance, power).clamp_min(limits.tiny))
 
 
 @dataclass(frozen=True)
@@ -86,19 +108,15 @@ class SparseAutoencoder(nn.Module, ABC):
         """The active latents of each token."""
 
     @abstractmethod
-    def losses(self, z_ND: Tensor, dead_S: Tensor, variance: Tensor | None = None) -> Losses:
+    def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:
         """The training losses of a batch; `dead_S` marks the latents that count as dead.
 
-        Given the `variance` of a larger batch, of which z is a part, it is that part's share of the
-        larger batch's losses.
+        `sparsity` in [0, 1] is the warm-up of a sparsity penalty, where the architecture has one. Given
+        the `whole` batch of which z is a part, it is that part's share of the whole batch's losses.
         """
 
-    @staticmethod
-    def variance(z_ND: Tensor) -> Tensor:
-        """sum_t ||z_t - mean z||^2 of a batch; of one without variance (one token), sum_t ||z_t||^2."""
-        limits = torch.finfo(z_ND.dtype)
-        variance, power = (torch.linalg.vector_norm(part).square() for part in (z_ND - z_ND.mean(0), z_ND))
-        return torch.where(variance > limits.eps * power, variance, power).clamp_min(limits.tiny)
+    def after_step(self, latents: Latents, rate: float) -> None:
+        """What a step on a batch with these latents changes besides the gradient's part: thresholds, weights."""
 
     def encode(self, z_ND: Tensor) -> Tensor:
         """The latents (N, S), dense."""
@@ -119,6 +137,10 @@ class SparseAutoencoder(nn.Module, ABC):
     def pre_activations(self, z_ND: Tensor) -> Tensor:
         """W_enc (z - b_dec) + b_enc, (N, S)."""
         return F.linear(z_ND - self.b_dec, self.W_enc, self.b_enc)
+
+    def folded_bias(self) -> Tensor:
+        """b_enc - W_enc b_dec, (S,): pre-activations are W_enc z plus this."""
+        return self.b_enc - self.W_enc @ self.b_dec
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:

@@ -7,10 +7,10 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from groupsae.config import TopKConfig
-from groupsae.saes.base import Latents, Losses, SparseAutoencoder, weighted_rows
+from groupsae.saes.auxk import auxk_error
+from groupsae.saes.base import Latents, Losses, SparseAutoencoder, Whole
 from groupsae.saes.sparse import select, squared_error, top_k
 
 
@@ -33,7 +33,6 @@ class TopKSAE(SparseAutoencoder):
     def __init__(self, d_model: int, config: TopKConfig) -> None:
         super().__init__(d_model, config.width(d_model))
         self.config, self.k, self.auxk_weight = config, config.k, config.auxk_weight
-        self.k_aux = max(1, d_model // 2)
 
     def encode_sparse(self, z_ND: Tensor) -> Latents:
         """The k strongest latents of each token."""
@@ -41,22 +40,13 @@ class TopKSAE(SparseAutoencoder):
         values_NK, indices_NK = select(z_ND - self.b_dec, self.W_enc, self.b_enc, choose, self.product_dtype)
         return Latents(values_NK.relu(), indices_NK)
 
-    def losses(self, z_ND: Tensor, dead_S: Tensor, variance: Tensor | None = None) -> Losses:
-        """The loss of the class docstring on a batch z (N, D), or a part of one whose V is given."""
+    def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:
+        """The loss of the class docstring on a batch z (N, D); no penalty, so nothing to warm up."""
         with torch.no_grad():
             latents = self.encode_sparse(z_ND)
         error, e_ND = squared_error(
             z_ND, latents.values_NK, latents.indices_NK, self.W_enc, self.b_enc, self.W_dec, self.b_dec
         )
-        variance = self.variance(z_ND) if variance is None else variance
-        auxk = self._auxk(z_ND, e_ND, dead_S) / variance
+        variance = (whole or Whole.of(z_ND)).variance
+        auxk = auxk_error(self, z_ND, e_ND, dead_S) / variance
         return Losses(error / variance + self.auxk_weight * auxk, error.detach(), variance, auxk.detach(), latents)
-
-    def _auxk(self, z_ND: Tensor, e_ND: Tensor, dead_S: Tensor) -> Tensor:
-        dead = dead_S.nonzero().squeeze(1)
-        if not self.auxk_weight or not len(dead):
-            return e_ND.new_zeros(())
-        pre_NZ = F.linear(z_ND - self.b_dec, self.W_enc[dead], self.b_enc[dead])
-        values_NA, places_NA = pre_NZ.topk(min(self.k_aux, len(dead)), dim=1, sorted=False)
-        e_hat_ND = weighted_rows(self.W_dec[dead], Latents(values_NA, places_NA))
-        return min(len(dead) / self.k_aux, 1.0) * (e_hat_ND - e_ND).square().sum()

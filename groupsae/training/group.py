@@ -8,7 +8,7 @@ from torch import Tensor
 from groupsae.activations.scale import Scales
 from groupsae.activations.shuffle import Batch
 from groupsae.activations.source import hash_seed
-from groupsae.config import TopKConfig, TrainConfig
+from groupsae.config import SAEConfig, TrainConfig
 from groupsae.errors import NumericalError
 from groupsae.partition import Group, group_name
 from groupsae.saes.base import Losses, SparseAutoencoder
@@ -16,7 +16,7 @@ from groupsae.saes.registry import build_sae
 from groupsae.training.dead import DeadLatents
 from groupsae.training.faults import Watch
 from groupsae.training.microbatch import MicroBatches, backward_in_parts
-from groupsae.training.optim import adam, clip, decay, learning_rate
+from groupsae.training.optim import adam, clip, decay, learning_rate, warmup
 from groupsae.training.precision import product_dtype
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
@@ -31,7 +31,7 @@ class GroupInTraining:
     """
 
     def __init__(
-        self, group: Group, scales: Scales, d_model: int, sae: TopKConfig, train: TrainConfig, seed: int
+        self, group: Group, scales: Scales, d_model: int, sae: SAEConfig, train: TrainConfig, seed: int
     ) -> None:
         device = scales.scale_L.device
         self.group, self.name, self.train = group, group_name(group), train
@@ -77,19 +77,26 @@ class GroupInTraining:
         `layers_N` counts within the group; `number` names the batch in what is said of faults.
         """
         z_ND, dead_S = self.scales.normalise(x_ND, layers_N), self.dead.mask_S
+        sparsity, rate = warmup(progress, self.train.sparsity_warmup_share), self._rate(progress)
         losses = self.micro_batches.run(
-            lambda parts: backward_in_parts(self.sae, z_ND, dead_S, parts), self.optimizer.zero_grad, len(z_ND)
+            lambda parts: backward_in_parts(self.sae, z_ND, dead_S, sparsity, parts),
+            self.optimizer.zero_grad,
+            len(z_ND),
         )
         norm = clip(self.sae.parameters(), self.train.clip_norm)
         sound = self.watch.look(losses.total, norm, z_ND, layers_N, number, progress * self.train.num_tokens)
-        self._apply(decay(progress, self.train.decay_share), sound)
+        self._apply(rate, sound)
+        self.sae.after_step(losses.latents, rate)
         self.dead.update(losses.latents, sound)
         self.meter.add(losses, self.dead.mask_S, sound)
 
-    def _apply(self, rate_factor: float, sound: Tensor) -> None:
+    def _rate(self, progress: float) -> float:
+        return self.rate * decay(progress, self.train.decay_share)
+
+    def _apply(self, rate: float, sound: Tensor) -> None:
         self.sae.project_decoder_gradient()
         for settings in self.optimizer.param_groups:
-            settings["lr"] = self.rate * rate_factor
+            settings["lr"] = rate
         self.optimizer.found_inf = (~sound).float()  # the fused Adam then does nothing, without a synchronisation
         self.optimizer.step()
         self.optimizer.zero_grad()

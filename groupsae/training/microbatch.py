@@ -6,14 +6,15 @@ computed first, and the parts' gradients add up to the batch's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from groupsae.errors import FitError
-from groupsae.saes.base import Latents, Losses, SparseAutoencoder
+from groupsae.saes.base import Latents, Losses, SparseAutoencoder, Whole
 
 Result = TypeVar("Result")
 
@@ -44,23 +45,29 @@ class MicroBatches:
                 torch.cuda.empty_cache()
 
 
-def backward_in_parts(sae: SparseAutoencoder, z_ND: Tensor, dead_S: Tensor, parts: int) -> Losses:
+def backward_in_parts(sae: SparseAutoencoder, z_ND: Tensor, dead_S: Tensor, sparsity: float, parts: int) -> Losses:
     """The losses of a batch, whose gradient has been added to the weights, computed in so many parts."""
-    if parts == 1:
-        losses = sae.losses(z_ND, dead_S)
-        losses.total.backward()
-        return losses
-    variance, each = sae.variance(z_ND), []
-    for z_PD in z_ND.tensor_split(parts):
-        each.append(sae.losses(z_PD, dead_S, variance))
+    whole, each = Whole.of(z_ND), []
+    for z_PD in z_ND.tensor_split(parts) if parts > 1 else (z_ND,):
+        each.append(sae.losses(z_PD, dead_S, sparsity, whole))
         each[-1].total.backward()
+    if parts == 1:
+        return each[0]
     return Losses(
         total=torch.stack([losses.total.detach() for losses in each]).sum(),
         error=torch.stack([losses.error for losses in each]).sum(),
-        variance=variance,
+        variance=whole.variance,
         auxk=torch.stack([losses.auxk for losses in each]).sum(),
-        latents=Latents(
-            torch.cat([losses.latents.values_NK.detach() for losses in each]),
-            torch.cat([losses.latents.indices_NK for losses in each]),
-        ),
+        latents=joined([losses.latents for losses in each]),
     )
+
+
+def joined(parts: Sequence[Latents]) -> Latents:
+    """The latents of all tokens; tokens of parts with fewer latents each are filled up with zeros."""
+    most = max(part.values_NK.shape[1] for part in parts)
+    filled = [
+        [F.pad(tensor.detach(), (0, most - tensor.shape[1])) for tensor in (part.values_NK, part.indices_NK)]
+        for part in parts
+    ]
+    values_NK, indices_NK = (torch.cat(tensors) for tensors in zip(*filled, strict=True))
+    return Latents(values_NK, indices_NK)

@@ -25,6 +25,14 @@ def decay(progress: float, share: float) -> float:
     return 1.0 if share == 0 else min(1.0, (1 - progress) / share)
 
 
+def warmup(progress: float, share: float) -> float:
+    """The factor on a sparsity penalty when a share `progress` of the tokens has been seen.
+
+    A straight line from 0 to 1 over the first `share`; always 1 if `share` is 0.
+    """
+    return 1.0 if share == 0 else min(1.0, progress / share)
+
+
 def clip(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
     """The norm of one SAE's gradients, all together, which are then scaled so that it is at most `largest`.
 

@@ -10,13 +10,13 @@ import torch
 
 from groupsae.activations.scale import measure_scales
 from groupsae.activations.source import ActivationSource, stream
-from groupsae.config import TopKConfig, TrainConfig
+from groupsae.config import SAEConfig, TrainConfig
 from groupsae.planning.pricing import Rates
 from groupsae.training.group import GroupInTraining
 
 
 def time_steps(
-    source: ActivationSource, sae: TopKConfig, train: TrainConfig, *, seed: int = 0, repeats: int = 5
+    source: ActivationSource, sae: SAEConfig, train: TrainConfig, *, seed: int = 0, repeats: int = 5
 ) -> Rates:
     """Seconds per token read and per step, medians after a warm-up; nothing is kept of what was trained."""
     rows = list(range(min(source.batch_rows, source.num_rows)))

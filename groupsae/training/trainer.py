@@ -10,7 +10,7 @@ from typing import Any
 from groupsae.activations.scale import Scales, measure_scales
 from groupsae.activations.shuffle import Lanes, Position, ShuffledStream
 from groupsae.activations.source import ActivationSource
-from groupsae.config import ActivationsConfig, TopKConfig, TrainConfig
+from groupsae.config import ActivationsConfig, SAEConfig, TopKConfig, TrainConfig
 from groupsae.errors import ConfigError, Interrupted, PartitionError
 from groupsae.partition import Group, Partition
 from groupsae.saes.base import SparseAutoencoder
@@ -38,7 +38,7 @@ class Trained:
 def train(
     source: ActivationSource,
     partition: Partition,
-    sae: TopKConfig = TopKConfig(),  # noqa: B008 - frozen
+    sae: SAEConfig = TopKConfig(),  # noqa: B008 - frozen
     train: TrainConfig = TrainConfig(),  # noqa: B008 - frozen
     *,
     seed: int = 0,
@@ -63,7 +63,7 @@ def train_groups(
     source: ActivationSource,
     groups: Iterable[Group],
     scales: Scales,
-    sae: TopKConfig,
+    sae: SAEConfig,
     train: TrainConfig,
     *,
     seed: int,
@@ -95,7 +95,7 @@ def train_groups(
 
 
 def _require_possible(
-    source: ActivationSource, groups: Iterable[Group], sae: TopKConfig, train: TrainConfig, buffer_tokens: int
+    source: ActivationSource, groups: Iterable[Group], sae: SAEConfig, train: TrainConfig, buffer_tokens: int
 ) -> None:
     """Raises, before anything is read, what does not fit together."""
     unknown = sorted({name for group in groups for name in group} - set(source.hookpoints))

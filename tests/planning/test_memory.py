@@ -5,7 +5,7 @@ import pytest
 
 from groupsae.errors import FitError
 from groupsae.planning.architecture import Architecture
-from groupsae.planning.memory import TILE_BYTES, Available, Footprint, predict_memory, require_fits
+from groupsae.planning.memory import DENSE_TENSORS, TILE_BYTES, Available, Footprint, predict_memory, require_fits
 
 MODEL = Architecture(12, 768, 3072, 12, 12, 64, 50304, 2048)
 RUN = Footprint(
@@ -24,6 +24,14 @@ GIB = 2**30
 
 def test_an_sae_has_two_matrices_and_two_biases_in_float32():
     assert RUN.sae_bytes == 4 * (2 * 768 * 12288 + 12288 + 768)
+
+
+def test_what_an_architecture_adds_is_counted():
+    more = replace(RUN, vectors=3)
+    assert more.sae_bytes - RUN.sae_bytes == 4 * 2 * 12288
+    dense = predict_memory(replace(RUN, dense_start=True))
+    assert dense.pre_activations == DENSE_TENSORS * 4096 * 12288 * 4
+    assert dense.device > predict_memory(RUN).device
 
 
 def test_the_parts_follow_from_the_settings():

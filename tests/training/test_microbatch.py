@@ -18,7 +18,7 @@ def gradients(parts, dead):
     sae.initialise(1)
     z_ND = torch.randn(37, 8, generator=torch.Generator().manual_seed(2)) + torch.linspace(0, 5, 37)[:, None]
     dead_S = torch.arange(24) < dead
-    losses = backward_in_parts(sae, z_ND, dead_S, parts)
+    losses = backward_in_parts(sae, z_ND, dead_S, 1.0, parts)
     return losses, {name: p.grad for name, p in sae.named_parameters()}
 
 
@@ -43,12 +43,12 @@ class OutOfMemory:
         self.failures = 0
         whole = backward_in_parts
 
-        def limited(sae, z_ND, dead_S, parts):
+        def limited(sae, z_ND, dead_S, sparsity, parts):
             if -(-len(z_ND) // parts) > most:
                 self.failures += 1
                 sae.losses(z_ND[:1], dead_S).total.backward()
                 raise torch.OutOfMemoryError("CUDA out of memory (not really)")
-            return whole(sae, z_ND, dead_S, parts)
+            return whole(sae, z_ND, dead_S, sparsity, parts)
 
         monkeypatch.setattr(group_module, "backward_in_parts", limited)
 
