@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,12 @@ from groupsae.records import environment
 PEERS = ("sae-lens", "eai-sparsify", "dictionary-learning")
 
 
+def set_conditions(threads: int) -> None:
+    """Threads, and what peers read when they are imported: no hub, and no Triton kernels for tensors of a CPU."""
+    torch.set_num_threads(threads)
+    os.environ |= {"HF_HUB_OFFLINE": "1", "SPARSIFY_DISABLE_TRITON": "1"}
+
+
 def conditions() -> dict[str, Any]:
     """What a number depends on: versions (peers included), processor, commit, threads."""
     peers = {name: _version(name) for name in PEERS}
@@ -23,7 +30,7 @@ def conditions() -> dict[str, Any]:
 
 
 def print_conditions(facts: dict[str, Any]) -> None:
-    """The same on one line, to stand above a table."""
+    """The same in one line, to stand above a table."""
     peers = ", ".join(f"{name} {number or 'missing'}" for name, number in facts["peers"].items())
     print(
         f"{facts['date']}, commit {facts['commit']}, {facts['processor']}, {facts['threads']} threads, "

@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--json", type=Path, default=Path("runs/bench/step.json"))
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    results.set_conditions(options.threads)
     facts = results.conditions()
     results.print_conditions(facts)
     results.print_header(COLUMNS)
