@@ -1,7 +1,7 @@
 """What each part of our own training step costs, in encoder products: the profiler's seconds, by operation.
 
 An operation belongs to the named span it runs in (clip, projection, Adam, ...), and outside of spans
-to the part that its name and the shape of its input tell. The parts of a step sum to the step.
+to the part that its name, or that of the operation it runs in, and the shape of its input tell.
 """
 
 from __future__ import annotations
@@ -93,13 +93,19 @@ def _named(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def part_of(event: FunctionEvent, shape: Shape) -> str:
-    """The part that an event of the profiler belongs to."""
-    above: FunctionEvent | None = event
-    while above is not None:
-        if above.name.startswith("part: "):
-            return above.name.removeprefix("part: ")
-        above = above.cpu_parent
-    name = event.name.removeprefix("aten::")
+    """The part that an event of the profiler belongs to: its span, else the nearest operation that tells."""
+    chain = [event]
+    while chain[-1].cpu_parent is not None:
+        chain.append(chain[-1].cpu_parent)
+    names = [above.name.removeprefix("aten::") for above in chain]
+    spans = (name.removeprefix("part: ") for name in names if name.startswith("part: "))
+    told = (part for above, name in zip(chain, names, strict=True) if (part := _told_by(above, name, names, shape)))
+    return next(spans, None) or next(told, "losses and the rest")
+
+
+def _told_by(event: FunctionEvent, name: str, names: Sequence[str], shape: Shape) -> str | None:
+    if name == "copy_" and "addmm" in names:  # addmm begins by writing its bias into every row of its output
+        return "bias"
     if name in ("_embedding_bag", "_embedding_bag_forward_only"):
         return "decode" if event.input_shapes[0][0] == shape.d_sae else "weight gradients"
-    return next((part for part, names in OPERATIONS.items() if name in names), "losses and the rest")
+    return next((part for part, known in OPERATIONS.items() if name in known), None)
