@@ -30,6 +30,9 @@ from groupsae.training.trainer import train
 class Contender(ABC):
     """A library with the model loaded; `output` is a folder of its own."""
 
+    rate: float | None
+    """The optimizer's learning rate; None for the library's own."""
+
     def __init__(self, task: Task, folder: Path, output: Path) -> None:
         self.task, self.folder, self.output = task, folder, output
         self.source = read_source(task, folder)
@@ -100,16 +103,14 @@ class SAELens(Contender):
         options = {"dtype": torch.float32}
         self.model = load_model("AutoModelForCausalLM", str(folder / "model"), "cpu", options, [*self.hooks.values()])
         self.dataset = Dataset.from_dict({"input_ids": ordered_ids(task, self.source.rows).numpy()})
+        self.config = self._config()
 
     def train(self) -> None:
         from sae_lens import MultiSAETrainingRunner
 
-        self.saes = MultiSAETrainingRunner(
-            self.config(), override_dataset=self.dataset, override_model=self.model
-        ).run()
+        self.saes = MultiSAETrainingRunner(self.config, self.dataset, self.model).run()
 
-    def config(self) -> object:
-        """The runner's config."""
+    def _config(self) -> object:
         from sae_lens import MultiSAETrainingRunnerConfig, TopKTrainingSAEConfig
         from sae_lens.config import LoggingConfig
 
@@ -162,7 +163,7 @@ class SparsifyAdam(Contender):
     buffer), inputs are not scaled; special tokens left out. The model comes without its head.
     """
 
-    rate: float | None = 4e-3
+    rate = 4e-3
     optimizer = "adam"
 
     def __init__(self, task: Task, folder: Path, output: Path) -> None:
@@ -175,12 +176,18 @@ class SparsifyAdam(Contender):
         kept = self.source.rows.keep(ids_RT).sum(1).cumsum(0)
         wanted = int((kept < task.num_tokens).sum()) + 1
         self.dataset = Dataset.from_dict({"input_ids": ids_RT[:wanted].numpy()}).with_format("torch")
+        self.config = self._config()
 
     def train(self) -> None:
-        from sparsify import SparseCoderConfig, TrainConfig, Trainer
+        from sparsify import Trainer
+
+        Trainer(self.config, self.dataset, self.model).fit()
+
+    def _config(self) -> object:
+        from sparsify import SparseCoderConfig, TrainConfig
 
         task = self.task
-        config = TrainConfig(
+        return TrainConfig(
             SparseCoderConfig(num_latents=task.d_sae, k=task.k),
             batch_size=task.batch_tokens // self.source.row_tokens,
             optimizer=self.optimizer,
@@ -193,7 +200,6 @@ class SparsifyAdam(Contender):
             save_dir=str(self.output),
             run_name="own",
         )
-        Trainer(config, self.dataset, self.model).fit()
 
     def suite(self) -> Suite:
         from sparsify import SparseCoder
@@ -235,8 +241,9 @@ def main() -> None:
     options = parser.parse_args()
     task = Task.load(options.folder)
     results.set_conditions(task.threads)
-    contender = CONTENDERS[options.name](task, options.folder, options.folder / options.name)
-    contender.rate = options.rate or contender.rate
+    kind = CONTENDERS[options.name]
+    kind.rate = options.rate or kind.rate
+    contender = kind(task, options.folder, options.folder / options.name)
     began, worked = time.perf_counter(), time.process_time()
     contender.train()
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - worked

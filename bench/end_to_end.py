@@ -53,8 +53,8 @@ def main() -> None:
         k=options.k,
         batch_tokens=options.batch_tokens,
         buffer_tokens=8 * options.batch_tokens,
-        scale_tokens=50_000,
-        distance_tokens=100_000,
+        scale_tokens=options.tokens // 8,
+        distance_tokens=options.tokens // 8,
         eval_tokens=options.eval_tokens,
         batch_rows=16,
         threads=options.threads,
@@ -73,10 +73,10 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=800_000, help="per SAE")
+    parser.add_argument("--tokens", type=int, default=400_000, help="per SAE")
     parser.add_argument("--d-sae", type=int, default=4096)
     parser.add_argument("--k", type=int, default=32)
-    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--eval-tokens", type=int, default=32_768)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--text", default="demo")
