@@ -4,6 +4,7 @@
 
 reads the task, the model and the rows in FOLDER and writes FOLDER/NAME: the suite in our form, and
 the seconds of `train()`. They begin when the model is in memory and end when the SAEs are on disk.
+Rates are the better of two that were tried in 195 steps of 1,024 tokens: 4e-3 and 1e-2, SAELens 1e-3 and 3e-3.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Contender(ABC):
 class OneSAEPerLayer(Contender):
     """groupsae, the baseline: as many SAEs as layers, from one pass over the model."""
 
-    rate = 4e-3
+    rate = 1e-2
 
     def train(self) -> None:
         task = self.task
@@ -91,7 +92,7 @@ class SAELens(Contender):
     left out. Everything else as it comes: decoder rows of norm 0.1, not kept at any norm, AuxK at 1.
     """
 
-    rate = 1e-3
+    rate = 3e-3
 
     def __init__(self, task: Task, folder: Path, output: Path) -> None:
         from datasets import Dataset
@@ -163,7 +164,7 @@ class SparsifyAdam(Contender):
     buffer), inputs are not scaled; special tokens left out. The model comes without its head.
     """
 
-    rate = 4e-3
+    rate = 1e-2
     optimizer = "adam"
 
     def __init__(self, task: Task, folder: Path, output: Path) -> None:
