@@ -1,73 +1,102 @@
-"""The whole training step of one TopK SAE, in units of one float32 encoder product of its shape.
+"""The whole training step of each library, in units of one float32 encoder product of its shape.
 
     python bench/step.py
 
-A step is everything training does to a batch in memory: losses, backward, clipping, projection, Adam,
-unit norms, dead latents, meters. The product `z @ W_enc.T` into memory that is there already is timed
-before and after each step, and each step is divided by the mean of its two.
+The product `x @ W_enc.T` into memory that is there already is timed before and after each step, and
+each step is divided by the mean of its two. All libraries see the same batch, and take turns, so that
+whatever else the machine does meets all of them. A library that is not installed is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 
+import results
 import torch
+from parts import measure_parts, print_parts
+from steps import Step, contestants
+from torch import Tensor
+from unit import Shape, encoder_product, milliseconds
 
-from groupsae.activations.scale import Scales
-from groupsae.config import TopKConfig, TrainConfig
-from groupsae.training.group import GroupInTraining
-
-SHAPES = ((128, 2048, 16, 512), (512, 8192, 32, 4096), (768, 12288, 32, 4096), (768, 12288, 128, 4096))
+SHAPES = (
+    Shape(128, 2048, 16, 512),
+    Shape(512, 8192, 32, 4096),
+    Shape(768, 12288, 32, 4096),
+    Shape(768, 12288, 128, 4096),
+)
+COLUMNS = ("D", "S", "K", "batch", "step of", "ms", "products: median", "quartiles")
 
 
 def main() -> None:
-    """Print a line per shape."""
+    """Print a table of the libraries, then one of the parts of our own step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--json", type=Path, default=Path("runs/bench/step.json"))
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {options.threads} threads, {options.repeats} steps per shape")
-    print("| D | S | K | batch | product, ms | step, ms | step in products: median | quartiles |")
-    print("|---|---|---|---|---|---|---|---|")
-    for shape in SHAPES:
-        products, steps, ratios = measure(*shape, options.repeats)
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        cells = [*shape, f"{statistics.median(products):.2f}", f"{statistics.median(steps):.2f}", f"{middle:.2f}"]
-        print("| " + " | ".join(map(str, [*cells, f"{low:.2f} to {high:.2f}"])) + " |", flush=True)
+    results.set_conditions(options.threads)
+    facts = results.conditions()
+    results.print_conditions(facts)
+    results.print_header(COLUMNS)
+    rows = [row for shape in SHAPES for row in measure(shape, options.repeats)]
+    print("\nWhat each part of our step costs, in the same unit:\n")
+    parts = [{**shape._asdict(), "parts": measure_parts(shape, options.repeats)} for shape in SHAPES]
+    print_parts(parts)
+    results.write(options.json, facts, [*rows, *parts])
 
 
-def measure(width: int, d_sae: int, k: int, batch: int, repeats: int) -> tuple[list[float], list[float], list[float]]:
-    """Milliseconds of the products and the steps, and their ratios, step by step."""
-    scales = Scales(("layers.0",), torch.ones(1), torch.zeros(1, width))
-    settings = TrainConfig(num_tokens=10**9, batch_tokens=batch)
-    group = GroupInTraining(("layers.0",), scales, width, TopKConfig(d_sae=d_sae, k=k), settings, seed=0)
-    x_ND, out_NS = torch.randn(batch, width), torch.empty(batch, d_sae)
-    layers_N = torch.zeros(batch, dtype=torch.long)
-    weights_DS = group.sae.W_enc.detach().T
+def measure(shape: Shape, repeats: int) -> list[dict[str, object]]:
+    """The table's rows for one shape: steps and products in milliseconds, medians and quartiles of the ratios."""
+    torch.manual_seed(0)
+    x_ND = torch.randn(shape.batch, shape.d_model)
+    steps = prepare(shape)
+    rows = []
+    for name, (steps_ms, products_ms) in take_turns(shape, x_ND, steps, repeats).items():
+        units = [
+            step / statistics.fmean(pair) for step, pair in zip(steps_ms, zip(*products_ms, strict=True), strict=True)
+        ]
+        low, middle, high = statistics.quantiles(units, n=4)
+        row = {"step_ms": statistics.median(steps_ms), "units": middle, "quartiles": [low, high]}
+        rows.append({**shape._asdict(), "name": name, "product_ms": statistics.median(products_ms[0]), **row})
+        results.print_row((*shape, name, f"{row['step_ms']:.0f}", f"**{middle:.2f}**", f"{low:.2f} to {high:.2f}"))
+    return rows
 
-    def product() -> None:
-        torch.mm(x_ND, weights_DS, out=out_NS)
 
-    for _ in range(3):
-        group.step(x_ND, layers_N, 0.0)
-        product()
-    products, steps, ratios = [milliseconds(product)], [], []
+def prepare(shape: Shape) -> dict[str, Step]:
+    """A step of each library that can be had; what cannot is said."""
+    steps = {}
+    for name, make in contestants().items():
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # some greet on import, which would stand in the table
+                steps[name] = make(shape)
+        except ImportError as error:
+            results.print_row((*shape, f"{name}: left out, {error}", *["-"] * 3))
+    return steps
+
+
+def take_turns(
+    shape: Shape, x_ND: Tensor, steps: Mapping[str, Step], repeats: int
+) -> dict[str, tuple[list[float], tuple[list[float], list[float]]]]:
+    """Milliseconds of each library's steps, and of the products before and after each."""
+    product = encoder_product(shape, x_ND)
+    for step in steps.values():
+        for _ in range(2):
+            step(x_ND)
+    found = {name: ([], ([], [])) for name in steps}
+    before = milliseconds(product)
     for _ in range(repeats):
-        steps.append(milliseconds(lambda: group.step(x_ND, layers_N, 0.0)))
-        products.append(milliseconds(product))
-        ratios.append(steps[-1] / statistics.fmean(products[-2:]))
-    return products, steps, ratios
-
-
-def milliseconds(work: Callable[[], object]) -> float:
-    """How long one call takes."""
-    began = time.perf_counter()
-    work()
-    return 1e3 * (time.perf_counter() - began)
+        for name, step in steps.items():
+            found[name][0].append(milliseconds(lambda step=step: step(x_ND)))
+            after = milliseconds(product)
+            found[name][1][0].append(before)
+            found[name][1][1].append(after)
+            before = after
+    return found
 
 
 if __name__ == "__main__":
