@@ -6,9 +6,10 @@ m is a task's logit difference, clean answer less patched answer. For a set C of
     completeness(C)  = (m(~C) - m(empty)) / (m(full) - m(empty))      latents inside C are ablated
 
 (Marks et al. 2024, arXiv 2403.19647; as Group-SAE measures it), each m being the mean over test
-prompts. m(full) is the untouched model, m(empty) has every latent ablated. SAEs stand at all hookpoints of the suite at once. Each is measured
-twice: with the SAEs' errors kept, where the full set gives 1 whatever the SAEs, and with them removed,
-where it gives what the latents alone can do (`ceiling`).
+prompts. m(full) is the untouched model, m(empty) has every latent ablated. SAEs stand at all
+hookpoints of the suite at once. Each is measured twice: with the SAEs' errors kept, where the full
+set gives 1 whatever the SAEs, and with them removed, where it gives what the latents alone can do
+(`ceiling`).
 """
 
 from __future__ import annotations

@@ -11,23 +11,28 @@ from collections.abc import Callable
 
 from groupsae.evaluation.circuits.pairs import PromptPair
 
-_NAMES = (
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_NAMES = _words(
     "John Mary Tom James Dan Sarah Anna Emma Paul David Mark Alice Peter Susan Robert Kate Laura Michael Sam Lucy "
     "Jack Simon Jane Adam Rachel Kevin Jessica Eric Martin Amy Linda Frank Henry Charles"
-).split()
-_PLACES = "store park school garden office station library beach hospital restaurant".split()
-_THINGS = "drink book ring key ball letter phone ticket present basket".split()
-_EVENTS = "war siege project strike famine voyage trial journey reign campaign".split()
-_NOUNS = "boy girl teacher doctor student author actor king farmer driver worker manager officer player".split()
-_PREPOSITIONS = ("near", "behind", "beside", "with", "above")
-_IDENTIFIERS = (
+)
+_PLACES = _words("store park school garden office station library beach hospital restaurant")
+_THINGS = _words("drink book ring key ball letter phone ticket present basket")
+_EVENTS = _words("war siege project strike famine voyage trial journey reign campaign")
+_NOUNS = _words("boy girl teacher doctor student author actor king farmer driver worker manager officer player")
+_PREPOSITIONS = _words("near behind beside with above")
+_IDENTIFIERS = _words(
     "name value key data path line text file size index start end list args result other node item mode count "
-    "message token parent buffer format width items func code line msg event module prefix filename"
-).split()
-_WORDS = (
+    "message token parent buffer format width items func code msg event module prefix filename"
+)
+_STRINGS = _words(
     "name value key data path line text file size index start end list type class module error string number time "
     "message format version default header"
-).split()
+)
 
 
 def indirect_object(draw: random.Random) -> PromptPair:
@@ -72,8 +77,8 @@ def closing_bracket(draw: random.Random) -> PromptPair:
 def closing_quote(draw: random.Random) -> PromptPair:
     """`name = "value` -> `"` over `'`, by the quote that was opened."""
     holder = draw.choice(_IDENTIFIERS)
-    word = draw.choice(_WORDS)
-    opening = draw.choice((f"\n    {holder} = ", f"\n        return ", f"\n    if {holder} == "))
+    word = draw.choice(_STRINGS)
+    opening = draw.choice((f"\n    {holder} = ", "\n        return ", f"\n    if {holder} == "))
     return _either_way(draw, (f'{opening}"{word}', '"'), (f"{opening}'{word}", "'"))
 
 

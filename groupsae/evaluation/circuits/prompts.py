@@ -78,9 +78,7 @@ def tokenize_pairs(pairs: Iterable[PromptPair], tokenizer: Any) -> tuple[list[To
     return list(kept), dropped
 
 
-def divide(
-    pairs: list[TokenPair], num_pairs: int, seed: int
-) -> tuple[list[TokenPair], list[TokenPair], Counter[str]]:
+def divide(pairs: list[TokenPair], num_pairs: int, seed: int) -> tuple[list[TokenPair], list[TokenPair], Counter[str]]:
     """Pairs to choose latents on, pairs to test them on (half of `num_pairs` each), and what was left out.
 
     No prompt, clean or patched, stands on both sides. Each side holds at least `MIN_OF_A_LENGTH` pairs

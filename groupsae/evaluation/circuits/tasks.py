@@ -79,9 +79,7 @@ def task_pairs(config: CircuitsConfig, seed: int) -> dict[str, list[PromptPair]]
     return found
 
 
-def prepare(
-    pairs: Sequence[PromptPair], model: nn.Module, tokenizer: Any, config: CircuitsConfig, seed: int
-) -> Task:
+def prepare(pairs: Sequence[PromptPair], model: nn.Module, tokenizer: Any, config: CircuitsConfig, seed: int) -> Task:
     """The task of these pairs, for a model and its tokenizer; skipped if they cannot do it."""
     allowed, refused = tokenize_pairs(pairs, tokenizer)
     choose, test, left_out = divide(allowed, config.num_pairs, seed)
