@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from scipy.integrate import trapezoid
 from scipy.optimize import linear_sum_assignment
+from scipy.special import betainc
 from torch import Tensor
 
 COSINES_AT_ONCE = 16 * 2**20
@@ -51,9 +54,21 @@ def mmcs(one_SD: Tensor, other_SD: Tensor) -> float:
 
     1 where the other dictionary holds every row of the first, up to sign and length. Not symmetric: a small
     dictionary may lie within a large one. (Sharkey et al. 2022; Group-SAE takes the cosine without |.|.)
-    Random rows do not give 0: about sqrt(2 ln S' / D).
+    Random rows do not give 0 but `random_mmcs`.
     """
     return best_cosines(one_SD, other_SD)[0].mean().item()
+
+
+def random_mmcs(d_sae: int, d_model: int) -> float:
+    """The MMCS that any dictionary is expected to have with `d_sae` random directions, in [0, 1].
+
+    The integral over t in [0, 1] of 1 - F(t)^S, where F(t) = I_{t^2}(1/2, (D - 1) / 2), a regularised
+    incomplete beta function, is the chance that the |cosine| with one random direction is below t.
+    """
+    if d_model == 1:
+        return 1.0
+    t = np.linspace(0, 1, 4001)
+    return float(trapezoid(1 - betainc(0.5, (d_model - 1) / 2, t**2) ** d_sae, t))
 
 
 def match_rows(one_SD: Tensor, other_SD: Tensor, threshold: float = 0.7, exact_up_to: int = EXACT_UP_TO) -> Matching:

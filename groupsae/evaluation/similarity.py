@@ -13,7 +13,7 @@ from torch import Tensor
 
 from groupsae.activations.source import ActivationSource, stream
 from groupsae.errors import TextError
-from groupsae.evaluation.dictionaries import Matching, best_cosines, match_rows
+from groupsae.evaluation.dictionaries import Matching, best_cosines, match_rows, random_mmcs
 from groupsae.evaluation.firing import FiringSets, Spreading, best_jaccards, spreading
 from groupsae.evaluation.subjects import Subject, by_suite, subjects
 from groupsae.partition import group_name
@@ -65,6 +65,7 @@ class Similarity:
     """What dictionaries share.
 
     mmcs         row a, column b: mean over the rows of dictionary a of the largest |cosine| with one of b
+    mmcs_random  for each column: what random directions in its place would give
     concordance  for every hookpoint and every two different SAEs that serve it, on `sample_tokens` tokens
     spreading    by suite and group, for groups of several layers, on `num_tokens` tokens
     stability    for every group that two suites have in common with different SAEs, as runs of two seeds do
@@ -75,6 +76,7 @@ class Similarity:
     threshold: float
     dictionaries: tuple[Dictionary, ...]
     mmcs: tuple[tuple[float, ...], ...]
+    mmcs_random: tuple[float, ...]
     concordance: tuple[Concordance, ...]
     spreading: dict[str, dict[str, Spreading]]
     stability: tuple[Stability, ...]
@@ -83,6 +85,7 @@ class Similarity:
 UNITS = {
     "threshold": "cosine",
     "mmcs": "|cosine|",
+    "mmcs_random": "|cosine|",
     "one_in_other": "Jaccard index",
     "other_in_one": "Jaccard index",
     "silent_one": "latents",
@@ -136,6 +139,7 @@ def evaluate_similarity(
         threshold=threshold,
         dictionaries=dictionaries,
         mmcs=_mmcs_matrix(decoders),
+        mmcs_random=tuple(random_mmcs(*decoder_SD.shape) for decoder_SD in decoders),
         concordance=tuple(_concordances(suites, firing)),
         spreading=_spreadings(suites, firing),
         stability=tuple(_stabilities(suites, threshold)),

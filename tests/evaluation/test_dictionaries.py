@@ -1,10 +1,11 @@
 import itertools
+import math
 
 import pytest
 import torch
 
 from groupsae.evaluation import dictionaries
-from groupsae.evaluation.dictionaries import best_cosines, match_rows, mmcs
+from groupsae.evaluation.dictionaries import best_cosines, match_rows, mmcs, random_mmcs
 
 
 def rows(count=30, width=8, seed=0):
@@ -103,3 +104,16 @@ def test_mutual_pairs_are_each_others_best(monkeypatch, at_once):
     assert found.pairs == len(pairs) > 0
     assert found.mean_cosine == pytest.approx(sum(cosines[pair].item() for pair in pairs) / len(pairs))
     assert found.share == sum(cosines[pair].item() >= 0.6 for pair in pairs) / 25
+
+
+@pytest.mark.parametrize(("count", "width"), [(50, 4), (400, 32)])
+def test_what_random_directions_share_is_predicted(count, width):
+    drawn = [mmcs(rows(400, width, seed), rows(count, width, 100 + seed)) for seed in range(20)]
+    assert random_mmcs(count, width) == pytest.approx(sum(drawn) / 20, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("count", "width", "expected"), [(1, 2, 2 / math.pi), (1, 3, 1 / 2), (5, 3, 5 / 6), (5, 1, 1)], ids=str
+)
+def test_in_few_dimensions_what_random_directions_share_is_known(count, width, expected):
+    assert random_mmcs(count, width) == pytest.approx(expected, rel=1e-3)

@@ -11,8 +11,8 @@ from groupsae.evaluation.circuits.prompts import Prompts
 from groupsae.evaluation.splice import CleanPass, edited_logits
 from groupsae.saes.suite import BoundSAE, Suite
 
-LATENTS_AT_ONCE = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
-"""Dense latents of one hookpoint held at once. On CPUs 16 MiB: larger fresh tensors are slow."""
+LATENTS_AT_ONCE = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
+"""Dense latents of all hookpoints together that are worked on at once; attribution holds them five times."""
 
 Latents = dict[str, Tensor]
 """Dense latents (P, T, S) by hookpoint."""
@@ -30,9 +30,9 @@ class SplicedModel:
 
     def portions(self, prompts: Prompts) -> Iterator[Prompts]:
         """The prompts, few enough at once for their latents to be held."""
-        widest = max(bound.sae.d_sae for bound in self.saes.values())
+        latents = prompts.clean_PT.shape[1] * sum(bound.sae.d_sae for bound in self.saes.values())
         limit = LATENTS_AT_ONCE.get(prompts.clean_PT.device.type, LATENTS_AT_ONCE["cuda"])
-        yield from prompts.split(max(1, limit // (widest * prompts.clean_PT.shape[1])))
+        yield from prompts.split(max(1, limit // latents))
 
     @torch.no_grad()
     def latents(self, ids_PT: Tensor) -> Latents:
