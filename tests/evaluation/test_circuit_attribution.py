@@ -1,12 +1,11 @@
 import pytest
 import torch
 from circuit_cases import CIRCUIT, everywhere, random_prompts, spliced_toy, toy_prompts
-from evaluation_cases import BLOCKS, D_MODEL, VOCABULARY, identity_suite, make_model, random_suite, spliced_forward
+from evaluation_cases import BLOCKS, VOCABULARY, identity_suite, make_model, random_suite, spliced_forward
 
 from groupsae.evaluation.circuits import spliced as spliced_module
 from groupsae.evaluation.circuits.attribution import attribute
 from groupsae.evaluation.circuits.nodes import choose_nodes, complement, count_nodes, weakest_effect
-from groupsae.evaluation.circuits.prompts import Prompts
 from groupsae.evaluation.circuits.spliced import SplicedModel
 from groupsae.evaluation.splice import CleanPass
 
@@ -125,4 +124,12 @@ def test_prompts_are_split_without_losing_any():
     parts = prompts.split(2)
     assert [len(part) for part in parts] == [2, 2, 1]
     assert torch.equal(torch.cat([part.answers_P2 for part in parts]), prompts.answers_P2)
-    assert isinstance(parts[0], Prompts) and D_MODEL == 16
+
+
+@pytest.mark.parametrize("method", ["gradient", "integrated"])
+def test_a_model_in_half_precision_is_attributed(method):
+    prompts, suite = random_prompts(VOCABULARY), random_suite(LAYERS)
+    exact = attribute(SplicedModel(make_model(), suite, everywhere), [prompts], method, 4)
+    half = attribute(SplicedModel(make_model().to(torch.bfloat16), suite, everywhere), [prompts], method, 4)
+    for name in LAYERS:
+        assert torch.corrcoef(torch.stack([exact[name], half[name]]))[0, 1] > 0.9
