@@ -128,7 +128,7 @@ def read_rows(
         if train.full and (held_out.full or held_out.count >= context_length):
             break
     _share_out(train, held_out, held_out_share)
-    bos, end = _begin(tokenizer), _end(tokenizer)
+    bos, end = begin_token(tokenizer), _end(tokenizer)
     special = tuple(sorted(set(tokenizer.all_special_ids)))
     sides = []
     for side, name in ((train, "training"), (held_out, "held-out")):
@@ -232,7 +232,8 @@ def _pack(pieces: list[np.ndarray], length: int, bos: int | None, end: int | Non
     return rows.astype(np.uint16 if rows.max(initial=0) < 2**16 else np.int32)
 
 
-def _begin(tokenizer: Any) -> int | None:
+def begin_token(tokenizer: Any) -> int | None:
+    """The token that a tokenizer puts before every text; None for one that does not."""
     ids = tokenizer("a")["input_ids"]
     bos = tokenizer.bos_token_id
     return bos if bos is not None and len(ids) and ids[0] == bos else None

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "saes": {*VALUES, "activations"},
     "planning": {*VALUES, "activations", "grouping"},
     "training": {*VALUES, "activations", "saes", "planning"},  # timing measures the Rates that planning reckons with
-    "evaluation": {*VALUES, "models", "activations", "saes"},
+    "evaluation": {*VALUES, "models", "tokens", "activations", "saes"},
     "report": {*VALUES},
     "interop": {*VALUES, "activations", "saes"},
     "tables": {*VALUES, "report"},

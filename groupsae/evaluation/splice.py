@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,9 +50,7 @@ class CleanPass:
             return self._logits()
 
     def _logits(self) -> Tensor:
-        output = self.model(self.ids_BT, **no_cache(self.model))
-        logits = getattr(output, "logits", None)
-        return first_tensor(output) if logits is None else logits
+        return _logits_of(self.model, self.ids_BT)
 
     def _block_of(self, hookpoint: str) -> int | None:
         prefix = f"{self._blocks_name}."
@@ -70,6 +68,27 @@ class CleanPass:
             self.hidden[hookpoint] = first_tensor(output)
 
         return keep
+
+
+def edited_logits(model: nn.Module, ids_BT: Tensor, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Tensor:
+    """The logits (B, T, V) of one forward pass in which `edits[h](x)` stands in place of x (B, T, D) at hookpoint h.
+
+    The edit of a hookpoint sees what the edits below it have made of its x. Gradients pass.
+    """
+
+    def hook(edit: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
+        return lambda output: with_first_tensor(output, edit(first_tensor(output)).to(first_tensor(output).dtype))
+
+    with contextlib.ExitStack() as stack:
+        for hookpoint, edit in edits.items():
+            stack.enter_context(_hook(base_model(model).get_submodule(hookpoint), hook(edit)))
+        return _logits_of(model, ids_BT)
+
+
+def _logits_of(model: nn.Module, ids_BT: Tensor) -> Tensor:
+    output = model(ids_BT, **no_cache(model))
+    logits = getattr(output, "logits", None)
+    return first_tensor(output) if logits is None else logits
 
 
 def _blocks(model: nn.Module) -> tuple[str, Sequence[nn.Module]]:
