@@ -77,6 +77,41 @@ def suites(summaries: Sequence[SuiteSummary]) -> Table:
     return table
 
 
+def lineages(train: dict[str, Any]) -> list[Table]:
+    """A table of what each SAE started from, if any did not start from scratch."""
+    groups = train["groups"]
+    if not any(facts.get("origin") for facts in groups.values()):
+        return []
+    columns = ("SAE", "tokens", "started from", "of", "its tokens", "direction")
+    table = _table("where the SAEs come from", columns, right=("tokens", "its tokens"))
+    for name, facts in groups.items():
+        origin = facts.get("origin")
+        cells = ("scratch", "", "", "")
+        if origin:
+            served = "" if origin["group"] == origin["hookpoint"] else f" at {origin['hookpoint']}"
+            where = " of ".join(part for part in (origin["suite"], origin["run"]) if part)
+            tokens = f"{_all_tokens(origin['lineage']):,}" if origin["lineage"] else "-"
+            cells = (origin["group"] + served, where, tokens, origin["direction"])
+        table.add_row(name, f"{facts['tokens']:,}", *cells)
+    return [table]
+
+
+def saved_tokens(train: dict[str, Any]) -> str:
+    """What ending early has saved, in words; empty if no SAE ended early."""
+    wanted, groups = train["num_tokens"], train["groups"]
+    early = [name for name, facts in groups.items() if facts.get("tokens", wanted) < wanted]
+    if not early:
+        return ""
+    saved = f"{train['tokens_saved']:,} of {wanted * len(groups):,} SAE tokens saved"
+    return f"ended early: {len(early)} of {len(groups)} SAEs ({', '.join(early)}); {saved}"
+
+
+def _all_tokens(lineage: dict[str, Any] | None) -> int:
+    if lineage is None:
+        return 0
+    return lineage["tokens"] + _all_tokens((lineage["origin"] or {}).get("lineage"))
+
+
 def prices(plan: dict[str, Any]) -> Table:
     """Every number of groups with its price, the chosen one marked.
 

@@ -11,6 +11,7 @@ from groupsae.config.section import Section, differing_keys, dump_config
 from groupsae.config.stages import (
     GROUP_METHODS,
     ActivationsConfig,
+    Direction,
     DistancesConfig,
     EvalConfig,
     GroupConfig,
@@ -18,11 +19,13 @@ from groupsae.config.stages import (
     PlanConfig,
     TextConfig,
     TrainConfig,
+    WarmStartConfig,
 )
 
 __all__ = [
     "GROUP_METHODS",
     "ActivationsConfig",
+    "Direction",
     "DistancesConfig",
     "EvalConfig",
     "GroupConfig",
@@ -33,6 +36,7 @@ __all__ = [
     "TextConfig",
     "TopKConfig",
     "TrainConfig",
+    "WarmStartConfig",
     "commented_toml",
     "differing_keys",
     "dump_config",

@@ -16,7 +16,8 @@ from groupsae.recipes.group import group
 from groupsae.recipes.measure import measure_layers, tokenize
 from groupsae.recipes.plan import plan
 from groupsae.recipes.train import train
-from groupsae.records import STAGES, RunDirectory
+from groupsae.recipes.warm_start import warm_start_of
+from groupsae.records import RunDirectory
 from groupsae.report.page import write_report
 from groupsae.workbench import Workbench
 
@@ -45,7 +46,7 @@ NEEDS_NOTHING = ("plan", "report")
 
 def run_all(run: RunDirectory, *, overwrite: bool = False) -> None:
     """Every stage that is not done yet, in order; with `overwrite`, those made from another config again."""
-    unfinished = [stage for stage in STAGES if run.status(stage) != "done"]
+    unfinished = [stage for stage in run.own_stages if run.status(stage) != "done"]
     for stage in unfinished:
         _require_free(run, stage, overwrite)
     if not unfinished:
@@ -53,6 +54,7 @@ def run_all(run: RunDirectory, *, overwrite: bool = False) -> None:
         return
     bench = Workbench(run, overwrite)
     bench.require_possible()
+    warm_start_of(bench)
     for stage in dict.fromkeys((*unfinished, "report")):
         _make(bench, stage)
 

@@ -11,21 +11,29 @@ from groupsae.activations.scale import Scales, measure_scales
 from groupsae.partition import Group, Partition, group_name
 from groupsae.progress import bar, say
 from groupsae.recipes.group import read_groups
+from groupsae.recipes.warm_start import announce, warm_start_of
 from groupsae.records import RunDirectory
 from groupsae.saes.suite import save_sae, write_suite_index
 from groupsae.training.checkpoint import Checkpoints, Progress
 from groupsae.training.trainer import Trained, train_groups
+from groupsae.training.warm_start import WarmStart
 from groupsae.workbench import ROWS_FILE, Workbench
 
 SCALES_IN_TRAINING = "checkpoint-scales.safetensors"
 
 
 def train(bench: Workbench) -> list[str]:
-    """An SAE per group of every suite of the run: `groups/`, `suite.json`, `train.json`, `metrics.jsonl`."""
+    """An SAE per group of every suite of the run: `groups/`, `suite.json`, `train.json`, `metrics.jsonl`.
+
+    A run with a warm start has one suite, `groups`, of one SAE per layer.
+    """
     run, config = bench.run, bench.run.config
-    partitions = partitions_of(run)
+    start = warm_start_of(bench)
+    if start:
+        announce(start, bench)
+    partitions = {"groups": Partition.singletons(bench.hookpoints)} if start else partitions_of(run)
     groups = distinct_groups(partitions)
-    checkpoints = Checkpoints(run.path, _key(run, groups))
+    checkpoints = Checkpoints(run.path, _key(run, groups, start))
     if bench.overwrite and run.status("train") == "done":
         checkpoints.clear()
     if not checkpoints.exist:
@@ -42,6 +50,7 @@ def train(bench: Workbench) -> list[str]:
             config.train,
             seed=config.seed,
             buffer_tokens=config.activations.buffer_tokens,
+            starts=start.starts(bench.hookpoints, scales) if start else None,
             checkpoints=checkpoints,
             progress=advance,
             log=lambda record: run.append_json("metrics.jsonl", record),
@@ -75,10 +84,12 @@ def distinct_groups(partitions: dict[str, Partition]) -> tuple[Group, ...]:
     return tuple(dict.fromkeys(group for partition in partitions.values() for group in partition.groups))
 
 
-def _key(run: RunDirectory, groups: Iterable[Group]) -> str:
-    """What a checkpoint must agree in to be gone on from: the config, the text as it was read, the groups."""
+def _key(run: RunDirectory, groups: Iterable[Group], start: WarmStart | None) -> str:
+    """What a checkpoint must agree in to be gone on from: config, text as it was read, groups, first weights."""
     text = run.manifest["stages"]["tokens"]["files"][ROWS_FILE]["sha256"]
-    return f"{run.fingerprint('train')} {text[:16]} {' '.join(map(group_name, groups))}"
+    names = list(map(group_name, groups))
+    first = [start.digest([group[0] for group in groups])[:16]] if start else []
+    return " ".join([run.fingerprint("train"), text[:16], *first, *names])
 
 
 def _scales(bench: Workbench, checkpoints: Checkpoints) -> Scales:
@@ -100,13 +111,14 @@ def _write_facts(bench: Workbench, trained: Trained, groups: Iterable[Group]) ->
     parts = ("language model", "SAE steps", "other")
     facts = {
         "num_tokens": config.train.num_tokens,
+        "tokens_saved": sum(config.train.num_tokens - sae.lineage.tokens for sae in trained.saes.values()),
         "d_model": bench.source.d_model,
         "d_sae": config.sae.width(bench.source.d_model),
         "k": config.sae.k,
         "seconds": {part: trained.seconds[part] for part in parts},
         "groups": {
-            name: {"seconds": trained.seconds[name], "hookpoints": group}
-            for name, group in zip(trained.saes, groups, strict=True)
+            name: {"seconds": trained.seconds[name], "hookpoints": group, **sae.lineage.to_json()}
+            for (name, sae), group in zip(trained.saes.items(), groups, strict=True)
         },
         "scales": dict(zip(trained.scales.hookpoints, trained.scales.scale_L.tolist(), strict=True)),
     }

@@ -10,36 +10,74 @@ from groupsae.activations.source import hash_seed
 from groupsae.config import TopKConfig, TrainConfig
 from groupsae.errors import NumericalError
 from groupsae.partition import Group, group_name
-from groupsae.saes.base import Losses
+from groupsae.saes.base import Losses, SparseAutoencoder
+from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import build_sae
 from groupsae.training.dead import DeadLatents
 from groupsae.training.optim import adam, clip, decay, learning_rate
+from groupsae.training.schedule import Schedule
+from groupsae.training.warm_start import Start, warm_rate
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 class GroupInTraining:
     """The state of one group's training. All of it is in `state()`; every random choice is a
-    function of (seed, group, step), so that a group trains alike in whatever company."""
+    function of (seed, group, step), so that a group trains alike in whatever company.
+
+    `name` is what it goes by, its group's name unless the group is trained more than once; `start`
+    the weights it begins with, which take the warm start's learning rate and no warm-up of sparsity.
+    """
 
     def __init__(
-        self, group: Group, scales: Scales, d_model: int, sae: TopKConfig, train: TrainConfig, seed: int
+        self,
+        group: Group,
+        scales: Scales,
+        d_model: int,
+        sae: TopKConfig,
+        train: TrainConfig,
+        seed: int,
+        *,
+        name: str | None = None,
+        start: Start | None = None,
     ) -> None:
         device = scales.scale_L.device
-        self.group, self.name, self.scales, self.train, self.seed = group, group_name(group), scales, train, seed
+        self.group, self.name, self.scales, self.train, self.seed = (
+            group,
+            name or group_name(group),
+            scales,
+            train,
+            seed,
+        )
+        self.start = start
         self.layers = torch.tensor([scales.hookpoints.index(name) for name in group], device=device)
         self.sae = build_sae(d_model, sae)
-        self.sae.initialise(hash_seed(seed, f"weights/{self.name}"))
+        if start is None:
+            self.sae.initialise(hash_seed(seed, f"weights/{group_name(group)}"))
+            self.rate = train.learning_rate or learning_rate(self.sae.d_sae)
+        else:
+            self.sae.load_state_dict(start.sae.state_dict())
+            self.rate = warm_rate(train, self.sae.d_sae)
         self.sae.to(device)
-        self.rate = train.learning_rate or learning_rate(self.sae.d_sae)
+        self.schedule = Schedule(train, device)
         self.optimizer = adam(self.sae.parameters(), self.rate)
         self.dead = DeadLatents(self.sae.d_sae, sae.dead_after_tokens, device)
         self.meter = Meter(device)
 
     def draw_layers(self, count: int, step: int) -> Tensor:
         """For each of `count` tokens one layer of the group, uniformly and independently: (N,) indices into L."""
-        random = torch.Generator().manual_seed(hash_seed(self.seed, f"layers/{self.name}", step))
+        random = torch.Generator().manual_seed(hash_seed(self.seed, f"layers/{group_name(self.group)}", step))
         return self.layers[torch.randint(len(self.group), (count,), generator=random).to(self.layers.device)]
+
+    @property
+    def finished(self) -> bool:
+        """Whether it takes no more steps."""
+        return self.schedule.finished
+
+    def trained(self) -> SparseAutoencoder:
+        """The SAE, frozen, with its lineage."""
+        self.sae.lineage = Lineage(self.schedule.seen, self.start.origin if self.start else None)
+        return self.sae.requires_grad_(False)
 
     def step(self, x_LND: Tensor, step: int, progress: float) -> None:
         """One optimizer step on a batch; `progress` is the share of the tokens seen before it."""
@@ -48,6 +86,7 @@ class GroupInTraining:
         losses = self.sae.losses(self.scales.normalise(x_LND[layers_N, tokens_N], layers_N), self.dead.mask_S)
         losses.total.backward()
         self._apply(decay(progress, self.train.decay_share))
+        self.schedule.advance(x_LND.shape[1], losses.total.detach())
         self.dead.update(losses.latents)
         self.meter.add(losses, self.dead.mask_S)
 
@@ -71,12 +110,16 @@ class GroupInTraining:
                 )
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that training changes, by name: weights, Adam's moments, silent tokens, meter."""
+        """Everything that training changes, by name: weights, Adam's moments, silent tokens, meter, schedule."""
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         for name, parameter in self.sae.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"adam.{name}.{key}"] = value
-        return tensors | {"silent": self.dead.silent_S, "meter": self.meter.sums}
+        return tensors | {
+            "silent": self.dead.silent_S,
+            "meter": self.meter.sums,
+            "schedule": self.schedule.state(),
+        }
 
     def layout(self) -> dict[str, Tensor]:
         """Tensors of the names, shapes and dtypes that `state()` has after a step."""
@@ -96,6 +139,7 @@ class GroupInTraining:
             self.optimizer.state[parameter] = {k: t.to(parameter.device, copy=True) for k, t in moments.items()}
         self.dead.silent_S.copy_(tensors["silent"])
         self.meter.sums.copy_(tensors["meter"])
+        self.schedule.restore(tensors["schedule"])
 
 
 class Meter:
@@ -122,14 +166,16 @@ class Meter:
         self.sums[2:] += torch.stack([part.double() for part in parts])
 
     def read(self) -> dict[str, float]:
-        """Means since the last reading, which starts anew: loss, auxk, fvu, l0, dead_share."""
+        """Means since the last reading, which starts anew: loss, auxk, fvu, l0, dead_share; empty without a step."""
         sums = dict(zip(self.NAMES, self.sums.tolist(), strict=True))
         self.sums.zero_()
-        steps = max(sums["steps"], 1)
+        steps = sums["steps"]
+        if not steps:
+            return {}
         return {
             "loss": sums["loss"] / steps,
             "auxk": sums["auxk"] / steps,
             "fvu": sums["error"] / max(sums["variance"], 1e-300),
-            "l0": sums["active"] / max(sums["tokens"], 1),
+            "l0": sums["active"] / sums["tokens"],
             "dead_share": sums["dead"] / steps,
         }

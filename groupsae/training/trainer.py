@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,12 @@ from groupsae.activations.shuffle import Position, ShuffledStream
 from groupsae.activations.source import ActivationSource
 from groupsae.config import ActivationsConfig, TopKConfig, TrainConfig
 from groupsae.errors import ConfigError, PartitionError
-from groupsae.partition import Group, Partition
+from groupsae.partition import Group, Partition, group_name
 from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.suite import Suite
 from groupsae.training.checkpoint import Checkpoints, Progress
 from groupsae.training.group import GroupInTraining
+from groupsae.training.warm_start import Start, WarmStart
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,26 @@ class Trained:
         return Suite(partition, {name: self.saes[name] for name in partition.names}, self.scales)
 
 
+@dataclass(frozen=True)
+class Trainee:
+    """One SAE to be trained: the group it serves, its own settings, and what it starts from, if not from scratch.
+
+    Of the settings, those of batches, logs and saves are the whole training's.
+    """
+
+    group: Group
+    train: TrainConfig
+    start: Start | None = None
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Calls `see` with the tokens so far and all SAEs by name, every `every_tokens` and at the end."""
+
+    every_tokens: int
+    see: Callable[[int, dict[str, SparseAutoencoder]], None]
+
+
 def train(
     source: ActivationSource,
     partition: Partition,
@@ -40,18 +61,29 @@ def train(
     *,
     seed: int = 0,
     buffer_tokens: int = ActivationsConfig().buffer_tokens,
+    start: WarmStart | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Suite:
     """The suite of a partition: one SAE per group, trained in one pass over the source.
 
-    `Partition.singletons(hookpoints)` is one SAE per layer. Raises PartitionError if the
-    partition names a hookpoint that the source does not read, ConfigError for sizes that do not
-    fit each other, NumericalError for NaN.
+    `Partition.singletons(hookpoints)` is one SAE per layer; only those can `start` from another suite's.
+    Raises PartitionError if the partition names a hookpoint that the source does not read, ConfigError for
+    sizes that do not fit each other, NumericalError for NaN.
     """
     _require_possible(source, partition.groups, sae, train, buffer_tokens)
+    if start:
+        start.require_possible(partition.groups, source.d_model, sae)
     scales = measure_scales(source, train.scale_tokens, centre=train.centre, seed=seed)
     trained = train_groups(
-        source, partition.groups, scales, sae, train, seed=seed, buffer_tokens=buffer_tokens, progress=progress
+        source,
+        partition.groups,
+        scales,
+        sae,
+        train,
+        seed=seed,
+        buffer_tokens=buffer_tokens,
+        starts=start.starts(partition.hookpoints, scales) if start else None,
+        progress=progress,
     )
     return trained.suite(partition)
 
@@ -65,6 +97,7 @@ def train_groups(
     *,
     seed: int,
     buffer_tokens: int,
+    starts: Mapping[str, Start] | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Callable[[int], None] | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
@@ -72,21 +105,59 @@ def train_groups(
 ) -> Trained:
     """An SAE for each distinct group, all trained on the same batches.
 
+    `starts` gives the weights that some begin with, by the group's name. The rest is as for `train_together`.
+    """
+    distinct = dict.fromkeys(Partition((group,)).groups[0] for group in groups)
+    trainees = {group_name(group): Trainee(group, train, (starts or {}).get(group_name(group))) for group in distinct}
+    return train_together(
+        source,
+        trainees,
+        scales,
+        sae,
+        train,
+        seed=seed,
+        buffer_tokens=buffer_tokens,
+        checkpoints=checkpoints,
+        progress=progress,
+        log=log,
+        resumed=resumed,
+    )
+
+
+def train_together(
+    source: ActivationSource,
+    trainees: Mapping[str, Trainee],
+    scales: Scales,
+    sae: TopKConfig,
+    train: TrainConfig,
+    *,
+    seed: int,
+    buffer_tokens: int,
+    checkpoints: Checkpoints | None = None,
+    looks: Looks | None = None,
+    progress: Callable[[int], None] | None = None,
+    log: Callable[[dict[str, Any]], None] | None = None,
+    resumed: Callable[[Progress], None] | None = None,
+) -> Trained:
+    """An SAE for each trainee, by name, all trained on the same batches.
+
     Per step the batch of activations is read once; each group draws a layer for every token and
-    takes one optimizer step. With `checkpoints`, states are saved there every `save_every_tokens`,
+    takes one optimizer step. Several trainees may be of one group: they see the same, and differ in how they
+    start or how long they train. With `checkpoints`, states are saved there every `save_every_tokens`,
     and training goes on from the last one, if there is one (`resumed` is told). `log` gets a record
     every `log_every_tokens`; `progress` the tokens of each step.
     """
-    distinct = dict.fromkeys(Partition((group,)).groups[0] for group in groups)
-    _require_possible(source, distinct, sae, train, buffer_tokens)
-    in_training = [GroupInTraining(group, scales, source.d_model, sae, train, seed) for group in distinct]
-    stream = ShuffledStream(
-        source, train.num_tokens, batch_tokens=train.batch_tokens, buffer_tokens=buffer_tokens, seed=seed
-    )
-    loop = _Loop(stream, in_training, train, checkpoints, progress, log)
+    _require_possible(source, [trainee.group for trainee in trainees.values()], sae, train, buffer_tokens)
+    in_training = [
+        GroupInTraining(each.group, scales, source.d_model, sae, each.train, seed, name=name, start=each.start)
+        for name, each in trainees.items()
+    ]
+    most = max((each.train.num_tokens for each in trainees.values()), default=train.num_tokens)
+    stream = ShuffledStream(source, most, batch_tokens=train.batch_tokens, buffer_tokens=buffer_tokens, seed=seed)
+    loop = _Loop(stream, in_training, train, checkpoints, looks, progress, log)
     loop.resume(resumed)
     loop.run()
-    return Trained({group.name: group.sae.requires_grad_(False) for group in in_training}, scales, loop.seconds)
+    return Trained({group.name: group.trained() for group in in_training}, scales, loop.seconds)
 
 
 def _require_possible(
@@ -113,11 +184,13 @@ class _Loop:
         groups: list[GroupInTraining],
         train: TrainConfig,
         checkpoints: Checkpoints | None,
+        looks: Looks | None,
         progress: Callable[[int], None] | None,
         log: Callable[[dict[str, Any]], None] | None,
     ) -> None:
         self.stream, self.groups, self.train = stream, groups, train
-        self.checkpoints, self.progress, self.log = checkpoints, progress, log
+        self.checkpoints, self.looks, self.progress, self.log = checkpoints, looks, progress, log
+        self.looking = 0.0
         self.step, self.position = 0, Position()
         self.seconds = dict.fromkeys(("language model", "SAE steps", "other", *(g.name for g in groups)), 0.0)
 
@@ -132,25 +205,40 @@ class _Loop:
 
     def run(self) -> None:
         began, spent = time.perf_counter(), sum(self._parts())
-        for position, x_LND in self.stream.batches(self.position):
+        for position, x_LND in () if self._ended else self.stream.batches(self.position):
             for group in self.groups:
+                if group.finished:
+                    continue
                 started = time.perf_counter()
-                group.step(x_LND, self.step, self.position.tokens / self.train.num_tokens)
+                group.step(x_LND[:, : group.schedule.left], self.step, group.schedule.progress)
                 self.seconds[group.name] += time.perf_counter() - started
             before, self.position, self.step = self.position.tokens, position, self.step + 1
             if self.progress:
                 self.progress(x_LND.shape[1])
             self._account(began, spent)
+            if self.looks and self._due(before, self.looks.every_tokens):
+                self._look(self.looks)
             if self._due(before, self.train.log_every_tokens):
                 self._log()
             if self._due(before, self.train.save_every_tokens):
                 self._save()
+            if self._ended:
+                break
+
+    def _look(self, looks: Looks) -> None:
+        started = time.perf_counter()
+        looks.see(self.position.tokens, {group.name: group.sae for group in self.groups})
+        self.looking += time.perf_counter() - started
+
+    @property
+    def _ended(self) -> bool:
+        return all(group.finished for group in self.groups)
 
     def _account(self, began: float, spent: float) -> None:
         reading, self.stream.read_seconds = self.stream.read_seconds, 0.0
         self.seconds["language model"] += reading
         self.seconds["SAE steps"] = sum(self.seconds[group.name] for group in self.groups)
-        known = self.seconds["language model"] + self.seconds["SAE steps"]
+        known = self.seconds["language model"] + self.seconds["SAE steps"] + self.looking
         self.seconds["other"] = max(0.0, spent + time.perf_counter() - began - known)
 
     def _parts(self) -> list[float]:
@@ -158,15 +246,16 @@ class _Loop:
 
     def _due(self, before: int, every: int) -> bool:
         now = self.position.tokens
-        return now // every > before // every or now >= self.train.num_tokens
+        return now // every > before // every or self._ended
 
     def _log(self) -> None:
         for group in self.groups:
             group.require_finite(self.step)
         record = {"step": self.step, "tokens": self.position.tokens, "seconds": round(sum(self._parts()), 3)}
         record["groups"] = {
-            group.name: group.meter.read() | {"learning_rate": group.optimizer.param_groups[0]["lr"]}
+            group.name: reading | {"learning_rate": group.optimizer.param_groups[0]["lr"]}
             for group in self.groups
+            if (reading := group.meter.read())
         }
         if self.log:
             self.log(record)
