@@ -79,20 +79,23 @@ def suites(summaries: Sequence[SuiteSummary]) -> Table:
 
 def lineages(train: dict[str, Any]) -> list[Table]:
     """A table of what each SAE started from, if any did not start from scratch."""
-    groups = train["groups"]
-    if not any(facts.get("origin") for facts in groups.values()):
+    origins = {name: facts.get("origin") for name, facts in train["groups"].items()}
+    known = [origin for origin in origins.values() if origin]
+    if not known:
         return []
-    columns = ("SAE", "tokens", "started from", "of", "its tokens", "direction")
-    table = _table("where the SAEs come from", columns, right=("tokens", "its tokens"))
-    for name, facts in groups.items():
-        origin = facts.get("origin")
-        cells = ("scratch", "", "", "")
+    where = " of ".join(part for part in (known[0]["suite"], known[0]["run"]) if part)
+    table = _table(
+        f"started {known[0]['direction']} from {where or 'a suite in memory'}",
+        ("SAE", "tokens", "after", "tokens before"),
+        right=("tokens", "tokens before"),
+    )
+    for name, origin in origins.items():
+        source, before = "scratch", "0"
         if origin:
             served = "" if origin["group"] == origin["hookpoint"] else f" at {origin['hookpoint']}"
-            where = " of ".join(part for part in (origin["suite"], origin["run"]) if part)
-            tokens = f"{_all_tokens(origin['lineage']):,}" if origin["lineage"] else "-"
-            cells = (origin["group"] + served, where, tokens, origin["direction"])
-        table.add_row(name, f"{facts['tokens']:,}", *cells)
+            source = origin["group"] + served
+            before = f"{_all_tokens(origin['lineage']):,}" if origin["lineage"] else "-"
+        table.add_row(name, f"{train['groups'][name]['tokens']:,}", source, before)
     return [table]
 
 

@@ -160,7 +160,7 @@ class TrainConfig(Section):
     scale_tokens: Count = 1_000_000
     """Tokens from which each hookpoint's scale and centre are measured."""
     warm_start: WarmStartConfig = WarmStartConfig()
-    """What to start from."""
+    """SAEs of another run to start from, instead of random weights. One SAE is then trained per layer."""
     stop_below: Positive | None = None
     """End an SAE's training early once its loss falls by less than this share of itself per million
     tokens: the rate then decays over the usual share of the tokens seen. Without it, none ends early."""
