@@ -32,6 +32,7 @@ OTHER_VERBS = {
     "run": "all of the above that is not done yet",
     "demo": "the same, on the built-in model and your Python's standard library",
     "transfer": "one SAE per layer, started from those of another run: the layer's before, after, or its group's",
+    "experiment": "`experiment transfer RUN`: what such starts save, against SAEs from scratch",
     "show": "what is done, what is missing, and the results so far",
     "init": "write a config file to start from",
 }
@@ -75,6 +76,8 @@ def _dispatch(arguments: list[str]) -> int:
         return _show(rest)
     if verb == "transfer":
         return _transfer(rest)
+    if verb == "experiment":
+        return _experiment(rest)
     if verb in STAGE_VERBS or verb in OTHER_VERBS:
         return _run(verb, rest)
     raise ConfigError(_unknown_verb(verb))
@@ -178,6 +181,31 @@ def _transfer_options(config: RunConfig, flags: list[str]) -> Any:
     return tyro.cli(options, prog="groupsae transfer RUN", args=flags)
 
 
+def _experiment(rest: list[str]) -> int:
+    usage = "groupsae experiment transfer RUN [--json] [--overwrite] [--out DIR]"
+    if rest[:1] in (["-h"], ["--help"]):
+        print(f"usage: {usage}")
+        return 0
+    if rest[:1] != ["transfer"]:
+        raise ConfigError(f"There is one experiment, transfer; usage: {usage}")
+    name, flags = _run_name("experiment transfer", rest[1:])
+    config = RunConfig() if name is None else _config_of(name)
+    options = _parse("experiment", flags, config)
+    config = _changed(config, options)
+    run = _open(name, config, options)
+    from groupsae import recipes, tables
+    from groupsae.report.transfer import RECORD, TransferResults
+
+    recipes.run_transfer_experiment(run, overwrite=options.overwrite)
+    record = run.read_json(RECORD)
+    if options.json:
+        print(json.dumps(record))
+        return 0
+    tables.show(*tables.transfer(TransferResults(record)))
+    print(f"report: {run.file('report/transfer.html')}")
+    return 0
+
+
 def _run_name(verb: str, rest: list[str]) -> tuple[Path | None, list[str]]:
     if verb == "demo":
         return DEMO_CONFIG, rest
@@ -196,7 +224,7 @@ def _parse(verb: str, flags: list[str], config: RunConfig) -> Any:
     """The verb's flags: its stage's own section flat, what it reads besides under prefixes; `run` has all."""
     import tyro
 
-    whole = verb in ("run", "demo")
+    whole = verb in ("run", "demo", "experiment")
     sections = list(RunConfig.model_fields) if whole else list(STAGE_SECTIONS[verb])
     fields = _common_flags()
     for section in sections:

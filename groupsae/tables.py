@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from groupsae.records import RunDirectory
+from groupsae.report.figures.transfer import TITLES
 from groupsae.report.summary import SuiteSummary
+from groupsae.report.transfer import Mean, TransferResults
 
 SUITE_ROWS: dict[str, Callable[[SuiteSummary], str]] = {
     "SAEs": lambda s: f"{s.num_saes} for {s.num_layers} layers",
@@ -30,6 +32,8 @@ SUITE_ROWS: dict[str, Callable[[SuiteSummary], str]] = {
 def show(*tables: Table) -> None:
     """Print tables to stdout."""
     console = Console()
+    if not console.is_terminal:  # a file or a pipe has no edge
+        console = Console(width=160)
     for table in tables:
         console.print(table)
 
@@ -150,6 +154,42 @@ def methods(plan: dict[str, Any]) -> Table:
     for rows in zip(*plan["methods"].values(), strict=True):
         cells = [f"{row['amad']:.3f} / {row['size_weighted_amad']:.3f} / {row['largest_diameter']:.3f}" for row in rows]
         table.add_row(str(rows[0]["num_groups"]), *cells)
+    return table
+
+
+def transfer(results: TransferResults) -> list[Table]:
+    """The looks at every direction, warm / from scratch, and the ways to spend a budget."""
+    columns = ["tokens", "FVU", "delta CE", "CE score", "L0", "FVU at one L0", "progress: FVU, delta CE, CE score"]
+    tables = []
+    for direction, looks in results.looks.items():
+        table = _table(f"{TITLES[direction]}; warm / from scratch", columns, right=columns)
+        for look in looks:
+            matched = _pair(*(look.matched_fvu or (None, None)), ".4f")
+            progress = "  ".join(number(value, ".2f") for value in look.progress.values())
+            scratch = look.scratch or Mean(None, None, None, None)
+            pairs = [_pair(*values, form) for *values, form in _looked(look.transfer, scratch)]
+            table.add_row(f"{look.tokens:,}" if look.tokens else "zero-shot", *pairs, matched, progress)
+        base = results.base_mean(direction)
+        table.add_row("base", *(number(value, form) for value, _, form in _looked(base, base)), "", "", style="bold")
+        tables.append(table)
+    return [*tables, _budgets(results)]
+
+
+def _looked(one: Mean, other: Mean) -> list[tuple[float | None, float | None, str]]:
+    forms = {"fvu": ".4f", "delta_ce": ".4f", "ce_score": ".4f", "l0": ".1f"}
+    return [(getattr(one, key), getattr(other, key), form) for key, form in forms.items()]
+
+
+def _pair(one: float | None, other: float | None, form: str) -> str:
+    return " / ".join(number(value, form) for value in (one, other) if value is not None)
+
+
+def _budgets(results: TransferResults) -> Table:
+    columns = ("all layers", "tokens per SAE", "TFLOP", "time", "FVU", "delta CE", "CE score", "L0")
+    table = _table("ways to spend a budget", columns, right=columns[1:])
+    for row in results.budgets():
+        scores = [number(value, form) for value, _, form in _looked(row.mean, row.mean)]
+        table.add_row(row.name, row.tokens, f"{row.flops / 1e12:.3g}", duration(row.seconds), *scores)
     return table
 
 

@@ -15,6 +15,7 @@ from groupsae.config.stages import (
     ActivationsConfig,
     DistancesConfig,
     EvalConfig,
+    ExperimentConfig,
     GroupConfig,
     ModelConfig,
     PlanConfig,
@@ -40,6 +41,7 @@ class RunConfig(Section):
     sae: TopKConfig = TopKConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    experiment: ExperimentConfig = ExperimentConfig()
 
     @model_validator(mode="after")
     def _buffer_holds_a_batch(self) -> RunConfig:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from groupsae.errors import GroupsaeError, RunError
 from groupsae.progress import say
 from groupsae.recipes.evaluate import evaluate
+from groupsae.recipes.experiment import require_experiment, transfer_experiment
 from groupsae.recipes.group import group
 from groupsae.recipes.measure import measure_layers, tokenize
 from groupsae.recipes.plan import plan
@@ -72,6 +73,21 @@ def run_stage(run: RunDirectory, stage: str, *, overwrite: bool = False) -> None
     if stage not in NEEDS_NOTHING:
         run.require(*run.before(stage))
     _make(Workbench(run, overwrite), stage)
+
+
+def run_transfer_experiment(run: RunDirectory, *, overwrite: bool = False) -> None:
+    """The transfer experiment, with the stages up to train first where they are not done; nothing if it is done."""
+    if not require_experiment(run, overwrite=overwrite):
+        say(f"{run.path} holds the experiment already (--overwrite makes it again)")
+        return
+    unfinished = [stage for stage in (*run.before("train"), "train") if run.status(stage) != "done"]
+    for stage in unfinished:
+        _require_free(run, stage, overwrite)
+    bench = Workbench(run, overwrite)
+    bench.require_possible()
+    for stage in unfinished:
+        _make(bench, stage)
+    transfer_experiment(bench)
 
 
 def _require_free(run: RunDirectory, stage: str, overwrite: bool) -> None:
