@@ -143,15 +143,18 @@ class RunDirectory:
         warm = self.config.train.warm_start.source is not None
         return tuple(stage for stage in STAGES if not warm or stage not in ("distances", "group", "plan"))
 
-    def before(self, stage: str) -> tuple[str, ...]:
-        """The stages that a stage is made from: those before it; a plan only counts where it decides something."""
-        own = self.own_stages
-        if stage not in own:
+    def require_own(self, stage: str) -> None:
+        """Raises RunError for a stage that this run does not have."""
+        if stage not in self.own_stages:
             raise RunError(
                 f"{self.path} has no stage {stage!r}: it starts from the SAEs of {self.config.train.warm_start.source} "
-                f"and trains one per layer. It has {', '.join(own)}."
+                f"and trains one per layer. It has {', '.join(self.own_stages)}."
             )
-        earlier = own[: own.index(stage)]
+
+    def before(self, stage: str) -> tuple[str, ...]:
+        """The stages that a stage is made from: those before it; a plan only counts where it decides something."""
+        self.require_own(stage)
+        earlier = self.own_stages[: self.own_stages.index(stage)]
         counts = stage == "report" or self.config.plan.chooses
         return tuple(name for name in earlier if name != "plan" or counts)
 

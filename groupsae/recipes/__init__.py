@@ -66,6 +66,7 @@ def run_stage(run: RunDirectory, stage: str, *, overwrite: bool = False) -> None
     Raises RunError, before anything is computed, if an earlier stage is missing, or if results
     made from another config would be replaced without `overwrite`.
     """
+    run.require_own(stage)
     if run.status(stage) == "done" and not overwrite and stage != "report":
         say(f"{stage}: done already (--overwrite makes it again)")
         return

@@ -12,7 +12,7 @@ from typing import Any
 from groupsae.config import TrainConfig
 from groupsae.errors import ConfigError, RunError
 from groupsae.evaluation.losses import evaluate_losses
-from groupsae.evaluation.matched import fvu_at_equal_l0
+from groupsae.evaluation.matched import TOLERANCE, fvu_at_equal_l0
 from groupsae.evaluation.reconstruction import evaluate_reconstructions
 from groupsae.partition import Partition
 from groupsae.progress import bar, say
@@ -159,17 +159,24 @@ class _Experiment:
         """Scores of all SAEs in training, and FVU of each direction and scratch at one L0."""
         suites = {kind: self.suite(kind, saes) for kind in (*self.starts, "scratch")}
         suites = {kind: suite for kind, suite in suites.items() if suite}
+        scores = self.scores(suites)
         matched = {
-            kind: {name: self.matched(suite, suites["scratch"], name) for name in suite.partition.hookpoints}
+            kind: {
+                name: self.matched(name, suite, suites["scratch"], scores[kind], scores["scratch"])
+                for name in scores[kind]
+            }
             for kind, suite in suites.items()
             if kind != "scratch"
         }
-        return {"tokens": tokens, "scores": self.scores(suites), "matched": matched}
+        return {"tokens": tokens, "scores": scores, "matched": matched}
 
-    def matched(self, suite: Suite, scratch: Suite, hookpoint: str) -> dict[str, float]:
-        """FVU of a transferred SAE and the one from scratch at the smaller of their L0s."""
+    def matched(self, name: str, suite: Suite, scratch: Suite, one: Any, other: Any) -> dict[str, float]:
+        """FVU of a transferred SAE and the one from scratch at the smaller of their L0s, from their scores if equal."""
+        l0s = sorted((one[name]["l0"], other[name]["l0"]))
+        if l0s[1] <= l0s[0] * (1 + TOLERANCE):
+            return {"l0": l0s[0], "transfer": one[name]["fvu"], "scratch": other[name]["fvu"]}
         num_tokens, seed = self.run.config.eval.num_tokens, self.run.config.seed
-        pair = fvu_at_equal_l0(suite[hookpoint], scratch[hookpoint], self.held_out, num_tokens, seed=seed)
+        pair = fvu_at_equal_l0(suite[name], scratch[name], self.held_out, num_tokens, seed=seed)
         return {"l0": pair.l0, "transfer": pair.first, "scratch": pair.second}
 
     def suite(self, kind: str, saes: Mapping[str, SparseAutoencoder]) -> Suite | None:
