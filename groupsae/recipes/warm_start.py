@@ -30,14 +30,14 @@ def warm_start_of(bench: Workbench) -> WarmStart | None:
         raise ConfigError(f"{folder} cannot start from itself; give the new run another place with --out.")
     start = open_source(config)
     groups = Partition.singletons(bench.hookpoints).groups
-    start.require_possible(groups, bench.width, bench.run.config.sae)
+    start.require_possible(groups, bench.width, bench.run.config.sae, bench.run.config.train)
     return start
 
 
 def announce(start: WarmStart, bench: Workbench) -> None:
     """Say which settings differ from the source's, and which layers have nothing to start from."""
     groups = Partition.singletons(bench.hookpoints).groups
-    for difference in start.require_possible(groups, bench.width, bench.run.config.sae):
+    for difference in start.require_possible(groups, bench.width, bench.run.config.sae, bench.run.config.train):
         say(f"warm start: {difference}; this run's is used")
     for hookpoint, source in start.sources(bench.hookpoints).items():
         if source is None:

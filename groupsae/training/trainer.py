@@ -72,7 +72,7 @@ def train(
     """
     _require_possible(source, partition.groups, sae, train, buffer_tokens)
     if start:
-        start.require_possible(partition.groups, source.d_model, sae)
+        start.require_possible(partition.groups, source.d_model, sae, train)
     scales = measure_scales(source, train.scale_tokens, centre=train.centre, seed=seed)
     trained = train_groups(
         source,

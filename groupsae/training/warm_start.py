@@ -73,11 +73,12 @@ class WarmStart:
             )
         return found
 
-    def require_possible(self, groups: Sequence[Group], d_model: int, sae: TopKConfig) -> list[str]:
+    def require_possible(self, groups: Sequence[Group], d_model: int, sae: TopKConfig, train: TrainConfig) -> list[str]:
         """The settings of the source's SAEs that differ without changing what an SAE is, as `sae.k: 16 -> 32`.
 
-        Raises ConfigError naming what differs in width or architecture, PartitionError for groups of several
-        hookpoints or a hookpoint that the source lacks.
+        Raises ConfigError naming what differs in width, architecture or, at a hookpoint whose centre the source
+        does not know, in whether there is one; PartitionError for groups of several hookpoints or a hookpoint
+        that the source lacks.
         """
         shared = [group_name(group) for group in groups if len(group) > 1]
         if shared:
@@ -90,6 +91,9 @@ class WarmStart:
             differing = _differences(self.suite[name].sae, d_model, sae)
             faults |= dict.fromkeys(differing[0])
             others |= dict.fromkeys(differing[1])
+        centred = bool(self.suite.scales.centre_LD.any())
+        if centred != train.centre and {group[0] for group in groups} - set(self.suite.scales.hookpoints):
+            faults[f"train.centre: {centred} -> {train.centre}"] = None
         if faults:
             raise ConfigError(
                 f"The SAEs of {self._where} are of another kind than this run's ({'; '.join(faults)}). Weights only "

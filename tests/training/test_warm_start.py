@@ -214,13 +214,23 @@ def test_the_lineage_is_saved_with_the_sae_and_counts_all_tokens(base, tmp_path)
 )
 def test_another_shape_is_refused_naming_what_differs(base, d_model, sae, message):
     with pytest.raises(ConfigError, match=message):
-        WarmStart(base).require_possible(SINGLE.groups, d_model, sae)
+        WarmStart(base).require_possible(SINGLE.groups, d_model, sae, TRAIN)
 
 
 def test_other_settings_are_told_and_not_refused(base):
     other = TopKConfig(expansion=3, k=4, dead_after_tokens=150)  # as wide as the source
-    assert WarmStart(base).require_possible(SINGLE.groups, 8, other) == ["sae.k: 3 -> 4"]
-    assert WarmStart(base).require_possible(SINGLE.groups, 8, SAE) == []
+    assert WarmStart(base).require_possible(SINGLE.groups, 8, other, TRAIN) == ["sae.k: 3 -> 4"]
+    assert WarmStart(base).require_possible(SINGLE.groups, 8, SAE, TRAIN) == []
+
+
+def test_a_centre_must_be_alike_where_the_source_does_not_know_the_layer(base):
+    known = Scales(("layers.1",), base.scales.scale_L[1:2], base.scales.centre_LD[1:2])
+    odd = Suite(Partition.singletons(("layers.1",)), {"layers.1": base.saes["layers.1"]}, known)
+    centred = TRAIN.model_copy(update={"centre": True})
+    with pytest.raises(ConfigError, match=r"train\.centre: False -> True"):
+        WarmStart(odd).require_possible((("layers.0",),), 8, SAE, centred)
+    assert WarmStart(odd).require_possible((("layers.0",),), 8, SAE, TRAIN) == []
+    assert WarmStart(base).require_possible(SINGLE.groups, 8, SAE, centred) == []
 
 
 def test_groups_of_several_layers_are_refused_before_anything_is_read(base):
