@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from groupsae.saes.suite import Suite as Suite
     from groupsae.tokens import TokenRows as TokenRows
     from groupsae.training.trainer import train as train
+    from groupsae.training.warm_start import WarmStart as WarmStart
 
 _HOMES = {
     "BatchTopKConfig": "config",
@@ -53,6 +54,7 @@ _HOMES = {
     "TokenRows": "tokens",
     "TopKConfig": "config",
     "TrainConfig": "config",
+    "WarmStart": "training.warm_start",
     "angular_distances": "grouping.angular",
     "evaluate_losses": "evaluation.losses",
     "evaluate_reconstruction": "evaluation.reconstruction",

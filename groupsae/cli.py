@@ -17,7 +17,16 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Annotated, Any
 
-from groupsae.config import RunConfig, SAEConfig, as_architecture, commented_toml, load_config
+from groupsae.config import (
+    Direction,
+    RunConfig,
+    SAEConfig,
+    TrainConfig,
+    WarmStartConfig,
+    as_architecture,
+    commented_toml,
+    load_config,
+)
 from groupsae.errors import ConfigError, FitError, GroupsaeError
 from groupsae.interrupt import terminable
 from groupsae.progress import say
@@ -36,6 +45,8 @@ STAGE_VERBS = {
 OTHER_VERBS = {
     "run": "all of the above that is not done yet",
     "demo": "the same, on the built-in model and your Python's standard library",
+    "transfer": "one SAE per layer, started from those of another run: the layer's before, after, or its group's",
+    "experiment": "`experiment transfer RUN`: what such starts save, against SAEs from scratch",
     "show": "what is done, what is missing, and the results so far",
     "init": "write a config file to start from",
 }
@@ -78,6 +89,10 @@ def _dispatch(arguments: list[str]) -> int:
         return _init(rest)
     if verb == "show":
         return _show(rest)
+    if verb == "transfer":
+        return _transfer(rest)
+    if verb == "experiment":
+        return _experiment(rest)
     if verb in STAGE_VERBS or verb in OTHER_VERBS:
         return _run(verb, rest)
     raise ConfigError(_unknown_verb(verb))
@@ -138,6 +153,83 @@ def _do(verb: str, run: RunDirectory, options: Any) -> None:
             tables.show(tables.training(run.read_json("train.json")))
 
 
+def _transfer(rest: list[str]) -> int:
+    """`groupsae run` on a config with a warm start, in a run directory of its own."""
+    name, flags = _run_name("transfer", rest)
+    config = RunConfig() if name is None else _config_of(name)
+    options = _transfer_options(config, flags)
+    if options.source is None:
+        raise ConfigError("`groupsae transfer` needs --from RUN, the run whose SAEs are started from.")
+    was_warm = config.train.warm_start.source is not None
+    keys = ("source", "direction", "suite", "learning_rate")
+    start = WarmStartConfig(**{key: getattr(options, key) for key in keys})
+    train = TrainConfig(**dict(config.train) | {"warm_start": start, "num_tokens": options.num_tokens})
+    new_name = config.name if was_warm else f"{config.name}-{start.direction}"
+    config = RunConfig(**dict(config) | {"train": train, "name": new_name})
+    if name is not None and name.is_dir() and options.out is None:
+        options.out = name if was_warm else name.with_name(f"{name.name}-{start.direction}")
+    run = _open(name, config, options)
+    from groupsae import recipes
+
+    recipes.run_all(run, overwrite=options.overwrite)
+    _print_results(run, options.json)
+    return 0
+
+
+def _transfer_options(config: RunConfig, flags: list[str]) -> Any:
+    import tyro
+
+    start = config.train.warm_start
+    source = Annotated[str | None, tyro.conf.arg(name="from")]
+    fields: list[Any] = [
+        ("source", source, dataclasses.field(default=start.source)),
+        ("direction", Direction, dataclasses.field(default=start.direction)),
+        ("num_tokens", int, dataclasses.field(default=config.train.num_tokens)),
+        ("suite", str | None, dataclasses.field(default=start.suite)),
+        ("learning_rate", float | None, dataclasses.field(default=start.learning_rate)),
+        *_common_flags(),
+    ]
+    options = dataclasses.make_dataclass("Options", fields)
+    options.__doc__ = """groupsae transfer: one SAE per layer, started from the SAEs of another run.
+
+    Args:
+        source: The run directory to start from.
+        direction: From the layer before (forward), the layer after (backward), or the SAE that serves the layer.
+        num_tokens: Tokens each SAE sees.
+        suite: Which suite of the source; else `groups` for group and `baseline` for the others.
+        learning_rate: Adam's rate; else a third of the run's.
+        overwrite: Replace results that exist.
+        json: Print results as JSON.
+        out: The run directory, instead of runs/NAME-DIRECTION.
+    """
+    return tyro.cli(options, prog="groupsae transfer RUN", args=flags)
+
+
+def _experiment(rest: list[str]) -> int:
+    usage = "groupsae experiment transfer RUN [--json] [--overwrite] [--out DIR]"
+    if rest[:1] in (["-h"], ["--help"]):
+        print(f"usage: {usage}")
+        return 0
+    if rest[:1] != ["transfer"]:
+        raise ConfigError(f"There is one experiment, transfer; usage: {usage}")
+    name, flags = _run_name("experiment transfer", rest[1:])
+    config = RunConfig() if name is None else _config_of(name)
+    options = _parse("experiment", flags, config)
+    config = _changed(config, options)
+    run = _open(name, config, options)
+    from groupsae import recipes, tables
+    from groupsae.report.transfer import RECORD, TransferResults
+
+    recipes.run_transfer_experiment(run, overwrite=options.overwrite)
+    record = run.read_json(RECORD)
+    if options.json:
+        print(json.dumps(record))
+        return 0
+    tables.show(*tables.transfer(TransferResults(record)))
+    print(f"report: {run.file('report/transfer.html')}")
+    return 0
+
+
 def _run_name(verb: str, rest: list[str]) -> tuple[Path | None, list[str]]:
     if verb == "demo":
         return DEMO_CONFIG, rest
@@ -156,16 +248,11 @@ def _parse(verb: str, flags: list[str], config: RunConfig) -> Any:
     """The verb's flags: its stage's own section flat, what it reads besides under prefixes; `run` has all."""
     import tyro
 
-    whole = verb in ("run", "demo")
+    whole = verb in ("run", "demo", "experiment")
     sections = list(RunConfig.model_fields) if whole else list(STAGE_SECTIONS[verb])
     if "sae" in sections:
         config = config.model_copy(update={"sae": _sae_of(config.sae, flags)})
-    fields: list[Any] = [
-        ("overwrite", tyro.conf.FlagCreatePairsOff[bool], dataclasses.field(default=False)),
-        ("json", tyro.conf.FlagCreatePairsOff[bool], dataclasses.field(default=False)),
-        ("trust_remote_code", tyro.conf.FlagCreatePairsOff[bool], dataclasses.field(default=False)),
-        ("out", Path | None, dataclasses.field(default=None)),
-    ]
+    fields = _common_flags()
     for section in sections:
         value = getattr(config, section)
         kind = type(value)
@@ -191,6 +278,18 @@ def _sae_of(sae: SAEConfig, flags: list[str]) -> SAEConfig:
         if name == "--sae.architecture":
             sae = as_architecture(sae, inline or value)
     return sae
+
+
+def _common_flags() -> list[Any]:
+    import tyro
+
+    switch = tyro.conf.FlagCreatePairsOff[bool]
+    return [
+        ("overwrite", switch, dataclasses.field(default=False)),
+        ("json", switch, dataclasses.field(default=False)),
+        ("trust_remote_code", switch, dataclasses.field(default=False)),
+        ("out", Path | None, dataclasses.field(default=None)),
+    ]
 
 
 def _changed(config: RunConfig, options: Any) -> RunConfig:
@@ -266,13 +365,17 @@ def _print_results(run: RunDirectory, as_json: bool) -> None:
     from groupsae.report.summary import summarise
 
     suites = summarise(run)
+    train = run.read_json("train.json") if run.file("train.json").exists() else {"groups": {}, "num_tokens": 0}
     if as_json:
         values = {"run": str(run.path), "stages": run.stages(), "suites": [dataclasses.asdict(s) for s in suites]}
+        values |= {"saes": train["groups"], "tokens_saved": train.get("tokens_saved", 0)}
         print(json.dumps(values))
         return
     from groupsae import tables
 
-    tables.show(tables.stages(run), *([tables.suites(suites)] if suites else []))
+    tables.show(tables.stages(run), *([tables.suites(suites)] if suites else []), *tables.lineages(train))
+    if tables.saved_tokens(train):
+        print(tables.saved_tokens(train))
     if run.file("report/index.html").exists():
         print(f"report: {run.file('report/index.html')}")
 

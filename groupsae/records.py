@@ -143,9 +143,24 @@ class RunDirectory:
             raise RunError(f"{self.file('manifest.json')} is damaged: it holds no stages. Remove it to start again.")
         return manifest
 
+    @property
+    def own_stages(self) -> tuple[str, ...]:
+        """The stages of this run: one that starts from another run's SAEs compares no layers and divides nothing."""
+        warm = self.config.train.warm_start.source is not None
+        return tuple(stage for stage in STAGES if not warm or stage not in ("distances", "group", "plan"))
+
+    def require_own(self, stage: str) -> None:
+        """Raises RunError for a stage that this run does not have."""
+        if stage not in self.own_stages:
+            raise RunError(
+                f"{self.path} has no stage {stage!r}: it starts from the SAEs of {self.config.train.warm_start.source} "
+                f"and trains one per layer. It has {', '.join(self.own_stages)}."
+            )
+
     def before(self, stage: str) -> tuple[str, ...]:
         """The stages that a stage is made from: those before it; a plan only counts where it decides something."""
-        earlier = STAGES[: STAGES.index(stage)]
+        self.require_own(stage)
+        earlier = self.own_stages[: self.own_stages.index(stage)]
         counts = stage == "report" or self.config.plan.chooses
         return tuple(name for name in earlier if name != "plan" or counts)
 
@@ -153,7 +168,10 @@ class RunDirectory:
         """What a stage's result depends on, as a hash: its config sections and those of all stages before it."""
         values: dict[str, Any] = {"seed": self.config.seed}
         for earlier in (*self.before(stage), stage):
-            for section in STAGE_SECTIONS[earlier]:
+            sections = STAGE_SECTIONS[earlier]
+            if earlier == "train" and "distances" not in self.own_stages:
+                sections = ("activations", *sections)
+            for section in sections:
                 dumped = getattr(self.config, section).model_dump(mode="json")
                 values[section] = {k: v for k, v in dumped.items() if k not in _WITHOUT_EFFECT.get(section, ())}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
@@ -202,7 +220,7 @@ class RunDirectory:
         kept = ("seconds", "files")
         return {
             stage: {"status": self.status(stage)} | {k: v for k, v in recorded.get(stage, {}).items() if k in kept}
-            for stage in STAGES
+            for stage in self.own_stages
         }
 
     def require(self, *stages: str) -> None:

@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from groupsae.records import RunDirectory
+from groupsae.report.figures.transfer import TITLES
 from groupsae.report.summary import SuiteSummary
+from groupsae.report.transfer import Mean, TransferResults
 
 SUITE_ROWS: dict[str, Callable[[SuiteSummary], str]] = {
     "SAEs": lambda s: f"{s.num_saes} for {s.num_layers} layers",
@@ -30,6 +32,8 @@ SUITE_ROWS: dict[str, Callable[[SuiteSummary], str]] = {
 def show(*tables: Table) -> None:
     """Print tables to stdout."""
     console = Console()
+    if not console.is_terminal:  # a file or a pipe has no edge
+        console = Console(width=160)
     for table in tables:
         console.print(table)
 
@@ -86,6 +90,44 @@ def suites(summaries: Sequence[SuiteSummary]) -> Table:
     return table
 
 
+def lineages(train: dict[str, Any]) -> list[Table]:
+    """A table of what each SAE started from, if any did not start from scratch."""
+    origins = {name: facts.get("origin") for name, facts in train["groups"].items()}
+    known = [origin for origin in origins.values() if origin]
+    if not known:
+        return []
+    where = " of ".join(part for part in (known[0]["suite"], known[0]["run"]) if part)
+    table = _table(
+        f"started {known[0]['direction']} from {where or 'a suite in memory'}",
+        ("SAE", "tokens", "after", "tokens before"),
+        right=("tokens", "tokens before"),
+    )
+    for name, origin in origins.items():
+        source, before = "scratch", "0"
+        if origin:
+            served = "" if origin["group"] == origin["hookpoint"] else f" at {origin['hookpoint']}"
+            source = origin["group"] + served
+            before = f"{_all_tokens(origin['lineage']):,}" if origin["lineage"] else "-"
+        table.add_row(name, f"{train['groups'][name]['tokens']:,}", source, before)
+    return [table]
+
+
+def saved_tokens(train: dict[str, Any]) -> str:
+    """What ending early has saved, in words; empty if no SAE ended early."""
+    wanted, groups = train["num_tokens"], train["groups"]
+    early = [name for name, facts in groups.items() if facts.get("tokens", wanted) < wanted]
+    if not early:
+        return ""
+    saved = f"{train['tokens_saved']:,} of {wanted * len(groups):,} SAE tokens saved"
+    return f"ended early: {len(early)} of {len(groups)} SAEs ({', '.join(early)}); {saved}"
+
+
+def _all_tokens(lineage: dict[str, Any] | None) -> int:
+    if lineage is None:
+        return 0
+    return lineage["tokens"] + _all_tokens((lineage["origin"] or {}).get("lineage"))
+
+
 def prices(plan: dict[str, Any]) -> Table:
     """Every number of groups with its price, the chosen one marked.
 
@@ -121,6 +163,42 @@ def methods(plan: dict[str, Any]) -> Table:
     for rows in zip(*plan["methods"].values(), strict=True):
         cells = [f"{row['amad']:.3f} / {row['size_weighted_amad']:.3f} / {row['largest_diameter']:.3f}" for row in rows]
         table.add_row(str(rows[0]["num_groups"]), *cells)
+    return table
+
+
+def transfer(results: TransferResults) -> list[Table]:
+    """The looks at every direction, warm / from scratch, and the ways to spend a budget."""
+    columns = ["tokens", "FVU", "delta CE", "CE score", "L0", "FVU at one L0", "progress: FVU, delta CE, CE score"]
+    tables = []
+    for direction, looks in results.looks.items():
+        table = _table(f"{TITLES[direction]}; warm / from scratch", columns, right=columns)
+        for look in looks:
+            matched = _pair(*(look.matched_fvu or (None, None)), ".4f")
+            progress = "  ".join(number(value, ".2f") for value in look.progress.values())
+            scratch = look.scratch or Mean(None, None, None, None)
+            pairs = [_pair(*values, form) for *values, form in _looked(look.transfer, scratch)]
+            table.add_row(f"{look.tokens:,}" if look.tokens else "zero-shot", *pairs, matched, progress)
+        base = results.base_mean(direction)
+        table.add_row("base", *(number(value, form) for value, _, form in _looked(base, base)), "", "", style="bold")
+        tables.append(table)
+    return [*tables, _budgets(results)]
+
+
+def _looked(one: Mean, other: Mean) -> list[tuple[float | None, float | None, str]]:
+    forms = {"fvu": ".4f", "delta_ce": ".4f", "ce_score": ".4f", "l0": ".1f"}
+    return [(getattr(one, key), getattr(other, key), form) for key, form in forms.items()]
+
+
+def _pair(one: float | None, other: float | None, form: str) -> str:
+    return " / ".join(number(value, form) for value in (one, other) if value is not None)
+
+
+def _budgets(results: TransferResults) -> Table:
+    columns = ("all layers", "tokens per SAE", "TFLOP", "time", "FVU", "delta CE", "CE score", "L0")
+    table = _table("ways to spend a budget", columns, right=columns[1:])
+    for row in results.budgets():
+        scores = [number(value, form) for value, _, form in _looked(row.mean, row.mean)]
+        table.add_row(row.name, row.tokens, f"{row.flops / 1e12:.3g}", duration(row.seconds), *scores)
     return table
 
 

@@ -41,6 +41,7 @@ def test_the_public_names_are_a_list_that_is_kept():
         "TokenRows",
         "TopKConfig",
         "TrainConfig",
+        "WarmStart",
         "angular_distances",
         "evaluate_losses",
         "evaluate_reconstruction",

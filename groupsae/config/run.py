@@ -15,6 +15,7 @@ from groupsae.config.stages import (
     ActivationsConfig,
     DistancesConfig,
     EvalConfig,
+    ExperimentConfig,
     GroupConfig,
     ModelConfig,
     PlanConfig,
@@ -40,6 +41,7 @@ class RunConfig(Section):
     sae: SAEConfig = Field(TopKConfig(), discriminator="architecture")
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    experiment: ExperimentConfig = ExperimentConfig()
 
     @model_validator(mode="after")
     def _buffer_holds_a_batch(self) -> RunConfig:
@@ -71,11 +73,18 @@ def commented_toml(config: RunConfig) -> str:
     for key, field in type(config).model_fields.items():
         value = getattr(config, key)
         if isinstance(value, Section):
-            lines += ["", f"# {(type(value).__doc__ or '').splitlines()[0]}", f"[{key}]"]
-            lines += [line for name in type(value).model_fields for line in _commented(value, name)]
+            lines += _commented_section(key, value)
         else:
             lines += [f"{key} = {_toml_value(value)}  # {field.description}"]
     return "\n".join(lines) + "\n"
+
+
+def _commented_section(path: str, section: Section) -> list[str]:
+    keys = type(section).model_fields
+    inner = {key: getattr(section, key) for key in keys if isinstance(getattr(section, key), Section)}
+    lines = ["", f"# {(type(section).__doc__ or '').splitlines()[0]}", f"[{path}]"]
+    lines += [line for key in keys if key not in inner for line in _commented(section, key)]
+    return lines + [line for key, value in inner.items() for line in _commented_section(f"{path}.{key}", value)]
 
 
 def _commented(section: Section, key: str) -> list[str]:

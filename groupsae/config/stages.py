@@ -170,6 +170,23 @@ class PlanConfig(Section):
         return self
 
 
+Direction = Literal["forward", "backward", "group"]
+
+
+class WarmStartConfig(Section):
+    """SAEs of another run to start from, instead of random weights. One SAE is then trained per layer."""
+
+    source: str | None = None
+    """The run directory, or saved suite, whose SAEs are started from. Without it, weights are random."""
+    direction: Direction = "backward"
+    """`forward`: each layer starts from the SAE of the layer before; `backward`: of the layer after;
+    `group`: from the SAE that serves the layer itself there, such as that of its group."""
+    suite: str | None = None
+    """Which of the source's suites; without it, `groups` for `group`, else `baseline`, where it has them."""
+    learning_rate: Positive | None = None
+    """Adam's rate for SAEs that start warm; without it, a third of the run's."""
+
+
 class TrainConfig(Section):
     """How the SAEs are trained."""
 
@@ -194,6 +211,13 @@ class TrainConfig(Section):
     """Subtract each hookpoint's mean before encoding."""
     scale_tokens: Count = 1_000_000
     """Tokens from which each hookpoint's scale and centre are measured."""
+    warm_start: WarmStartConfig = WarmStartConfig()
+    """SAEs of another run to start from, instead of random weights. One SAE is then trained per layer."""
+    stop_below: Positive | None = None
+    """End an SAE's training early once its loss falls by less than this share of itself per million
+    tokens: the rate then decays over the usual share of the tokens seen. Without it, none ends early."""
+    stop_window_tokens: Count = 1_000_000
+    """Tokens over which the loss is averaged, to be compared with those before, for `stop_below`."""
     baseline: bool = True
     """Also train one SAE per layer, in the same pass, to compare with."""
     log_every_tokens: Count = 100_000
@@ -213,3 +237,12 @@ class EvalConfig(Section):
 
     num_tokens: Count = 100_000
     """Held-out tokens; every SAE of a run sees the same ones."""
+
+
+class ExperimentConfig(Section):
+    """What `groupsae experiment transfer` trains once the base SAEs are there."""
+
+    num_tokens: Count | None = None
+    """Tokens each SAE sees that starts from another; without it, half of train.num_tokens."""
+    looks: Count = 5
+    """How often these SAEs are evaluated on the way, at equal distances."""

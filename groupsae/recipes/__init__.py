@@ -17,11 +17,13 @@ from groupsae.errors import GroupsaeError, RunError
 from groupsae.lock import hold
 from groupsae.progress import say
 from groupsae.recipes.evaluate import evaluate
+from groupsae.recipes.experiment import require_experiment, transfer_experiment
 from groupsae.recipes.group import group
 from groupsae.recipes.measure import measure_layers, tokenize
 from groupsae.recipes.plan import plan
 from groupsae.recipes.train import train
-from groupsae.records import STAGES, RunDirectory
+from groupsae.recipes.warm_start import warm_start_of
+from groupsae.records import RunDirectory
 from groupsae.report.page import write_report
 from groupsae.storage import sweep
 from groupsae.workbench import Workbench
@@ -56,7 +58,7 @@ NEEDS_NOTHING = ("plan", "report")
 
 def run_all(run: RunDirectory, *, overwrite: bool = False) -> None:
     """Every stage that is not done yet, in order; with `overwrite`, those made from another config again."""
-    unfinished = [stage for stage in STAGES if run.status(stage) != "done"]
+    unfinished = [stage for stage in run.own_stages if run.status(stage) != "done"]
     for stage in unfinished:
         _require_free(run, stage, overwrite)
     if not unfinished:
@@ -64,6 +66,7 @@ def run_all(run: RunDirectory, *, overwrite: bool = False) -> None:
         return
     bench = Workbench(run, overwrite)
     bench.require_possible()
+    warm_start_of(bench)
     with _alone(run):
         for stage in dict.fromkeys((*unfinished, "report")):
             if stage == "report" or run.status(stage) != "done":  # nobody did it before we had the lock
@@ -76,6 +79,7 @@ def run_stage(run: RunDirectory, stage: str, *, overwrite: bool = False) -> None
     Raises RunError, before anything is computed, if an earlier stage is missing, or if results
     made from another config would be replaced without `overwrite`.
     """
+    run.require_own(stage)
     if run.status(stage) == "done" and not overwrite and stage != "report":
         say(f"{stage}: done already (--overwrite makes it again)")
         return
@@ -92,6 +96,21 @@ def _alone(run: RunDirectory) -> Iterator[None]:
     with hold(run.path):
         sweep(run.path)
         yield
+
+
+def run_transfer_experiment(run: RunDirectory, *, overwrite: bool = False) -> None:
+    """The transfer experiment, with the stages up to train first where they are not done; nothing if it is done."""
+    if not require_experiment(run, overwrite=overwrite):
+        say(f"{run.path} holds the experiment already (--overwrite makes it again)")
+        return
+    unfinished = [stage for stage in (*run.before("train"), "train") if run.status(stage) != "done"]
+    for stage in unfinished:
+        _require_free(run, stage, overwrite)
+    bench = Workbench(run, overwrite)
+    bench.require_possible()
+    for stage in unfinished:
+        _make(bench, stage)
+    transfer_experiment(bench)
 
 
 def _require_free(run: RunDirectory, stage: str, overwrite: bool) -> None:

@@ -15,12 +15,14 @@ from groupsae.interrupt import noted
 from groupsae.partition import Group, Partition, group_name
 from groupsae.progress import bar, say
 from groupsae.recipes.group import read_groups
+from groupsae.recipes.warm_start import announce, warm_start_of
 from groupsae.records import MAY_CHANGE, RunDirectory
 from groupsae.saes.suite import save_sae, write_suite_index
 from groupsae.training.checkpoint import Checkpoints, Progress
 from groupsae.training.log import LogFile
 from groupsae.training.precision import has_bf16
 from groupsae.training.trainer import PARTS, Trained, train_groups
+from groupsae.training.warm_start import WarmStart
 from groupsae.workbench import ROWS_FILE, Workbench
 
 SCALES_IN_TRAINING = "checkpoint-scales.safetensors"
@@ -29,12 +31,18 @@ LOGS = ("metrics.jsonl", "timing.jsonl")
 
 
 def train(bench: Workbench) -> list[str]:
-    """An SAE per group of every suite of the run: `groups/`, `suite.json`, `train.json`, `metrics.jsonl`."""
+    """An SAE per group of every suite of the run: `groups/`, `suite.json`, `train.json`, `metrics.jsonl`.
+
+    A run with a warm start has one suite, `groups`, of one SAE per layer.
+    """
     run, config = bench.run, bench.run.config
-    partitions = partitions_of(run)
+    start = warm_start_of(bench)
+    if start:
+        announce(start, bench)
+    partitions = {"groups": Partition.singletons(bench.hookpoints)} if start else partitions_of(run)
     groups = distinct_groups(partitions)
     logs = {name: LogFile(run.file(name)) for name in LOGS}
-    checkpoints = _checkpoints(run, groups, tuple(logs.values()))
+    checkpoints = _checkpoints(run, groups, start, tuple(logs.values()))
     if bench.overwrite and run.status("train") == "done":
         checkpoints.clear()
     if not checkpoints.exist:
@@ -55,6 +63,7 @@ def train(bench: Workbench) -> list[str]:
             config.train,
             seed=config.seed,
             buffer_tokens=config.activations.buffer_tokens,
+            starts=start.starts(bench.hookpoints, scales) if start else None,
             checkpoints=checkpoints,
             progress=advance,
             log=lambda record: _log(logs, record),
@@ -89,15 +98,18 @@ def distinct_groups(partitions: dict[str, Partition]) -> tuple[Group, ...]:
     return tuple(dict.fromkeys(group for partition in partitions.values() for group in partition.groups))
 
 
-def _checkpoints(run: RunDirectory, groups: Iterable[Group], logs: Sequence[LogFile]) -> Checkpoints:
-    """The run's checkpoints. They must agree in the config, the text as it was read, and the groups."""
+def _checkpoints(
+    run: RunDirectory, groups: Sequence[Group], start: WarmStart | None, logs: Sequence[LogFile]
+) -> Checkpoints:
+    """The run's checkpoints. They must agree in config, the text as it was read, groups and first weights."""
     text = run.manifest["stages"]["tokens"]["files"][ROWS_FILE]["sha256"]
     names = " ".join(map(group_name, groups))
+    first = start.digest([group[0] for group in groups])[:16] if start else "random"
     return Checkpoints(
         run.path,
-        f"{run.fingerprint('train')} {text[:16]} {names}",
+        f"{run.fingerprint('train')} {text[:16]} {first} {names}",
         keep=run.config.train.keep_checkpoints,
-        settings=flat(run.config) | {"text": text[:16], "groups": names},
+        settings=flat(run.config) | {"text": text[:16], "groups": names, "first weights": first},
         logs=logs,
     )
 
@@ -147,13 +159,14 @@ def _write_facts(bench: Workbench, trained: Trained, groups: Iterable[Group], sn
     config = bench.run.config
     facts = {
         "num_tokens": config.train.num_tokens,
+        "tokens_saved": sum(config.train.num_tokens - sae.lineage.tokens for sae in trained.saes.values()),
         "d_model": bench.source.d_model,
         "d_sae": config.sae.width(bench.source.d_model),
         "k": config.sae.k,
         "seconds": {part: trained.seconds[part] for part in PARTS},
         "groups": {
-            name: {"seconds": trained.seconds[name], "hookpoints": group}
-            for name, group in zip(trained.saes, groups, strict=True)
+            name: {"seconds": trained.seconds[name], "hookpoints": group, **sae.lineage.to_json()}
+            for (name, sae), group in zip(trained.saes.items(), groups, strict=True)
         },
         "scales": dict(zip(trained.scales.hookpoints, trained.scales.scale_L.tolist(), strict=True)),
         "snapshots": {str(tokens): files for tokens, files in snapshots.items()},

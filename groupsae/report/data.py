@@ -143,6 +143,9 @@ def _divisions(run: RunDirectory) -> Record | None:
             "candidates": found["methods"].get(found["method"]) or [found["choice"]],
             "partitions": baseline | {GROUPS: chosen},
         }
+    elif run.file("suite.json").exists():  # a warm start has no plan
+        divided = run.read_json("suite.json")
+        plan = {"method": None, "choice": {"groups": divided[GROUPS]}, "candidates": [], "partitions": divided}
     else:
         return None
     trained = run.read_json("suite.json") if run.file("suite.json").exists() else plan["partitions"]

@@ -125,6 +125,8 @@ _SECTIONS: tuple[tuple[str, str, str, str, tuple[Callable[[RunData], Drawing | N
 def _sections(run: RunDirectory, data: RunData) -> list[Section]:
     sections = []
     for key, title, lead, stage, draw in _SECTIONS:
+        if stage not in run.own_stages:
+            continue
         drawings = tuple(drawing for drawing in (one(data) for one in draw) if drawing is not None)
         there = prices.is_priced(data) if stage == "plan" else bool(drawings)
         sections.append(Section(key, title, lead, drawings, "" if there else tables.command(run, stage)))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from groupsae.hookpoints import natural_key
 from groupsae.partition import group_name
-from groupsae.records import STAGES, RunDirectory
+from groupsae.records import RunDirectory
 from groupsae.report.data import BASELINE, GROUPS, RunData
 from groupsae.report.figures.theme import group_label, in_order
 from groupsae.report.summary import SuiteSummary
@@ -150,7 +150,7 @@ def layer_table(data: RunData) -> SortableTable | None:
 
 def missing_stages(run: RunDirectory) -> list[tuple[str, str, str]]:
     """Stages that are missing or out of date: stage, `missing` or `stale`, and the command that makes it."""
-    found = [(stage, run.status(stage)) for stage in STAGES if stage != "report"]
+    found = [(stage, run.status(stage)) for stage in run.own_stages if stage != "report"]
     return [(stage, status, command(run, stage)) for stage, status in found if status != "done"]
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from groupsae.saes.lineage import Lineage
+
 ROWS_NUMBERS = 2**17
 """Numbers of a weight matrix that are worked on at once on a CPU: 512 KiB."""
 
@@ -88,6 +90,7 @@ class SparseAutoencoder(nn.Module, ABC):
     def __init__(self, d_model: int, d_sae: int) -> None:
         super().__init__()
         self.d_model, self.d_sae = d_model, d_sae
+        self.lineage: Lineage | None = None
         self.W_enc = nn.Parameter(torch.zeros(d_sae, d_model))
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
         self.W_dec = nn.Parameter(torch.zeros(d_sae, d_model))
@@ -141,6 +144,17 @@ class SparseAutoencoder(nn.Module, ABC):
     def folded_bias(self) -> Tensor:
         """b_enc - W_enc b_dec, (S,): pre-activations are W_enc z plus this."""
         return self.b_enc - self.W_enc @ self.b_dec
+
+    @torch.no_grad()
+    def change_inputs(self, factor: float, shift_D: Tensor) -> None:
+        """Do to y from now on what was done to z = factor * y + shift until now, in the units of y.
+
+        The reconstruction of y becomes (z_hat - shift) / factor. Unit decoder rows stay as they are, so
+        latents are divided by the factor, and with them whatever is compared with or added to
+        pre-activations: b_enc here, thresholds in architectures that have them. The factor must be above 0.
+        """
+        self.b_enc /= factor
+        self.b_dec.sub_(shift_D).div_(factor)
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:

@@ -14,6 +14,7 @@ from groupsae.activations.scale import Scales
 from groupsae.errors import ConfigError, PartitionError, RunError
 from groupsae.partition import Group, Partition, group_name
 from groupsae.saes.base import Latents, SparseAutoencoder
+from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import ARCHITECTURES, build_sae
 from groupsae.saes.weights import load_tensors, save_tensors
 from groupsae.storage import within, write_atomically
@@ -154,6 +155,8 @@ def save_sae(sae: SparseAutoencoder, folder: Path) -> None:
     """Write `sae.safetensors` and `cfg.json`, each whole or not at all."""
     write_atomically(folder / "sae.safetensors", lambda path: save_tensors(sae.state_dict(), path))
     cfg = {"d_model": sae.d_model, "sae": sae.config.model_dump(mode="json")}
+    if sae.lineage is not None:
+        cfg["lineage"] = sae.lineage.to_json()
     write_atomically(folder / "cfg.json", lambda path: path.write_text(json.dumps(cfg, indent=1) + "\n"))
 
 
@@ -165,11 +168,13 @@ def load_sae(folder: Path) -> SparseAutoencoder:
         config = ARCHITECTURES[cfg["sae"]["architecture"]][0](**cfg["sae"])
         with torch.device("meta"):  # sizes only: a config may promise more than there is memory for
             promised = build_sae(_width(cfg["d_model"]), config).state_dict()
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, ConfigError) as error:
+        lineage = Lineage.from_json(cfg["lineage"]) if "lineage" in cfg else None
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, ConfigError) as error:
         raise RunError(f"{file} is missing or damaged: {error}. {REMEDY}") from error
     tensors = load_tensors(folder / "sae.safetensors", promised, remedy=REMEDY)
     sae = build_sae(cfg["d_model"], config)
     sae.load_state_dict(tensors)
+    sae.lineage = lineage
     return sae.requires_grad_(False)
 
 

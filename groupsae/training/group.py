@@ -12,12 +12,15 @@ from groupsae.config import SAEConfig, TrainConfig
 from groupsae.errors import NumericalError
 from groupsae.partition import Group, group_name
 from groupsae.saes.base import Losses, SparseAutoencoder
+from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import build_sae
 from groupsae.training.dead import DeadLatents
 from groupsae.training.faults import Watch
 from groupsae.training.microbatch import MicroBatches, backward_in_parts
 from groupsae.training.optim import adam, clip, decay, learning_rate, warmup
 from groupsae.training.precision import product_dtype
+from groupsae.training.schedule import Schedule
+from groupsae.training.warm_start import Start, warm_rate
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
@@ -27,20 +30,36 @@ class GroupInTraining:
     seen at are functions of (seed, group), so that a group trains alike in whatever company.
 
     With `layers_per_token = "all"` every token is seen once at each layer of the group, in steps of their own, so that
-    a group of m layers takes m steps for each batch of the stream.
+    a group of m layers takes m steps for each batch of the stream. `name` is what it goes by, its group's name unless
+    the group is trained more than once; `start` the weights it begins with, which take the warm start's learning
+    rate and no warm-up of sparsity.
     """
 
     def __init__(
-        self, group: Group, scales: Scales, d_model: int, sae: SAEConfig, train: TrainConfig, seed: int
+        self,
+        group: Group,
+        scales: Scales,
+        d_model: int,
+        sae: SAEConfig,
+        train: TrainConfig,
+        seed: int,
+        *,
+        name: str | None = None,
+        start: Start | None = None,
     ) -> None:
         device = scales.scale_L.device
-        self.group, self.name, self.train = group, group_name(group), train
+        self.group, self.name, self.train, self.start = group, name or group_name(group), train, start
         self.scales = scales.at(group)
         self.sae = build_sae(d_model, sae)
-        self.sae.initialise(hash_seed(seed, f"weights/{self.name}"))
+        if start is None:
+            self.sae.initialise(hash_seed(seed, f"weights/{group_name(group)}"))
+            self.rate = train.learning_rate or learning_rate(self.sae.d_sae)
+        else:
+            self.sae.load_state_dict(start.sae.state_dict())
+            self.rate = warm_rate(train, self.sae.d_sae)
         self.sae.to(device)
         self.sae.product_dtype = product_dtype(train.precision, device)
-        self.rate = train.learning_rate or learning_rate(self.sae.d_sae)
+        self.schedule = Schedule(train, device)
         self.optimizer = adam(self.sae.parameters(), self.rate)
         self.dead = DeadLatents(self.sae.d_sae, sae.dead_after_tokens, device)
         self.meter = Meter(device)
@@ -57,19 +76,19 @@ class GroupInTraining:
         """Tokens of the stream that give the SAE its `num_tokens`."""
         return -(-self.train.num_tokens // self.turns)
 
-    def finished(self, tokens: int) -> bool:
-        """Whether nothing is left to learn after this many tokens of the stream."""
-        return tokens >= self.tokens_needed
+    @property
+    def finished(self) -> bool:
+        """Whether it takes no more steps."""
+        return self.schedule.finished
 
-    def take(self, batch: Batch, number: int, before: int) -> None:
-        """The optimizer steps on the batch of this number in the stream, `before` tokens of which came earlier."""
-        count = min(batch.count, self.tokens_needed - before)
+    def take(self, batch: Batch, number: int) -> None:
+        """The optimizer steps on the batch of this number in the stream."""
+        count = min(batch.count, -(-self.schedule.left // self.turns))
         for turn in range(self.turns):
-            seen = before * self.turns + turn * count
-            kept = min(count, self.train.num_tokens - seen)
+            kept = min(count, self.schedule.left)
             if kept > 0:
                 x_ND, layers_N = batch.read(self.group, turn)
-                self.step(x_ND[:kept], layers_N[:kept], seen / self.train.num_tokens, number)
+                self.step(x_ND[:kept], layers_N[:kept], self.schedule.progress, number)
 
     def step(self, x_ND: Tensor, layers_N: Tensor, progress: float, number: int = 0) -> None:
         """One optimizer step on tokens of the group's layers; `progress` is the share of the tokens seen before it.
@@ -77,7 +96,7 @@ class GroupInTraining:
         `layers_N` counts within the group; `number` names the batch in what is said of faults.
         """
         z_ND, dead_S = self.scales.normalise(x_ND, layers_N), self.dead.mask_S
-        sparsity, rate = warmup(progress, self.train.sparsity_warmup_share), self._rate(progress)
+        sparsity, rate = self._sparsity(progress), self.rate * decay(progress, self.train.decay_share)
         losses = self.micro_batches.run(
             lambda parts: backward_in_parts(self.sae, z_ND, dead_S, sparsity, parts),
             self.optimizer.zero_grad,
@@ -86,12 +105,13 @@ class GroupInTraining:
         norm = clip(self.sae.parameters(), self.train.clip_norm)
         sound = self.watch.look(losses.total, norm, z_ND, layers_N, number, progress * self.train.num_tokens)
         self._apply(rate, sound)
+        self.schedule.advance(len(z_ND), losses.total.detach())
         self.sae.after_step(losses.latents, rate)
         self.dead.update(losses.latents, sound)
         self.meter.add(losses, self.dead.mask_S, sound)
 
-    def _rate(self, progress: float) -> float:
-        return self.rate * decay(progress, self.train.decay_share)
+    def _sparsity(self, progress: float) -> float:
+        return 1.0 if self.start else warmup(progress, self.train.sparsity_warmup_share)
 
     def _apply(self, rate: float, sound: Tensor) -> None:
         self.sae.project_decoder_gradient()
@@ -103,8 +123,9 @@ class GroupInTraining:
         self.sae.normalise_decoder()
 
     def trained(self) -> SparseAutoencoder:
-        """The SAE as it is used from now on: frozen, and in float32 throughout."""
+        """The SAE as it is used from now on: frozen, in float32 throughout, with its lineage."""
         self.sae.product_dtype = None
+        self.sae.lineage = Lineage(self.schedule.seen, self.start.origin if self.start else None)
         return self.sae.requires_grad_(False)
 
     def require_finite(self, step: int) -> None:
@@ -127,12 +148,17 @@ class GroupInTraining:
             )
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that training changes, by name: weights, Adam's moments, silent tokens, meter, watch."""
+        """Everything that training changes, by name: weights, Adam's moments, silent tokens, meter, watch, schedule."""
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         for name, parameter in self.sae.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"adam.{name}.{key}"] = value
-        return tensors | {"silent": self.dead.silent_S, "meter": self.meter.sums, "watch": self.watch.sums}
+        return tensors | {
+            "silent": self.dead.silent_S,
+            "meter": self.meter.sums,
+            "watch": self.watch.sums,
+            "schedule": self.schedule.state(),
+        }
 
     def layout(self) -> dict[str, Tensor]:
         """Tensors of the names, shapes and dtypes that `state()` has after a step."""
@@ -153,6 +179,7 @@ class GroupInTraining:
         self.dead.silent_S.copy_(tensors["silent"])
         self.meter.sums.copy_(tensors["meter"])
         self.watch.sums.copy_(tensors["watch"])
+        self.schedule.restore(tensors["schedule"])
 
 
 class Meter:
@@ -179,14 +206,16 @@ class Meter:
         self.sums[2:] += torch.where(sound, torch.stack([part.double() for part in parts]), 0)
 
     def read(self) -> dict[str, float]:
-        """Means since the last reading, which starts anew: loss, auxk, fvu, l0, dead_share."""
+        """Means since the last reading, which starts anew: loss, auxk, fvu, l0, dead_share; empty without a step."""
         sums = dict(zip(self.NAMES, self.sums.tolist(), strict=True))
         self.sums.zero_()
-        steps = max(sums["steps"], 1)
+        steps = sums["steps"]
+        if not steps:
+            return {}
         return {
             "loss": sums["loss"] / steps,
             "auxk": sums["auxk"] / steps,
             "fvu": sums["error"] / max(sums["variance"], 1e-300),
-            "l0": sums["active"] / max(sums["tokens"], 1),
+            "l0": sums["active"] / sums["tokens"],
             "dead_share": sums["dead"] / steps,
         }

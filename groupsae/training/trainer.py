@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,12 @@ from groupsae.activations.shuffle import Lanes, Position, ShuffledStream
 from groupsae.activations.source import ActivationSource
 from groupsae.config import ActivationsConfig, SAEConfig, TopKConfig, TrainConfig
 from groupsae.errors import ConfigError, Interrupted, PartitionError
-from groupsae.partition import Group, Partition
+from groupsae.partition import Group, Partition, group_name
 from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.suite import Suite
 from groupsae.training.checkpoint import Checkpoints, Progress
 from groupsae.training.group import GroupInTraining
+from groupsae.training.warm_start import Start, WarmStart
 
 PARTS = ("language model", "SAE steps", "shuffle buffer", "checkpoints", "other")
 """What the seconds of training are divided into."""
@@ -35,6 +36,26 @@ class Trained:
         return Suite(partition, {name: self.saes[name] for name in partition.names}, self.scales)
 
 
+@dataclass(frozen=True)
+class Trainee:
+    """One SAE to be trained: the group it serves, its own settings, and what it starts from, if not from scratch.
+
+    Of the settings, those of batches, logs and saves are the whole training's.
+    """
+
+    group: Group
+    train: TrainConfig
+    start: Start | None = None
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Calls `see` with the tokens so far and all SAEs by name, every `every_tokens` and at the end."""
+
+    every_tokens: int
+    see: Callable[[int, dict[str, SparseAutoencoder]], None]
+
+
 def train(
     source: ActivationSource,
     partition: Partition,
@@ -43,18 +64,29 @@ def train(
     *,
     seed: int = 0,
     buffer_tokens: int = ActivationsConfig().buffer_tokens,
+    start: WarmStart | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Suite:
     """The suite of a partition: one SAE per group, trained in one pass over the source.
 
-    `Partition.singletons(hookpoints)` is one SAE per layer. Raises PartitionError if the
-    partition names a hookpoint that the source does not read, ConfigError for sizes that do not
-    fit each other, NumericalError for NaN.
+    `Partition.singletons(hookpoints)` is one SAE per layer; only those can `start` from another suite's.
+    Raises PartitionError if the partition names a hookpoint that the source does not read, ConfigError for
+    sizes that do not fit each other, NumericalError for NaN.
     """
     _require_possible(source, partition.groups, sae, train, buffer_tokens)
+    if start:
+        start.require_possible(partition.groups, source.d_model, sae, train)
     scales = measure_scales(source, train.scale_tokens, centre=train.centre, seed=seed)
     trained = train_groups(
-        source, partition.groups, scales, sae, train, seed=seed, buffer_tokens=buffer_tokens, progress=progress
+        source,
+        partition.groups,
+        scales,
+        sae,
+        train,
+        seed=seed,
+        buffer_tokens=buffer_tokens,
+        starts=start.starts(partition.hookpoints, scales) if start else None,
+        progress=progress,
     )
     return trained.suite(partition)
 
@@ -68,6 +100,7 @@ def train_groups(
     *,
     seed: int,
     buffer_tokens: int,
+    starts: Mapping[str, Start] | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Callable[[int], None] | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
@@ -76,19 +109,61 @@ def train_groups(
 ) -> Trained:
     """An SAE for each distinct group, all trained on the same batches.
 
+    `starts` gives the weights that some begin with, by the group's name. The rest is as for `train_together`.
+    """
+    distinct = dict.fromkeys(Partition((group,)).groups[0] for group in groups)
+    trainees = {group_name(group): Trainee(group, train, (starts or {}).get(group_name(group))) for group in distinct}
+    return train_together(
+        source,
+        trainees,
+        scales,
+        sae,
+        train,
+        seed=seed,
+        buffer_tokens=buffer_tokens,
+        checkpoints=checkpoints,
+        progress=progress,
+        log=log,
+        resumed=resumed,
+        stop=stop,
+    )
+
+
+def train_together(
+    source: ActivationSource,
+    trainees: Mapping[str, Trainee],
+    scales: Scales,
+    sae: SAEConfig,
+    train: TrainConfig,
+    *,
+    seed: int,
+    buffer_tokens: int,
+    checkpoints: Checkpoints | None = None,
+    looks: Looks | None = None,
+    progress: Callable[[int], None] | None = None,
+    log: Callable[[dict[str, Any]], None] | None = None,
+    resumed: Callable[[Progress], None] | None = None,
+    stop: Callable[[], int] | None = None,
+) -> Trained:
+    """An SAE for each trainee, by name, all trained on the same batches.
+
     Per batch activations are read once; each group sees every token at one drawn layer, or in turn at all
-    of its layers. With `checkpoints`, states are saved there every `save_every_tokens`,
+    of its layers. Several trainees may be of one group: they see the same, and differ in how they
+    start or how long they train. With `checkpoints`, states are saved there every `save_every_tokens`,
     and training goes on from the last one, if there is one (`resumed` is told). `log` gets a record
     every `log_every_tokens`; `progress` the tokens of each step. Once `stop` gives the number of a
     signal, the state is saved after the step and Interrupted raised.
     """
-    distinct = dict.fromkeys(Partition((group,)).groups[0] for group in groups)
-    _require_possible(source, distinct, sae, train, buffer_tokens)
-    in_training = [GroupInTraining(group, scales, source.d_model, sae, train, seed) for group in distinct]
-    lanes = Lanes.of(distinct, every_layer=train.layers_per_token == "all")
+    groups = [trainee.group for trainee in trainees.values()]
+    _require_possible(source, groups, sae, train, buffer_tokens)
+    in_training = [
+        GroupInTraining(each.group, scales, source.d_model, sae, each.train, seed, name=name, start=each.start)
+        for name, each in trainees.items()
+    ]
+    lanes = Lanes.of(groups, every_layer=train.layers_per_token == "all")
     num_tokens = max(group.tokens_needed for group in in_training)
     stream = ShuffledStream(source, num_tokens, lanes, train.batch_tokens, buffer_tokens, seed)
-    loop = _Loop(stream, in_training, train, checkpoints, progress, log, stop)
+    loop = _Loop(stream, in_training, train, checkpoints, looks, progress, log, stop)
     loop.resume(resumed)
     loop.run()
     return Trained({group.name: group.trained() for group in in_training}, scales, loop.seconds)
@@ -118,12 +193,14 @@ class _Loop:
         groups: list[GroupInTraining],
         train: TrainConfig,
         checkpoints: Checkpoints | None,
+        looks: Looks | None,
         progress: Callable[[int], None] | None,
         log: Callable[[dict[str, Any]], None] | None,
         stop: Callable[[], int] | None,
     ) -> None:
         self.stream, self.groups, self.train = stream, groups, train
-        self.checkpoints, self.progress, self.log, self.stop = checkpoints, progress, log, stop
+        self.checkpoints, self.looks, self.progress, self.log = checkpoints, looks, progress, log
+        self.stop, self.looking = stop, 0.0
         self.step, self.position = 0, Position()
         stream.needed = lambda: [name for group in self._unfinished() for name in group.group]
         self.seconds = dict.fromkeys((*PARTS, *(group.name for group in groups)), 0.0)
@@ -139,26 +216,39 @@ class _Loop:
 
     def run(self) -> None:
         began, spent = time.perf_counter(), sum(self._parts())
-        for position, batch in self.stream.batches(self.position):
+        for position, batch in () if self._ended else self.stream.batches(self.position):
             for group in self._unfinished():
                 started = time.perf_counter()
-                group.take(batch, self.step, self.position.tokens)
+                group.take(batch, self.step)
                 self.seconds[group.name] += time.perf_counter() - started
             before, self.position, self.step = self.position.tokens, position, self.step + 1
             if self.progress:
                 self.progress(batch.count)
             self._account(began, spent)
+            if self.looks and self._due(before, self.looks.every_tokens):
+                self._look(self.looks)
             if self._due(before, self.train.log_every_tokens):
                 self._log()
             signal = self.stop() if self.stop else 0
             wanted = [tokens for tokens in self.train.snapshots if before < tokens <= self.position.tokens]
             if self._due(before, self.train.save_every_tokens) or wanted or signal:
                 self._save(wanted)
-            if signal and self.position.tokens < self.stream.num_tokens:
+            if self._ended:
+                break
+            if signal:
                 raise Interrupted(signal, f"Stopped after step {self.step}, at {self.position.tokens:,} tokens.")
 
+    def _look(self, looks: Looks) -> None:
+        started = time.perf_counter()
+        looks.see(self.position.tokens, {group.name: group.sae for group in self.groups})
+        self.looking += time.perf_counter() - started
+
     def _unfinished(self) -> list[GroupInTraining]:
-        return [group for group in self.groups if not group.finished(self.position.tokens)]
+        return [group for group in self.groups if not group.finished]
+
+    @property
+    def _ended(self) -> bool:
+        return not self._unfinished()
 
     def _account(self, began: float, spent: float) -> None:
         stream, seconds = self.stream, self.seconds
@@ -166,7 +256,7 @@ class _Loop:
         seconds["shuffle buffer"] += stream.keep_seconds
         stream.read_seconds = stream.keep_seconds = 0.0
         seconds["SAE steps"] = sum(seconds[group.name] for group in self.groups)
-        known = sum(seconds[part] for part in PARTS if part != "other")
+        known = sum(seconds[part] for part in PARTS if part != "other") + self.looking
         seconds["other"] = max(0.0, spent + time.perf_counter() - began - known)
 
     def _parts(self) -> list[float]:
@@ -174,7 +264,7 @@ class _Loop:
 
     def _due(self, before: int, every: int) -> bool:
         now = self.position.tokens
-        return now // every > before // every or now >= self.stream.num_tokens
+        return now // every > before // every or self._ended
 
     def _log(self) -> None:
         for group in self.groups:
@@ -182,11 +272,12 @@ class _Loop:
         record = {"step": self.step, "tokens": self.position.tokens, "seconds": round(sum(self._parts()), 3)}
         record["micro_batches"] = max(group.micro_batches.parts for group in self.groups)
         record["groups"] = {
-            group.name: {"tokens": min(self.train.num_tokens, group.turns * self.position.tokens)}
-            | group.meter.read()
+            group.name: {"tokens": group.schedule.seen}
+            | reading
             | group.watch.read()
             | {"learning_rate": group.optimizer.param_groups[0]["lr"]}
             for group in self.groups
+            if (reading := group.meter.read())
         }
         if self.log:
             self.log(record)

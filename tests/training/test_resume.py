@@ -60,11 +60,11 @@ def test_going_on_with_every_layer_of_a_token_equals_never_having_stopped(tmp_pa
     assert equal(weights(run(folder=tmp_path, train=settings)), weights(run(train=settings)))
 
 
-def test_the_state_holds_weights_moments_dead_counters_and_meters(never_stopped):
+def test_the_state_holds_weights_moments_dead_counters_meters_and_schedule(never_stopped):
     names = {name.split("/")[-1] for name in never_stopped[2]}
     parameters = ("W_enc", "b_enc", "W_dec", "b_dec")
     moments = {f"adam.{name}.{key}" for name in parameters for key in ("step", "exp_avg", "exp_avg_sq")}
-    assert names == {f"sae.{name}" for name in parameters} | moments | {"silent", "meter", "watch"}
+    assert names == {f"sae.{name}" for name in parameters} | moments | {"silent", "meter", "watch", "schedule"}
     assert any(tensor.any() for name, tensor in never_stopped[2].items() if name.endswith("silent"))
 
 

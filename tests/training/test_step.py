@@ -123,11 +123,15 @@ def test_activations_in_half_precision_train_weights_in_float32(dtype):
 
 def taken(group, every_layer, **options):
     """(x, layers, progress) of every step that a group takes on a stream."""
-    steps, before = [], 0
-    group.step = lambda *step: steps.append(step)
-    for position, given in stream(every_layer=every_layer, **options).batches():
-        group.take(given, 0, before)
-        before = position.tokens
+    steps = []
+
+    def step(x_ND, layers_N, progress, number):
+        steps.append((x_ND, layers_N, progress))
+        group.schedule.advance(len(x_ND), torch.zeros(()))
+
+    group.step = step
+    for _, given in stream(every_layer=every_layer, **options).batches():
+        group.take(given, 0)
     return steps
 
 
@@ -141,8 +145,9 @@ def test_with_every_layer_a_group_of_two_takes_two_steps_for_each_batch_and_need
     train = TRAIN.model_copy(update={"layers_per_token": "all"})
     group = make_group(train=train)
     assert (group.turns, group.tokens_needed) == (2, 500)
-    assert not group.finished(499) and group.finished(500)
+    assert not group.finished
     steps = taken(group, True, num_tokens=500)
+    assert group.finished
     assert sum(len(x_ND) for x_ND, *_ in steps) == 1000
     progress = [step[2] for step in steps]
     assert progress[0] == 0 and progress == sorted(progress) and progress[-1] < 1

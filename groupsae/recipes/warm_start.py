@@ -1,0 +1,73 @@
+"""What a run starts from: another run's SAEs, found and checked before anything is computed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from groupsae.config import WarmStartConfig
+from groupsae.errors import ConfigError, RunError
+from groupsae.partition import Partition
+from groupsae.progress import say
+from groupsae.records import RunDirectory
+from groupsae.saes.suite import Suite, read_suite_index
+from groupsae.training.warm_start import WarmStart
+from groupsae.workbench import Workbench
+
+
+def warm_start_of(bench: Workbench) -> WarmStart | None:
+    """What this run's config starts from, or None.
+
+    Raises ConfigError if the source is this run, or its SAEs are of another shape or architecture;
+    RunError if it is missing or damaged; PartitionError if it lacks a hookpoint.
+    """
+    config = bench.run.config.train.warm_start
+    if config.source is None:
+        return None
+    folder = Path(config.source)
+    if folder.resolve() == bench.run.path.resolve():
+        raise ConfigError(f"{folder} cannot start from itself; give the new run another place with --out.")
+    start = open_source(config)
+    groups = Partition.singletons(bench.hookpoints).groups
+    start.require_possible(groups, bench.width, bench.run.config.sae, bench.run.config.train)
+    return start
+
+
+def announce(start: WarmStart, bench: Workbench) -> None:
+    """Say which settings differ from the source's, and which layers have nothing to start from."""
+    groups = Partition.singletons(bench.hookpoints).groups
+    for difference in start.require_possible(groups, bench.width, bench.run.config.sae, bench.run.config.train):
+        say(f"warm start: {difference}; this run's is used")
+    for hookpoint, source in start.sources(bench.hookpoints).items():
+        if source is None:
+            where = {"forward": "before", "backward": "after"}[start.direction]
+            say(f"warm start: no layer comes {where} {hookpoint}, so it is trained from scratch")
+
+
+def open_source(config: WarmStartConfig) -> WarmStart:
+    """The suite that a config names. Raises RunError if it is not there, or not as its run wrote it."""
+    folder = Path(config.source or "")
+    if not folder.is_dir():
+        raise RunError(f"There is no run directory {folder} to start from.")
+    names = list(read_suite_index(folder))
+    wanted = "groups" if config.direction == "group" else "baseline"
+    name = config.suite or (wanted if wanted in names else names[0])
+    if name in names:
+        _require_unharmed(folder, read_suite_index(folder)[name].names)
+    return WarmStart(Suite.load(folder, name), config.direction, str(folder), name)
+
+
+def _require_unharmed(folder: Path, groups: Iterable[str]) -> None:
+    """Raises RunError for files that are not those that the run's manifest names; a saved suite has no manifest."""
+    if not (folder / "config.toml").exists():
+        return
+    recorded = RunDirectory.open(folder).manifest["stages"].get("train", {}).get("files", {})
+    files = ["scales.safetensors", *(f"groups/{name}/sae.safetensors" for name in groups)]
+    for name in files:
+        file, known = folder / name, recorded.get(name)
+        if known and file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != known["sha256"]:
+            raise RunError(
+                f"{file} is damaged: it is not the file that training wrote. Make it again: "
+                f"`groupsae train {folder} --overwrite`."
+            )
