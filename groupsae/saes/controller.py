@@ -25,22 +25,21 @@ class PenaltyWeight(nn.Module):
 
     def __init__(self, k: int, fixed: float | None) -> None:
         super().__init__()
-        self.k, self.steered = k, fixed is None
-        self.register_buffer("integral", torch.tensor(math.log(fixed or START)))
+        self.k, self.fixed = k, fixed
+        self.register_buffer("integral", torch.tensor(math.log(START)))
         self.register_buffer("log_weight", self.integral.clone())
 
     @property
     def value(self) -> Tensor:
         """lambda for the next step."""
-        return self.log_weight.exp()
+        return self.log_weight.exp() if self.fixed is None else self.log_weight.new_tensor(self.fixed)
 
     @torch.no_grad()
     def update(self, l0: Tensor, rate: float) -> None:
         """Take note of a batch's L0, after a step with this learning rate."""
-        if self.steered:
-            error = (l0 / self.k).log()
-            self.integral += PACE * rate * error.clamp(-MOST, MOST)
-            self.log_weight.copy_(self.integral + GAIN * error.clamp(-1, 1))
+        error = (l0 / self.k).log()
+        self.integral += PACE * rate * error.clamp(-MOST, MOST)
+        self.log_weight.copy_(self.integral + GAIN * error.clamp(-1, 1))
 
 
 def start_threshold(d_model: int, d_sae: int, k: int) -> float:

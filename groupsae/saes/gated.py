@@ -36,7 +36,7 @@ class GatedSAE(SparseAutoencoder):
         self.b_mag = nn.Parameter(torch.zeros(self.d_sae))
 
     def initialise(self, seed: int) -> None:
-        """As every SAE; sizes start equal to gates."""
+        """As every SAE; biases with which about k gates are open, and sizes without any."""
         super().initialise(seed)
         with torch.no_grad():
             self.b_enc.fill_(-start_threshold(self.d_model, self.d_sae, self.config.k))

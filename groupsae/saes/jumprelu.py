@@ -50,7 +50,7 @@ class JumpReLUSAE(SparseAutoencoder):
         return self.log_threshold.exp()
 
     def initialise(self, seed: int) -> None:
-        """As every SAE; thresholds where windows just reach down to zero."""
+        """As every SAE; low thresholds, as too many active latents are lost sooner than dead ones come back."""
         super().initialise(seed)
         with torch.no_grad():
             self.log_threshold.fill_(math.log(start_threshold(self.d_model, self.d_sae, self.config.k) / 3))
