@@ -75,26 +75,35 @@ class DistancesConfig(Section):
 GROUP_METHODS = ("optimal", "complete", "legacy", "equal")
 
 
-PER_LAYER = ("affine", "bias", "rotation")
+PER_LAYER = ("affine", "rotation")
 
 
 @dataclass(frozen=True)
 class PerLayer:
-    """What a layer has of its own inside a group: gains, a rotation, an encoder bias, an absorber of this rank."""
+    """What a layer has of its own inside a group: gains, a rotation, an absorber of this rank."""
 
     affine: bool = False
-    bias: bool = False
     rotation: bool = False
     absorber: int = 0
 
     @property
-    def maps(self) -> bool:
-        """Whether activations are mapped before they enter the SAE."""
+    def any(self) -> bool:
+        """Whether it has anything."""
         return self.affine or self.rotation or self.absorber > 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """As a config spells it."""
+        absorber = (f"absorber:{self.absorber}",) if self.absorber else ()
+        return (*(name for name in PER_LAYER if getattr(self, name)), *absorber) or ("none",)
+
+    def flops(self, d_model: int) -> int:
+        """FLOPs per token while training: 2 D^2 for a rotation, 4 D R for an absorber, D for gains."""
+        return 2 * d_model**2 * self.rotation + 4 * d_model * self.absorber + d_model * self.affine
 
     @classmethod
     def parse(cls, names: tuple[str, ...]) -> PerLayer:
-        """From `affine`, `bias`, `rotation`, `absorber:R`, or `none`. Raises ValueError for anything else."""
+        """From `affine`, `rotation`, `absorber:R`, or `none`. Raises ValueError for anything else."""
         values: dict[str, bool | int] = {}
         for name in names:
             word, colon, rank = name.partition(":")
@@ -121,8 +130,13 @@ class GroupConfig(Section):
     """Exactly this many groups, instead of the bound on AMAD."""
 
     per_layer: Names = ("none",)
-    """What each layer of a group has of its own: `none`, or some of `affine` (gains per dimension), `bias` (an encoder
-    bias), `rotation` (onto the group's middle layer), `absorber:R` (its R main directions, carried past the SAE)."""
+    """What each layer of a group has of its own: `none`, or some of `affine` (gains per dimension), `rotation` (onto
+    the group's middle layer), `absorber:R` (its R main directions, carried past the SAE)."""
+
+    @property
+    def own(self) -> PerLayer:
+        """`per_layer`, parsed."""
+        return PerLayer.parse(self.per_layer)
 
     @field_validator("per_layer")
     @classmethod

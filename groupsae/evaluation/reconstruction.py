@@ -121,7 +121,7 @@ class _Sums:
 
     def add(self, bound: BoundSAE, x_ND: Tensor) -> None:
         latents = bound.encode_sparse(x_ND)
-        x_hat_ND = bound.decode_sparse(latents)
+        x_hat_ND = bound.decode_sparse(latents, x_ND)
         self.count += len(x_ND)
         self.error += (x_ND - x_hat_ND).double().square().sum()
         self.cosine += torch.cosine_similarity(x_ND.double(), x_hat_ND.double(), dim=1).sum()

@@ -17,7 +17,8 @@ from groupsae.progress import bar, say
 from groupsae.recipes.group import read_groups
 from groupsae.recipes.warm_start import announce, warm_start_of
 from groupsae.records import MAY_CHANGE, RunDirectory
-from groupsae.saes.suite import save_sae, write_suite_index
+from groupsae.saes.adapter import Adapter, fit_adapters
+from groupsae.saes.suite import ADAPTER_FILE, load_adapter, save_adapter, save_sae, write_suite_index
 from groupsae.training.checkpoint import Checkpoints, Progress
 from groupsae.training.log import LogFile
 from groupsae.training.precision import has_bf16
@@ -26,6 +27,7 @@ from groupsae.training.warm_start import WarmStart
 from groupsae.workbench import ROWS_FILE, Workbench
 
 SCALES_IN_TRAINING = "checkpoint-scales.safetensors"
+ADAPTERS_IN_TRAINING = "checkpoint-adapters"
 LOGS = ("metrics.jsonl", "timing.jsonl")
 """What was measured, which is the same in every run of a config; and when and how, which is not."""
 
@@ -53,6 +55,7 @@ def train(bench: Workbench) -> list[str]:
         say(f"train: {bench.source.device} has no bfloat16 in hardware; the encoder's product stays float32")
     began = time.perf_counter()
     scales = _scales(bench, checkpoints)
+    adapters = _adapters(bench, checkpoints, groups, scales)
     measuring = time.perf_counter() - began
     with _resumable(run) as stop, bar("train", config.train.num_tokens) as advance:
         trained = train_groups(
@@ -64,6 +67,7 @@ def train(bench: Workbench) -> list[str]:
             seed=config.seed,
             buffer_tokens=config.activations.buffer_tokens,
             starts=start.starts(bench.hookpoints, scales) if start else None,
+            adapters=adapters,
             checkpoints=checkpoints,
             progress=advance,
             log=lambda record: _log(logs, record),
@@ -71,13 +75,14 @@ def train(bench: Workbench) -> list[str]:
             stop=stop,
         )
     for name, sae in trained.saes.items():
-        save_sae(sae, run.file(f"groups/{name}"))
+        save_sae(sae, run.file(f"groups/{name}"), trained.adapters.get(name))
     run.write("scales.safetensors", scales.save)
     write_suite_index(run.path, partitions)
     _remove_other_groups(run, trained.saes)
     trained.seconds["language model"] += measuring
     _write_facts(bench, trained, groups, checkpoints.snapshots())
     weights = [f"groups/{name}/{file}" for name in trained.saes for file in ("cfg.json", "sae.safetensors")]
+    weights += [f"groups/{name}/{ADAPTER_FILE}" for name in trained.adapters]
     return ["train.json", *LOGS, "suite.json", "scales.safetensors", *weights]
 
 
@@ -153,6 +158,29 @@ def _scales(bench: Workbench, checkpoints: Checkpoints) -> Scales:
         )
     run.write(SCALES_IN_TRAINING, scales.save)
     return scales
+
+
+def _adapters(
+    bench: Workbench, checkpoints: Checkpoints, groups: Sequence[Group], scales: Scales
+) -> dict[Group, Adapter]:
+    """What layers have of their own: as the checkpoint's training had it, or fitted anew and written down."""
+    run, own = bench.run, bench.run.config.group.own
+    if not own.any:
+        return {}
+    folders = {group: run.file(f"{ADAPTERS_IN_TRAINING}/{group_name(group)}") for group in groups}
+    if checkpoints.exist and all((folder / ADAPTER_FILE).exists() for folder in folders.values()):
+        found = {
+            group: load_adapter(folder, own, bench.source.d_model, len(group)) for group, folder in folders.items()
+        }
+        return {group: adapter.to(bench.source.device) for group, adapter in found.items()}
+    num_tokens = bench.run.config.train.scale_tokens
+    with bar("adapters", min(num_tokens, bench.rows.ids_RT.size)) as advance:
+        adapters = fit_adapters(
+            bench.source, groups, scales, own, num_tokens, seed=bench.run.config.seed, progress=advance
+        )
+    for group, adapter in adapters.items():
+        save_adapter(adapter, folders[group])
+    return adapters
 
 
 def _write_facts(bench: Workbench, trained: Trained, groups: Iterable[Group], snapshots: dict[int, list[str]]) -> None:

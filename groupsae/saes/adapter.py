@@ -8,9 +8,8 @@ The SAE of a group sees z' and gives z'_hat; each layer l of the group enters an
 - rotation: R_l (D, D) orthogonal, layer l onto the group's middle layer (Procrustes)
 - absorber:R: A_l the projection onto the R directions of largest variance around the mean m_l, carried past the SAE
   (a dense bottleneck, as in arXiv 2606.14040 but in closed form)
-- bias: a layer's own encoder bias (m, S), trained with the SAE
-
-Gains, rotations and biases fold exactly into the weights of a layer's own SAE; an absorber stands beside it.
+Gains and rotations fold exactly into the weights of a layer's own SAE; an absorber stands beside it. A group of
+one layer has neither to gain from: only an absorber changes it.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Adapter(nn.Module):
     """The maps of the M layers of one group; what a group does without is of size zero.
 
     Buffers: gain (M, D), rotation (M, D, D), basis (M, R, D) with orthonormal rows, mean (M, D), and the share of the
-    variance that the basis carries, absorbed (M,). Parameter: bias (M, S).
+    variance that the basis carries, absorbed (M,).
     """
 
     gain_MD: Tensor
@@ -39,7 +38,7 @@ class Adapter(nn.Module):
     mean_MD: Tensor
     absorbed_M: Tensor
 
-    def __init__(self, layers: int, d_model: int, d_sae: int, own: PerLayer) -> None:
+    def __init__(self, layers: int, d_model: int, own: PerLayer) -> None:
         super().__init__()
         self.own = own
         self.register_buffer("gain_MD", torch.ones(layers * own.affine, d_model))
@@ -47,33 +46,31 @@ class Adapter(nn.Module):
         self.register_buffer("basis_MRD", torch.zeros(layers, min(own.absorber, d_model), d_model))
         self.register_buffer("mean_MD", torch.zeros(layers, d_model))
         self.register_buffer("absorbed_M", torch.zeros(layers))
-        self.bias_MS = nn.Parameter(torch.zeros(layers * own.bias, d_sae))
 
     def enter(self, z_ND: Tensor, layers_N: Tensor) -> Tensor:
         """z' of tokens of these layers."""
         return self._each_layer(z_ND, layers_N, self._enter)
 
-    def leave(self, z_hat_ND: Tensor, z_ND: Tensor, layer: int) -> Tensor:
-        """z_hat from z'_hat, of tokens z of one layer."""
+    def leave(self, z_hat_ND: Tensor, layer: int) -> Tensor:
+        """The SAE's part of z_hat from z'_hat, of tokens of one layer."""
         if self.own.rotation:
             z_hat_ND = z_hat_ND @ self.rotation_MDD[layer]
-        if self.own.affine:
-            z_hat_ND = z_hat_ND / self.gain_MD[layer]
-        return z_hat_ND + self._absorb(z_ND, layer) if self.own.absorber else z_hat_ND
+        return z_hat_ND / self.gain_MD[layer] if self.own.affine else z_hat_ND
+
+    def absorbed(self, z_ND: Tensor, layer: int) -> Tensor:
+        """The part A (z - m) of tokens z of one layer that is carried past the SAE."""
+        basis_RD = self.basis_MRD[layer]
+        return ((z_ND - self.mean_MD[layer]) @ basis_RD.T) @ basis_RD
 
     def _enter(self, z_ND: Tensor, layer: int) -> Tensor:
         if self.own.absorber:
-            z_ND = z_ND - self._absorb(z_ND, layer)
+            z_ND = z_ND - self.absorbed(z_ND, layer)
         if self.own.affine:
             z_ND = z_ND * self.gain_MD[layer]
         return z_ND @ self.rotation_MDD[layer].T if self.own.rotation else z_ND
 
-    def _absorb(self, z_ND: Tensor, layer: int) -> Tensor:
-        basis_RD = self.basis_MRD[layer]
-        return ((z_ND - self.mean_MD[layer]) @ basis_RD.T) @ basis_RD
-
     def _each_layer(self, z_ND: Tensor, layers_N: Tensor, map_one: Callable[[Tensor, int], Tensor]) -> Tensor:
-        if not self.own.maps:
+        if not self.own.any:
             return z_ND
         if len(self.mean_MD) == 1:
             return map_one(z_ND, 0)
@@ -89,32 +86,26 @@ def fit_adapters(
     groups: Sequence[Group],
     scales: Scales,
     own: PerLayer,
-    d_sae: int,
     num_tokens: int,
     *,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> dict[Group, Adapter]:
-    """The adapters of groups, all maps in closed form from `num_tokens` tokens in one pass; biases are zero.
+    """The adapters of groups, all maps in closed form from `num_tokens` tokens in one pass; sums are float64.
 
-    Sums are float64. A group of one layer has neither gains nor a rotation to gain from: they are 1.
+    None where layers have nothing of their own.
     """
+    if not own.any:
+        return {}
     moments = {group: _Moments(len(group), source.d_model, source.device) for group in groups}
-    if own.maps:
-        layers = {name: index for index, name in enumerate(source.hookpoints)}
-        for x_LND in stream(source, num_tokens, seed):
-            for group, sums in moments.items():
-                at = scales.at(group)
-                z_MND = torch.stack(
-                    [
-                        (x_LND[layers[name]].float() - at.centre_LD[place]) * at.scale_L[place]
-                        for place, name in enumerate(group)
-                    ]
-                )
-                sums.add(z_MND)
-            if progress:
-                progress(x_LND.shape[1])
-    return {group: sums.adapter(d_sae, own) for group, sums in moments.items()}
+    layers = {group: [source.hookpoints.index(name) for name in group] for group in groups}
+    for x_LND in stream(source, num_tokens, seed):
+        for group, sums in moments.items():
+            at = scales.at(group)
+            sums.add((x_LND[layers[group]].float() - at.centre_LD[:, None]) * at.scale_L[:, None, None])
+        if progress:
+            progress(x_LND.shape[1])
+    return {group: sums.adapter(own) for group, sums in moments.items()}
 
 
 class _Moments:
@@ -134,11 +125,9 @@ class _Moments:
         self.own_MDD += z_MND.mT @ z_MND
         self.across_MDD += z_MND[self.middle].T @ z_MND
 
-    def adapter(self, d_sae: int, own: PerLayer) -> Adapter:
+    def adapter(self, own: PerLayer) -> Adapter:
         layers, d_model = self.sum_MD.shape
-        adapter = Adapter(layers, d_model, d_sae, own).to(self.sum_MD.device)
-        if not own.maps:
-            return adapter
+        adapter = Adapter(layers, d_model, own).to(self.sum_MD.device)
         mean_MD = self.sum_MD / self.count
         cov_MDD = self.own_MDD / self.count - mean_MD[:, :, None] * mean_MD[:, None]
         kept_MDD = torch.eye(d_model, dtype=torch.float64, device=mean_MD.device).repeat(layers, 1, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ import torch
 from torch import Tensor
 
 from groupsae.activations.scale import Scales
+from groupsae.config import PerLayer
 from groupsae.errors import ConfigError, PartitionError, RunError
 from groupsae.partition import Group, Partition, group_name
+from groupsae.saes.adapter import Adapter
 from groupsae.saes.base import Latents, SparseAutoencoder
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import ARCHITECTURES, build_sae
 from groupsae.saes.weights import load_tensors, save_tensors
 from groupsae.storage import within, write_atomically
 
+ADAPTER_FILE = "adapter.safetensors"
 REMEDY = "Train again to make it."
 
 
@@ -27,55 +31,82 @@ class BoundSAE:
     """An SAE bound to a hookpoint: raw activations x (..., D) in and out, latents (..., S) between.
 
     z = s (x - c)        x_hat = z_hat / s + c
+
+    Where layers of the group have maps of their own, the SAE sees z' and gives z'_hat (`Adapter`). What an
+    absorber carries past the SAE has no latents: it is in the reconstruction, and in what is decoded beside x.
     """
 
     hookpoint: str
     sae: SparseAutoencoder
     scale: float
     centre_D: Tensor
+    adapter: Adapter | None = None
+    layer: int = 0
 
     def encode(self, x: Tensor) -> Tensor:
         """The latents (..., S) of raw activations (..., D)."""
-        return self.sae.encode(self._normalise(x).reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.sae.d_sae)
+        z_ND = self._enter(self._normalise(x.reshape(-1, x.shape[-1])))
+        return self.sae.encode(z_ND).reshape(*x.shape[:-1], self.sae.d_sae)
 
     def encode_sparse(self, x_ND: Tensor) -> Latents:
         """The active latents of raw activations (N, D)."""
-        return self.sae.encode_sparse(self._normalise(x_ND))
+        return self.sae.encode_sparse(self._enter(self._normalise(x_ND)))
 
     def decode(self, latents: Tensor) -> Tensor:
         """The raw activations (..., D) that latents (..., S) stand for."""
         return self._restore(self.sae.decode(latents))
 
-    def decode_sparse(self, latents: Latents) -> Tensor:
-        """The raw activations (N, D) that active latents stand for."""
-        return self._restore(self.sae.decode_sparse(latents))
+    def decode_sparse(self, latents: Latents, x_ND: Tensor | None = None) -> Tensor:
+        """The raw activations (N, D) that active latents stand for; with those encoded, x, the whole reconstruction."""
+        decoded_ND = self._restore(self.sae.decode_sparse(latents))
+        return decoded_ND if x_ND is None else decoded_ND + self._carried(x_ND)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The reconstruction of raw activations, in their shape and dtype."""
-        z_hat_ND = self.sae(self._normalise(x).reshape(-1, x.shape[-1]))
-        return self._restore(z_hat_ND).reshape(x.shape).to(x.dtype)
+        x_ND = x.reshape(-1, x.shape[-1])
+        z_hat_ND = self.sae(self._enter(self._normalise(x_ND)))
+        return (self._restore(z_hat_ND) + self._carried(x_ND)).reshape(x.shape).to(x.dtype)
 
     def _normalise(self, x: Tensor) -> Tensor:
         return (x.float() - self.centre_D) * self.scale
 
-    def _restore(self, z: Tensor) -> Tensor:
+    def _enter(self, z_ND: Tensor) -> Tensor:
+        if self.adapter is None:
+            return z_ND
+        return self.adapter.enter(z_ND, torch.full((len(z_ND),), self.layer, device=z_ND.device))
+
+    def _restore(self, z_hat: Tensor) -> Tensor:
+        z = z_hat if self.adapter is None else self.adapter.leave(z_hat, self.layer)
         return z / self.scale + self.centre_D
+
+    def _carried(self, x_ND: Tensor) -> Tensor | float:
+        if self.adapter is None or not self.adapter.own.absorber:
+            return 0.0
+        return self.adapter.absorbed(self._normalise(x_ND), self.layer) / self.scale
 
 
 class Suite:
     """The SAEs of a partition: `suite["layers.3"]` is the SAE that serves this hookpoint.
 
-    One SAE object serves all hookpoints of its group; centre and scale are the hookpoint's own.
+    One SAE object serves all hookpoints of its group; centre and scale are the hookpoint's own, and what
+    `adapters` hold, by group.
     """
 
-    def __init__(self, partition: Partition, saes: dict[str, SparseAutoencoder], scales: Scales) -> None:
-        self.partition, self.saes, self.scales = partition, saes, scales
+    def __init__(
+        self,
+        partition: Partition,
+        saes: dict[str, SparseAutoencoder],
+        scales: Scales,
+        adapters: Mapping[str, Adapter] | None = None,
+    ) -> None:
+        self.partition, self.saes, self.scales, self.adapters = partition, saes, scales, dict(adapters or {})
 
     def __getitem__(self, hookpoint: str) -> BoundSAE:
         group = self.partition.group_of(hookpoint)
         sae = self.saes[group_name(group)]
         scale, centre_D = self.scales.of(hookpoint)
-        return BoundSAE(hookpoint, sae, scale, centre_D.to(sae.W_enc.device))
+        adapter = self.adapters.get(group_name(group))
+        return BoundSAE(hookpoint, sae, scale, centre_D.to(sae.W_enc.device), adapter, group.index(hookpoint))
 
     def save(self, folder: str | Path, name: str = "groups") -> None:
         """Write `suite.json`, `scales.safetensors` and `groups/<group>/` into a folder.
@@ -86,7 +117,7 @@ class Suite:
         if (folder / "suite.json").exists():
             raise RunError(f"{folder} holds a suite already; give another folder.")
         for group, sae in self.saes.items():
-            save_sae(sae, folder / "groups" / group)
+            save_sae(sae, folder / "groups" / group, self.adapters.get(group))
         write_atomically(folder / "scales.safetensors", self.scales.save)
         write_suite_index(folder, {name: self.partition})
 
@@ -103,10 +134,15 @@ class Suite:
             raise RunError(f"{folder} has no suite {name!r}; it has {', '.join(partitions)}.")
         partition = partitions[name]
         saes = {group: load_sae(folder / "groups" / group).to(device) for group in partition.names}
+        adapters = {}
+        for group, name in zip(partition.groups, partition.names, strict=True):
+            own = _own_of(folder / "groups" / name)
+            if own.any:
+                adapters[name] = load_adapter(folder / "groups" / name, own, saes[name].d_model, len(group)).to(device)
         scales = Scales.load(folder / "scales.safetensors", partition.hookpoints).to(torch.device(device))
         for group in partition.groups:
             _require_fit(scales, group, saes[group_name(group)], folder)
-        return cls(partition, saes, scales)
+        return cls(partition, saes, scales, adapters)
 
 
 def _require_fit(scales: Scales, group: Group, sae: SparseAutoencoder, folder: Path) -> None:
@@ -151,12 +187,16 @@ def _require_folders(folder: Path, partition: Partition) -> None:
             raise RunError(f"{name[:200]!r} is no name of a folder")
 
 
-def save_sae(sae: SparseAutoencoder, folder: Path) -> None:
-    """Write `sae.safetensors` and `cfg.json`, each whole or not at all."""
+def save_sae(sae: SparseAutoencoder, folder: Path, adapter: Adapter | None = None) -> None:
+    """Write `sae.safetensors`, `cfg.json` and what layers have of their own, each whole or not at all."""
+    if adapter is not None:
+        save_adapter(adapter, folder)
     write_atomically(folder / "sae.safetensors", lambda path: save_tensors(sae.state_dict(), path))
     cfg = {"d_model": sae.d_model, "sae": sae.config.model_dump(mode="json")}
     if sae.lineage is not None:
         cfg["lineage"] = sae.lineage.to_json()
+    if adapter is not None:
+        cfg["per_layer"] = adapter.own.names
     write_atomically(folder / "cfg.json", lambda path: path.write_text(json.dumps(cfg, indent=1) + "\n"))
 
 
@@ -176,6 +216,29 @@ def load_sae(folder: Path) -> SparseAutoencoder:
     sae.load_state_dict(tensors)
     sae.lineage = lineage
     return sae.requires_grad_(False)
+
+
+def save_adapter(adapter: Adapter, folder: Path) -> None:
+    """Write `adapter.safetensors`, whole or not at all."""
+    write_atomically(folder / ADAPTER_FILE, lambda path: save_tensors(adapter.state_dict(), path))
+
+
+def load_adapter(folder: Path, own: PerLayer, d_model: int, layers: int) -> Adapter:
+    """The adapter of a group of so many layers that `save_adapter` wrote. Raises RunError if it does not fit."""
+    with torch.device("meta"):
+        promised = Adapter(layers, d_model, own).state_dict()
+    tensors = load_tensors(folder / ADAPTER_FILE, promised, remedy=REMEDY)
+    adapter = Adapter(layers, d_model, own)
+    adapter.load_state_dict(tensors)
+    return adapter
+
+
+def _own_of(folder: Path) -> PerLayer:
+    file = folder / "cfg.json"
+    try:
+        return PerLayer.parse(tuple(json.loads(file.read_text(encoding="utf-8")).get("per_layer", ())))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"{file} is missing or damaged: {error}. {REMEDY}") from error
 
 
 def _width(d_model: Any) -> int:

@@ -11,6 +11,7 @@ from groupsae.activations.source import hash_seed
 from groupsae.config import SAEConfig, TrainConfig
 from groupsae.errors import NumericalError
 from groupsae.partition import Group, group_name
+from groupsae.saes.adapter import Adapter
 from groupsae.saes.base import Losses, SparseAutoencoder
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import build_sae
@@ -32,7 +33,7 @@ class GroupInTraining:
     With `layers_per_token = "all"` every token is seen once at each layer of the group, in steps of their own, so that
     a group of m layers takes m steps for each batch of the stream. `name` is what it goes by, its group's name unless
     the group is trained more than once; `start` the weights it begins with, which take the warm start's learning
-    rate and no warm-up of sparsity.
+    rate and no warm-up of sparsity; `adapter` what its layers have of their own.
     """
 
     def __init__(
@@ -46,10 +47,11 @@ class GroupInTraining:
         *,
         name: str | None = None,
         start: Start | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         device = scales.scale_L.device
         self.group, self.name, self.train, self.start = group, name or group_name(group), train, start
-        self.scales = scales.at(group)
+        self.scales, self.adapter = scales.at(group), adapter
         self.sae = build_sae(d_model, sae)
         if start is None:
             self.sae.initialise(hash_seed(seed, f"weights/{group_name(group)}"))
@@ -96,6 +98,8 @@ class GroupInTraining:
         `layers_N` counts within the group; `number` names the batch in what is said of faults.
         """
         z_ND, dead_S = self.scales.normalise(x_ND, layers_N), self.dead.mask_S
+        if self.adapter is not None:
+            z_ND = self.adapter.enter(z_ND, layers_N)
         sparsity, rate = self._sparsity(progress), self.rate * decay(progress, self.train.decay_share)
         losses = self.micro_batches.run(
             lambda parts: backward_in_parts(self.sae, z_ND, dead_S, sparsity, parts),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from groupsae.activations.scale import Scales, measure_scales
 from groupsae.activations.shuffle import Lanes, Position, ShuffledStream
 from groupsae.activations.source import ActivationSource
-from groupsae.config import ActivationsConfig, SAEConfig, TopKConfig, TrainConfig
+from groupsae.config import ActivationsConfig, PerLayer, SAEConfig, TopKConfig, TrainConfig
 from groupsae.errors import ConfigError, Interrupted, PartitionError
 from groupsae.partition import Group, Partition, group_name
+from groupsae.saes.adapter import Adapter, fit_adapters
 from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.suite import Suite
 from groupsae.training.checkpoint import Checkpoints, Progress
@@ -30,10 +31,12 @@ class Trained:
     saes: dict[str, SparseAutoencoder]
     scales: Scales
     seconds: dict[str, float]
+    adapters: dict[str, Adapter] = field(default_factory=dict)
 
     def suite(self, partition: Partition) -> Suite:
         """The suite of one partition whose groups were all trained."""
-        return Suite(partition, {name: self.saes[name] for name in partition.names}, self.scales)
+        adapters = {name: adapter for name, adapter in self.adapters.items() if name in partition.names}
+        return Suite(partition, {name: self.saes[name] for name in partition.names}, self.scales, adapters)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Trainee:
     group: Group
     train: TrainConfig
     start: Start | None = None
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,14 @@ def train(
     seed: int = 0,
     buffer_tokens: int = ActivationsConfig().buffer_tokens,
     start: WarmStart | None = None,
+    per_layer: PerLayer = PerLayer(),  # noqa: B008 - frozen
     progress: Callable[[int], None] | None = None,
 ) -> Suite:
     """The suite of a partition: one SAE per group, trained in one pass over the source.
 
     `Partition.singletons(hookpoints)` is one SAE per layer; only those can `start` from another suite's.
-    Raises PartitionError if the partition names a hookpoint that the source does not read, ConfigError for
-    sizes that do not fit each other, NumericalError for NaN.
+    `per_layer` is what layers have of their own inside a group. Raises PartitionError if the partition names a
+    hookpoint that the source does not read, ConfigError for sizes that do not fit each other, NumericalError for NaN.
     """
     _require_possible(source, partition.groups, sae, train, buffer_tokens)
     if start:
@@ -86,6 +91,7 @@ def train(
         seed=seed,
         buffer_tokens=buffer_tokens,
         starts=start.starts(partition.hookpoints, scales) if start else None,
+        adapters=fit_adapters(source, partition.groups, scales, per_layer, train.scale_tokens, seed=seed),
         progress=progress,
     )
     return trained.suite(partition)
@@ -101,6 +107,7 @@ def train_groups(
     seed: int,
     buffer_tokens: int,
     starts: Mapping[str, Start] | None = None,
+    adapters: Mapping[Group, Adapter] | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Callable[[int], None] | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
@@ -109,10 +116,15 @@ def train_groups(
 ) -> Trained:
     """An SAE for each distinct group, all trained on the same batches.
 
-    `starts` gives the weights that some begin with, by the group's name. The rest is as for `train_together`.
+    `starts` gives the weights that some begin with, by the group's name, `adapters` what layers have of their
+    own, by group. The rest is as for `train_together`.
     """
     distinct = dict.fromkeys(Partition((group,)).groups[0] for group in groups)
-    trainees = {group_name(group): Trainee(group, train, (starts or {}).get(group_name(group))) for group in distinct}
+    starts, adapters = starts or {}, adapters or {}
+    trainees = {
+        group_name(group): Trainee(group, train, starts.get(group_name(group)), adapters.get(group))
+        for group in distinct
+    }
     return train_together(
         source,
         trainees,
@@ -157,7 +169,9 @@ def train_together(
     groups = [trainee.group for trainee in trainees.values()]
     _require_possible(source, groups, sae, train, buffer_tokens)
     in_training = [
-        GroupInTraining(each.group, scales, source.d_model, sae, each.train, seed, name=name, start=each.start)
+        GroupInTraining(
+            each.group, scales, source.d_model, sae, each.train, seed, name=name, start=each.start, adapter=each.adapter
+        )
         for name, each in trainees.items()
     ]
     lanes = Lanes.of(groups, every_layer=train.layers_per_token == "all")
@@ -166,7 +180,8 @@ def train_together(
     loop = _Loop(stream, in_training, train, checkpoints, looks, progress, log, stop)
     loop.resume(resumed)
     loop.run()
-    return Trained({group.name: group.trained() for group in in_training}, scales, loop.seconds)
+    adapters = {name: each.adapter for name, each in trainees.items() if each.adapter is not None}
+    return Trained({group.name: group.trained() for group in in_training}, scales, loop.seconds, adapters)
 
 
 def _require_possible(

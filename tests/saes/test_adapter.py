@@ -5,9 +5,12 @@ import torch
 
 from groupsae.activations.scale import measure_scales
 from groupsae.activations.source import SyntheticSource, stream
-from groupsae.config import GroupConfig, PerLayer
-from groupsae.errors import ConfigError
+from groupsae.config import GroupConfig, PerLayer, TopKConfig, TrainConfig
+from groupsae.errors import ConfigError, RunError
+from groupsae.partition import Partition
 from groupsae.saes.adapter import Adapter, fit_adapters
+from groupsae.saes.suite import Suite
+from groupsae.training.trainer import train
 
 GROUP = ("layers.0", "layers.1", "layers.3")
 TOKENS = 64 * 16
@@ -23,7 +26,7 @@ def fitted(own, group=GROUP, centre=True):
     """(adapter, z_MND): the adapter of a group, and what its layers' tokens are in scaled units."""
     source = SyntheticSource(num_layers=4, d_model=8, num_rows=64, row_tokens=16)
     scales = measure_scales(source, TOKENS, centre=centre)
-    adapter = fit_adapters(source, [group], scales, own, 16, TOKENS)[group]
+    adapter = fit_adapters(source, [group], scales, own, TOKENS)[group]
     x_LND = torch.cat(list(stream(source, TOKENS, 0)), dim=1)
     at, layers = scales.at(group), [source.hookpoints.index(name) for name in group]
     return adapter, (x_LND[layers] - at.centre_LD[:, None]) * at.scale_L[:, None, None]
@@ -34,12 +37,16 @@ def entered(adapter, z_MND):
     return torch.stack([adapter.enter(z, torch.full((count,), layer)) for layer, z in enumerate(z_MND)])
 
 
+def returned(adapter, y_ND, z_ND, layer):
+    return adapter.leave(y_ND, layer) + adapter.absorbed(z_ND, layer)
+
+
 @pytest.mark.parametrize("own", OWN.values(), ids=OWN)
 @pytest.mark.parametrize("centre", [False, True])
 def test_what_enters_and_leaves_unchanged_comes_back(own, centre):
     adapter, z_MND = fitted(own, centre=centre)
     for layer, (z_ND, y_ND) in enumerate(zip(z_MND, entered(adapter, z_MND), strict=True)):
-        torch.testing.assert_close(adapter.leave(y_ND, z_ND, layer), z_ND, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(returned(adapter, y_ND, z_ND, layer), z_ND, rtol=1e-4, atol=1e-5)
 
 
 def test_tokens_of_several_layers_enter_as_they_would_layer_by_layer():
@@ -98,10 +105,11 @@ def test_a_group_of_one_layer_is_turned_and_stretched_by_nothing():
 
 
 def test_without_parts_an_adapter_holds_nothing_and_changes_nothing():
-    adapter = Adapter(3, 8, 16, PerLayer())
+    adapter = Adapter(3, 8, PerLayer())
     z_ND = torch.randn(5, 8)
     assert adapter.enter(z_ND, torch.zeros(5, dtype=torch.long)) is z_ND
-    assert adapter.leave(z_ND, z_ND, 0) is z_ND
+    assert adapter.leave(z_ND, 0) is z_ND
+    assert not adapter.absorbed(z_ND, 0).any()
 
 
 def test_parts_are_named_in_the_config():
@@ -109,7 +117,54 @@ def test_parts_are_named_in_the_config():
     assert PerLayer.parse(("none",)) == PerLayer.parse(()) == PerLayer()
 
 
-@pytest.mark.parametrize("names", [["rotations"], ["absorber"], ["absorber:0"], ["bias:2"], ["none", "bias"]])
+@pytest.mark.parametrize("names", [["rotations"], ["absorber"], ["absorber:0"], ["rotation:2"], ["none", "affine"]])
 def test_an_unknown_part_is_refused_with_those_known(names):
-    with pytest.raises(ConfigError, match="known are none, affine, bias, rotation, absorber:R"):
+    with pytest.raises(ConfigError, match="known are none, affine, rotation, absorber:R"):
         GroupConfig(per_layer=names)
+
+
+# ---- in a suite
+
+
+def trained_suite(own, groups=(GROUP, ("layers.2",)), tokens=4000):
+    source = SyntheticSource(num_layers=4, d_model=8, num_rows=64, row_tokens=16)
+    settings = TrainConfig(num_tokens=tokens, batch_tokens=64, learning_rate=1e-2, scale_tokens=TOKENS, centre=True)
+    sae = TopKConfig(d_sae=32, k=3)
+    return source, train(source, Partition(groups), sae, settings, buffer_tokens=256, per_layer=own)
+
+
+@pytest.mark.parametrize("own", OWN.values(), ids=OWN)
+def test_a_suite_reconstructs_raw_activations_through_each_layers_maps(own, tmp_path):
+    source, suite = trained_suite(own)
+    x_LND = source.read(range(64))
+    for layer, name in enumerate(source.hookpoints):
+        x_ND, bound = x_LND[layer], suite[name]
+        fvu = (bound(x_ND) - x_ND).square().sum() / (x_ND - x_ND.mean(0)).square().sum()
+        assert fvu < 0.6
+        torch.testing.assert_close(bound.decode_sparse(bound.encode_sparse(x_ND), x_ND), bound(x_ND))
+        torch.testing.assert_close(bound.encode_sparse(x_ND).dense(32), bound.encode(x_ND))
+    suite.save(tmp_path / "suite")
+    loaded = Suite.load(tmp_path / "suite")
+    for layer, name in enumerate(source.hookpoints):
+        assert torch.equal(loaded[name](x_LND[layer]), suite[name](x_LND[layer]))
+
+
+def test_an_absorber_lowers_the_share_of_variance_that_is_left():
+    def mean_fvu(own):
+        source, suite = trained_suite(own)
+        x_LND = source.read(range(64))
+        return sum(
+            ((suite[name](x) - x).square().sum() / (x - x.mean(0)).square().sum()).item()
+            for name, x in zip(source.hookpoints, x_LND, strict=True)
+        )
+
+    assert mean_fvu(OWN["absorber"]) < 0.9 * mean_fvu(PerLayer())
+
+
+def test_a_damaged_adapter_is_named(tmp_path):
+    _, suite = trained_suite(OWN["all"], tokens=64)
+    suite.save(tmp_path / "suite")
+    file = next(tmp_path.glob("suite/groups/*/adapter.safetensors"))
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(RunError, match="adapter.safetensors is missing or damaged"):
+        Suite.load(tmp_path / "suite")
