@@ -62,15 +62,26 @@ class Harvester:
 
         Raises NumericalError naming the hookpoint and the row if they hold NaN or infinity.
         """
+        x_LBTD, special_BT = self._read(rows)
+        if self.skip_special:
+            return torch.stack([x[~special_BT] for x in x_LBTD])
+        return torch.stack([x.flatten(0, 1) for x in x_LBTD])
+
+    def read_positions(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The activations x_LBTD at every position of these rows, and special_BT, true at special tokens.
+
+        Raises NumericalError as `read` does.
+        """
+        x_LBTD, special_BT = self._read(rows)
+        return torch.stack(x_LBTD), special_BT
+
+    def _read(self, rows: Sequence[int]) -> tuple[list[Tensor], Tensor]:
         ids_BT = self.rows[rows].to(self.device)
         x_LBTD = self._forward(ids_BT)
         for hookpoint, x in zip(self.hookpoints, x_LBTD, strict=True):
             if not torch.isfinite(x.sum(dtype=torch.float32)) and not torch.isfinite(x).all():
                 raise NumericalError(_not_finite(hookpoint, x, rows))
-        if self.skip_special:
-            keep_BT = self.rows.keep(ids_BT)
-            return torch.stack([x[keep_BT] for x in x_LBTD])
-        return torch.stack([x.flatten(0, 1) for x in x_LBTD])
+        return x_LBTD, ~self.rows.keep(ids_BT)
 
     @torch.no_grad()
     def _forward(self, ids_BT: Tensor) -> list[Tensor]:

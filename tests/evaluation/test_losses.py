@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from groupsae.activations.harvest import Harvester
 from groupsae.errors import TextError
 from groupsae.evaluation import losses as losses_module
-from groupsae.evaluation.losses import UNITS, evaluate_losses
+from groupsae.evaluation.losses import METRICS, evaluate_losses
 from groupsae.evaluation.splice import CleanPass
 from groupsae.models import base_model
 from groupsae.tokens import TokenRows
@@ -112,8 +112,10 @@ def test_losses_do_not_depend_on_how_rows_are_batched(batch_rows):
     assert one.num_tokens == other.num_tokens
     assert one.ce_clean == pytest.approx(other.ce_clean, rel=1e-6)
     for hookpoint, result in one.suites["a"].items():
-        for metric, value in vars(result).items():
-            assert value == pytest.approx(getattr(other.suites["a"][hookpoint], metric), rel=1e-4, abs=1e-5), metric
+        again = other.suites["a"][hookpoint]
+        for metric in METRICS:
+            assert getattr(result, metric) == pytest.approx(getattr(again, metric), rel=1e-4, abs=1e-5), metric
+            assert result.intervals[metric] == pytest.approx(again.intervals[metric], rel=1e-4, abs=1e-5), metric
 
 
 def test_a_large_vocabulary_is_read_in_smaller_batches_with_the_same_result(monkeypatch):
@@ -291,4 +293,4 @@ def test_a_plain_module_without_a_config_is_evaluated():
 
 def test_every_metric_has_a_unit():
     found = evaluate_losses({"a": random_suite()}, make_source(), 100)
-    assert set(UNITS) == set(vars(found.suites["a"]["layers.0"]))
+    assert set(METRICS) == set(vars(found.suites["a"]["layers.0"])) - {"intervals", "estimates"}

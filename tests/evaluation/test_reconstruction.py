@@ -13,7 +13,7 @@ from evaluation_cases import (
 from groupsae.activations.scale import Scales
 from groupsae.activations.source import SyntheticSource
 from groupsae.errors import NumericalError, TextError
-from groupsae.evaluation.reconstruction import UNITS, evaluate_reconstruction, evaluate_reconstructions
+from groupsae.evaluation.reconstruction import METRICS, evaluate_reconstruction, evaluate_reconstructions
 from groupsae.partition import Partition
 from groupsae.saes.suite import Suite
 from groupsae.tokens import TokenRows
@@ -26,7 +26,7 @@ def synthetic(batch_rows=8, unit=1.0, num_rows=20):
     source = SyntheticSource(num_layers=3, d_model=D_MODEL, num_rows=num_rows, row_tokens=9)
     source.batch_rows = batch_rows
     read = source.read
-    source.read = lambda rows: unit * read(rows)
+    source.read = lambda rows: unit * read(rows)  # read_positions reads through it
     return source
 
 
@@ -68,7 +68,9 @@ def test_a_latent_is_dead_if_it_fires_at_no_hookpoint_and_silent_if_not_at_this_
 
 
 def as_numbers(results):
-    return [value for result in results.values() for value in vars(result).values()]
+    rows = [[getattr(result, name) for name in METRICS] for result in results.values()]
+    ends = [end for result in results.values() for interval in result.intervals.values() for end in interval]
+    return [*(value for row in rows for value in row), *ends]
 
 
 @pytest.mark.parametrize("batch_rows", [1, 4, 7])
@@ -118,8 +120,8 @@ def test_all_suites_see_the_same_tokens_in_one_pass():
     reads, read = [], source.read
     source.read = lambda rows: reads.extend(rows) or read(rows)
     suites = {"one": random_suite(groups=GROUPS), "other": random_suite(HOOKPOINTS, seed=9)}
-    together = evaluate_reconstructions(suites, source, 10**6)
-    assert sorted(reads) == list(range(20))
+    together = evaluate_reconstructions(suites, source, 10**6).suites
+    assert sorted(reads) == sorted([*range(20)] * 2), "once for the means"
     for name, suite in suites.items():
         assert together[name] == evaluate_reconstruction(suite, synthetic(), 10**6)
 
@@ -140,14 +142,14 @@ def copy_of(suite):
 def test_an_sae_that_suites_share_is_evaluated_once(monkeypatch, again):
     suite = random_suite(groups=GROUPS)
     calls = count_encodings(monkeypatch)
-    found = evaluate_reconstructions({"one": suite, "other": again(suite)}, synthetic(batch_rows=20), 10**6)
+    found = evaluate_reconstructions({"one": suite, "other": again(suite)}, synthetic(batch_rows=20), 10**6).suites
     assert len(calls) == 3
     assert found["one"] == found["other"]
 
 
 def test_suites_of_equal_groups_and_different_weights_are_told_apart():
     suites = {"one": random_suite(groups=GROUPS, seed=0), "other": random_suite(groups=GROUPS, seed=5)}
-    found = evaluate_reconstructions(suites, synthetic(), 10**6)
+    found = evaluate_reconstructions(suites, synthetic(), 10**6).suites
     for name, suite in suites.items():
         assert found[name] == evaluate_reconstruction(suite, synthetic(), 10**6)
     assert found["one"] != found["other"]
@@ -156,7 +158,7 @@ def test_suites_of_equal_groups_and_different_weights_are_told_apart():
 def test_suites_that_differ_in_weights_alone_are_told_apart():
     suite = random_suite(groups=GROUPS)
     suites = {"one": suite, "other": Suite(suite.partition, random_suite(groups=GROUPS, seed=5).saes, suite.scales)}
-    found = evaluate_reconstructions(suites, synthetic(), 10**6)
+    found = evaluate_reconstructions(suites, synthetic(), 10**6).suites
     assert found["one"]["layers.0"].fvu != found["other"]["layers.0"].fvu
 
 
@@ -164,7 +166,7 @@ def test_suites_that_differ_in_scale_alone_are_told_apart():
     suite = random_suite(groups=GROUPS)
     scales = Scales(suite.scales.hookpoints, suite.scales.scale_L * 3, suite.scales.centre_LD)
     suites = {"one": suite, "other": Suite(suite.partition, suite.saes, scales)}
-    found = evaluate_reconstructions(suites, synthetic(), 10**6)
+    found = evaluate_reconstructions(suites, synthetic(), 10**6).suites
     assert found["one"]["layers.0"].fvu != found["other"]["layers.0"].fvu
 
 
@@ -181,10 +183,10 @@ def naive_of_one(suite):
     return ((x_ND - suite["layers.2"](x_ND)) ** 2).sum().item() / ((x_ND - x_ND.mean(0)) ** 2).sum().item()
 
 
-def test_the_tokens_asked_for_are_evaluated_exactly():
+def test_tokens_asked_for_are_rounded_up_to_whole_rows():
     seen = []
     evaluate_reconstructions({"a": random_suite(groups=GROUPS)}, synthetic(), 100, progress=seen.append)
-    assert sum(seen) == 100
+    assert sum(seen) == 108
 
 
 def test_special_positions_do_not_count():
@@ -203,9 +205,12 @@ def test_without_a_token_to_evaluate_on_it_is_the_text_that_is_at_fault(ids_RT):
         evaluate_reconstruction(random_suite(), source, 100)
 
 
-def test_one_token_has_no_variance_to_explain():
+def test_activations_that_do_not_vary_have_no_variance_to_explain():
+    source = synthetic()
+    read = source.read
+    source.read = lambda rows: read([0])[:, :1].expand(-1, 9 * len(rows), -1)
     with pytest.raises(NumericalError, match=r"layers\.0.*more tokens"):
-        evaluate_reconstruction(random_suite(groups=GROUPS), synthetic(), 1)
+        evaluate_reconstruction(random_suite(groups=GROUPS), source, 100)
 
 
 def test_evaluation_needs_no_gradients_and_leaves_weights_alone():
@@ -221,7 +226,7 @@ def test_evaluation_needs_no_gradients_and_leaves_weights_alone():
 
 def test_every_metric_has_a_unit():
     found = evaluate_reconstruction(random_suite(groups=GROUPS), synthetic(), 100)
-    assert set(UNITS) == set(vars(found["layers.0"]))
+    assert set(METRICS) == set(vars(found["layers.0"])) - {"intervals", "estimates", "density"}
 
 
 def test_partitions_of_the_same_layers_may_be_compared():
@@ -236,6 +241,6 @@ def test_partitions_of_the_same_layers_may_be_compared():
             random_suite(HOOKPOINTS).scales,
         ),
     }
-    found = evaluate_reconstructions(suites, synthetic(), 10**6)
+    found = evaluate_reconstructions(suites, synthetic(), 10**6).suites
     assert found["baseline"]["layers.1"] == found["groups"]["layers.1"]
     assert found["baseline"]["layers.0"] != found["groups"]["layers.0"]
