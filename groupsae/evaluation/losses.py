@@ -117,8 +117,9 @@ def evaluate_losses(
 
     At the source's own positions, and in `other_scope` at the others' choice of them. A scope's
     reconstructions stand at its positions, ablations at every position; with all hookpoints spliced,
-    each SAE sees what the model computes under the splices below it. Losses are means over the
-    scope's positions that have a next token, summed in float64. All suites see the same tokens.
+    each SAE sees what the model computes under the splices below it. Cross-entropies are means over
+    the scope's positions that have a next token (`num_tokens`), KL divergences over all of its
+    positions; both are summed in float64. All suites see the same tokens.
     """
     rows = _special_first(source, chosen_rows(source, num_tokens, seed))
     means = MeanActivations(source, rows)
@@ -190,7 +191,7 @@ class _Bench:
         return self._rows("clean", scope)[0]
 
     def _rows(self, key: Hashable, scope: int) -> np.ndarray:
-        """(tokens, CE, KL) of each row, (3, R)."""
+        """(tokens with a next one, sum of CE, tokens, sum of KL) of each row, (4, R)."""
         return np.concatenate(self._sums[key, scope], axis=-1)
 
     def result(self, scope: int, name: Scope) -> Losses:
@@ -198,7 +199,7 @@ class _Bench:
         alone = {hookpoint: (hookpoint,) for hookpoint in self._hookpoints}
         together = {name: suite.partition.hookpoints for name, suite in self._suites.items()}
         spliced = {subject: self._loss(subject, alone[subject.hookpoint], scope) for subject in self._subjects}
-        tokens_R, ce_R, _ = self._rows("clean", scope)
+        tokens_R, ce_R, *_ = self._rows("clean", scope)
         return Losses(
             scope=name,
             num_tokens=int(tokens_R.sum()),
@@ -213,20 +214,20 @@ class _Bench:
     def _ablation(self, hookpoints: tuple[str, ...], scope: int) -> Ablation:
         values = []
         for kind in ("zero", "mean"):
-            tokens_R, *sums_R = self._rows((kind, hookpoints), scope)
-            values += [float(sum_R.sum() / tokens_R.sum()) for sum_R in sums_R]
+            tokens_R, ce_R, positions_R, kl_R = self._rows((kind, hookpoints), scope)
+            values += [float(ce_R.sum() / tokens_R.sum()), float(kl_R.sum() / positions_R.sum())]
         return Ablation(*values)
 
     def _loss(self, key: Hashable, hookpoints: tuple[str, ...], scope: int) -> SplicedLoss:
-        tokens_R, ce_R, kl_R = self._rows(key, scope)
+        tokens_R, ce_R, positions_R, kl_R = self._rows(key, scope)
         clean_R = self._rows("clean", scope)[1]
         estimates: dict[str, Estimate] = {
             "ce": ratio(ce_R, tokens_R),
             "delta_ce": ratio(ce_R - clean_R, tokens_R),
-            "kl": ratio(kl_R, tokens_R),
+            "kl": ratio(kl_R, positions_R),
         }
         for kind, suffix in (("zero", ""), ("mean", "_mean")):
-            _, ablated_R, moved_R = self._rows((kind, hookpoints), scope)
+            _, ablated_R, _, moved_R = self._rows((kind, hookpoints), scope)
             estimates[f"ce_score{suffix}"] = ratio(ablated_R - ce_R, ablated_R - clean_R)
             estimates[f"kl_score{suffix}"] = ratio(moved_R - kl_R, moved_R)
         return SplicedLoss(**_not_negative(numbers(estimates), "kl"))
@@ -236,19 +237,19 @@ class _Batch:
     """One batch of rows: the clean predictions, and where reconstructions are spliced in for each scope."""
 
     def __init__(self, predictions: CleanPredictions, keep_CBT: Tensor, sums: dict[Hashable, list[np.ndarray]]) -> None:
-        self._predictions, self._sums, self._keep_CBT = predictions, sums, keep_CBT[:, :, :-1].double()
+        self._predictions, self._sums, self._keep_CBT = predictions, sums, keep_CBT.double()
         if torch.equal(keep_CBT[0], keep_CBT[1]):
             self.splices = [((0, 1), keep_CBT[0])]
         else:
             self.splices = [((0,), keep_CBT[0]), ((1,), keep_CBT[1])]
 
     def note(self, key: Hashable, logits_BTV: Tensor, scopes_: tuple[int, ...] = (0, 1)) -> None:
-        """Add each row's (tokens, CE, KL) to what is known under this key, in these scopes."""
-        found_QBT = self._predictions(logits_BTV)
-        each_QBT = torch.cat([torch.ones_like(found_QBT[:1]), found_QBT])
+        """Add each row's sums to what is known under this key, in these scopes."""
+        ce_BT, kl_BT = self._predictions(logits_BTV)
         for scope in scopes_:
-            sums_QB = torch.einsum("qbt,bt->qb", each_QBT, self._keep_CBT[scope])
-            self._sums[key, scope].append(sums_QB.cpu().numpy())
+            keep_BT = self._keep_CBT[scope]
+            sums_4B = [part.sum(-1) for part in (keep_BT[:, :-1], ce_BT * keep_BT[:, :-1], keep_BT, kl_BT * keep_BT)]
+            self._sums[key, scope].append(torch.stack(sums_4B).cpu().numpy())
 
 
 def _not_negative(found: dict[str, Any], name: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ KINDS = list(BLOCKS)
 
 def naive(model, suite, hookpoint, rows, keep_special=False):
     """ce_clean, ce_zero, ce and kl of one hookpoint: whole forwards with hooks, one row at a time, float64."""
-    sums, count = torch.zeros(4, dtype=torch.float64), 0
+    sums, tokens, positions = torch.zeros(4, dtype=torch.float64), 0, 0
     for row in range(len(rows)):
         ids_BT = rows[[row]]
         keep_BT = torch.ones_like(ids_BT, dtype=torch.bool) if keep_special else ids_BT != 0
@@ -38,15 +38,15 @@ def naive(model, suite, hookpoint, rows, keep_special=False):
             return torch.where(keep_BT[..., None], suite[hookpoint](x_BTD), x_BTD)
 
         kept, after = keep_BT[0, :-1], ids_BT[0, 1:]
-        clean = model(ids_BT, use_cache=False).logits[0, :-1][kept].double()
-        zero = spliced_forward(model, hookpoint, ids_BT, torch.zeros_like)[0, :-1][kept].double()
-        spliced = spliced_forward(model, hookpoint, ids_BT, reconstruct)[0, :-1][kept].double()
+        clean = model(ids_BT, use_cache=False).logits[0].double()
+        zero = spliced_forward(model, hookpoint, ids_BT, torch.zeros_like)[0].double()
+        spliced = spliced_forward(model, hookpoint, ids_BT, reconstruct)[0].double()
         for i, logits in enumerate((clean, zero, spliced)):
-            sums[i] += F.cross_entropy(logits, after[kept], reduction="sum")
-        log_p, log_q = clean.log_softmax(-1), spliced.log_softmax(-1)
+            sums[i] += F.cross_entropy(logits[:-1][kept], after[kept], reduction="sum")
+        log_p, log_q = clean[keep_BT[0]].log_softmax(-1), spliced[keep_BT[0]].log_softmax(-1)
         sums[3] += F.kl_div(log_q, log_p, log_target=True, reduction="sum")
-        count += int(kept.sum())
-    return (*(sums / count).tolist(), count)
+        tokens, positions = tokens + int(kept.sum()), positions + int(keep_BT.sum())
+    return (*(sums[:3] / tokens).tolist(), (sums[3] / positions).item(), tokens)
 
 
 def require_equal(found, hookpoint, expected, suite="a"):
