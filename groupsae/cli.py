@@ -25,7 +25,7 @@ STAGE_VERBS = {
     "group": "divide the layers into groups",
     "plan": "price every division before training: FLOPs, seconds, memory, quality",
     "train": "train one SAE per group, and one per layer to compare with",
-    "eval": "measure reconstruction and loss on held-out text",
+    "eval": "measure reconstruction and loss on held-out text, all parts or those named",
     "report": "write report/index.html",
 }
 OTHER_VERBS = {
@@ -110,7 +110,10 @@ def _run(verb: str, rest: list[str]) -> int:
         _print_results(run, options.json)
     else:
         try:
-            recipes.run_stage(run, verb, overwrite=options.overwrite)
+            if verb == "eval":
+                recipes.run_parts(run, options.parts, options.against, overwrite=options.overwrite)
+            else:
+                recipes.run_stage(run, verb, overwrite=options.overwrite)
         except FitError:
             _print_plan(run, options.json)
             raise
@@ -148,6 +151,11 @@ def _parse(verb: str, flags: list[str], config: RunConfig) -> Any:
         ("json", tyro.conf.FlagCreatePairsOff[bool], dataclasses.field(default=False)),
         ("out", Path | None, dataclasses.field(default=None)),
     ]
+    if verb == "eval":
+        fields += [
+            ("parts", tyro.conf.Positional[tuple[str, ...]], dataclasses.field(default=())),
+            ("against", Path | None, dataclasses.field(default=None)),
+        ]
     for section in sections:
         value = getattr(config, section)
         kind = type(value)
@@ -161,6 +169,8 @@ def _parse(verb: str, flags: list[str], config: RunConfig) -> Any:
         overwrite: Replace results that exist.
         json: Print results as JSON.
         out: The run directory, instead of runs/NAME.
+        parts: What to measure; everything, if nothing is named.
+        against: Another run, whose suites are evaluated beside this one's on the same tokens.
     """
     return tyro.cli(options, prog=f"groupsae {verb} RUN", args=flags)
 

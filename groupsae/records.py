@@ -5,7 +5,7 @@
 
 The manifest names, for each finished stage, the part of the config it was made from and a
 fingerprint of it together with what it was made of. A stage whose fingerprint no longer agrees
-is stale.
+is stale. Parts of a stage that can be had one by one are recorded in the same way, by their names.
 """
 
 from __future__ import annotations
@@ -156,14 +156,19 @@ class RunDirectory:
         """Put facts about the run into the manifest: its model, its device."""
         self.write_json("manifest.json", self.manifest | facts)
 
-    def status(self, stage: str) -> str:
-        """`done`, `stale` (made from another config, or from an earlier stage's older result) or `missing`."""
-        stages = self.manifest["stages"]
-        if stage not in stages or any(not self.file(name).exists() for name in stages[stage]["files"]):
+    def status(self, stage: str, part: str = "", *, beside: str = "") -> str:
+        """`done`, `stale` (made from another config, or from an earlier stage's older result) or `missing`.
+
+        Of a stage, or of a part of it that is recorded by itself; `beside` is what else the part was made from.
+        """
+        manifest = self.manifest
+        done = manifest.get("parts", {}).get(part) if part else manifest["stages"].get(stage)
+        if not done or any(not self.file(name).exists() for name in done["files"]):
             return "missing"
-        done = stages[stage]
-        same_config = done["fingerprint"] == self.fingerprint(stage)
-        return "done" if same_config and done.get("made_from") == self._made_from(stage, stages) else "stale"
+        same_config = done["fingerprint"] == self.fingerprint(stage) and done.get("beside", "") == beside
+        return (
+            "done" if same_config and done.get("made_from") == self._made_from(stage, manifest["stages"]) else "stale"
+        )
 
     def _made_from(self, stage: str, stages: dict[str, Any]) -> dict[str, str]:
         """The earlier stages' results, each as one hash of its files."""
@@ -190,13 +195,15 @@ class RunDirectory:
                 why = "has not run" if status == "missing" else "is out of date"
                 raise RunError(f"Stage {stage!r} {why} in {self.path}. Run `groupsae {stage} {self.path}` first.")
 
-    def finish(self, stage: str, seconds: float, files: list[str]) -> None:
-        """Record that a stage is done, what it wrote and how long it took."""
+    def finish(self, stage: str, seconds: float, files: list[str], *, part: str = "", beside: str = "") -> None:
+        """Record that a stage, or a part of it, is done, what it wrote and how long it took."""
         manifest = self.manifest
         manifest["environment"] = environment()
-        manifest["stages"][stage] = {
+        done = manifest.setdefault("parts", {}) if part else manifest["stages"]
+        done[part or stage] = {
             "fingerprint": self.fingerprint(stage),
             "made_from": self._made_from(stage, manifest["stages"]),
+            **({"beside": beside} if beside else {}),
             "seconds": round(seconds, 3),
             "finished": time.time(),
             "files": {name: _describe(self.file(name)) for name in files},

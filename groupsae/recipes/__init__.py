@@ -7,11 +7,12 @@ writes its own files, and is then recorded in the manifest.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from groupsae.errors import GroupsaeError, RunError
 from groupsae.progress import say
-from groupsae.recipes.evaluate import evaluate
+from groupsae.recipes.evaluate import evaluate, require_parts
 from groupsae.recipes.group import group
 from groupsae.recipes.measure import measure_layers, tokenize
 from groupsae.recipes.plan import plan
@@ -20,8 +21,8 @@ from groupsae.records import STAGES, RunDirectory
 from groupsae.report.page import write_report
 from groupsae.workbench import Workbench
 
-Recipe = Callable[[Workbench], list[str]]
-"""Does a stage, returns the names of the files it wrote."""
+Recipe = Callable[[Workbench], list[str] | None]
+"""Does a stage, returns the names of the files it wrote; None if a part of the stage is still missing."""
 
 
 def report(bench: Workbench) -> list[str]:
@@ -72,6 +73,17 @@ def run_stage(run: RunDirectory, stage: str, *, overwrite: bool = False) -> None
     _make(Workbench(run, overwrite), stage)
 
 
+def run_parts(run: RunDirectory, parts: Sequence[str], against: Path | None, *, overwrite: bool = False) -> None:
+    """Some parts of the eval stage, or all if none is named; with `against`, side by side with another run's suites.
+
+    Parts that are done are left as they are, or with `overwrite` made again. Raises as `run_stage`
+    does; RunError for a run that cannot be compared with, ConfigError for an unknown part.
+    """
+    require_parts(parts)
+    run.require(*run.before("eval"))
+    _make(Workbench(run, overwrite), "eval", lambda bench: evaluate(bench, parts, against))
+
+
 def _require_free(run: RunDirectory, stage: str, overwrite: bool) -> None:
     if stage != "report" and not overwrite and run.status(stage) == "stale":
         files = list(run.manifest["stages"][stage]["files"])
@@ -82,14 +94,15 @@ def _require_free(run: RunDirectory, stage: str, overwrite: bool) -> None:
         )
 
 
-def _make(bench: Workbench, stage: str) -> None:
+def _make(bench: Workbench, stage: str, recipe: Recipe | None = None) -> None:
     """Do a stage under the run's config; a refusal leaves the config on disk as it was."""
     before = bench.run.adopt()
     began = time.perf_counter()
     try:
-        files = RECIPES[stage](bench)
+        files = (recipe or RECIPES[stage])(bench)
     except GroupsaeError:
         if before is not None:
             bench.run.write_text("config.toml", before)
         raise
-    bench.run.finish(stage, time.perf_counter() - began, files)
+    if files is not None:
+        bench.run.finish(stage, time.perf_counter() - began, files)
