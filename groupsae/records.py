@@ -165,10 +165,9 @@ class RunDirectory:
         done = manifest.get("parts", {}).get(part) if part else manifest["stages"].get(stage)
         if not done or any(not self.file(name).exists() for name in done["files"]):
             return "missing"
-        same_config = done["fingerprint"] == self.fingerprint(stage) and done.get("beside", "") == beside
-        return (
-            "done" if same_config and done.get("made_from") == self._made_from(stage, manifest["stages"]) else "stale"
-        )
+        made_of = (done["fingerprint"], done.get("made_from"), done.get("beside", ""))
+        now = (self.fingerprint(stage), self._made_from(stage, manifest["stages"]), beside)
+        return "done" if made_of == now else "stale"
 
     def _made_from(self, stage: str, stages: dict[str, Any]) -> dict[str, str]:
         """The earlier stages' results, each as one hash of its files."""

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from evaluation_cases import (
@@ -13,6 +15,7 @@ from evaluation_cases import (
 from groupsae.activations.scale import Scales
 from groupsae.activations.source import SyntheticSource
 from groupsae.errors import NumericalError, TextError
+from groupsae.evaluation.firing import DENSITY_EDGES
 from groupsae.evaluation.reconstruction import METRICS, evaluate_reconstruction, evaluate_reconstructions
 from groupsae.partition import Partition
 from groupsae.saes.suite import Suite
@@ -244,3 +247,70 @@ def test_partitions_of_the_same_layers_may_be_compared():
     found = evaluate_reconstructions(suites, synthetic(), 10**6).suites
     assert found["baseline"]["layers.1"] == found["groups"]["layers.1"]
     assert found["baseline"]["layers.0"] != found["groups"]["layers.0"]
+
+
+# ---- further measures, scopes, dead dictionaries
+
+
+def test_further_measures_equal_their_formulas():
+    source, suite = synthetic(), random_suite(groups=GROUPS)
+    for index, (hookpoint, found) in enumerate(evaluate_reconstruction(suite, source, 10**6).items()):
+        x_ND = source.read(list(range(20)))[index].double()
+        f_NS = suite[hookpoint].encode(x_ND.float()).double()
+        y_ND = suite[hookpoint](x_ND.float()).double()
+        error_N, spread_N = (x_ND - y_ND).square().sum(1), (x_ND - x_ND.mean(0)).square().sum(1)
+        assert found.explained_variance_per_token == pytest.approx((1 - error_N / spread_N).mean().item(), rel=1e-5)
+        assert found.l1 == pytest.approx(f_NS.sum(1).mean().item(), rel=1e-5)
+        assert found.l2_ratio == pytest.approx((y_ND.norm(dim=1) / x_ND.norm(dim=1)).mean().item(), rel=1e-5)
+        bias = y_ND.square().sum() / (x_ND * y_ND).sum()
+        assert found.relative_reconstruction_bias == pytest.approx(bias.item(), rel=1e-5)
+        density_S = (f_NS > 0).double().mean(0)
+        assert found.dense_share == (density_S > 0.1).double().mean().item()
+        assert sum(found.density) == (density_S > 0).sum().item()
+        for low, high, count in zip(DENSITY_EDGES, DENSITY_EDGES[1:], found.density, strict=False):
+            inside = (density_S >= low) & ((density_S < high) | (high == 1))
+            assert count == inside.sum().item()
+
+
+@pytest.mark.parametrize("skip_special", [True, False])
+def test_the_other_scope_is_what_a_source_of_the_other_choice_finds(skip_special):
+    rows, suite = make_rows(special=True), random_suite()
+    one, other = (
+        evaluate_reconstructions({"a": suite}, make_source(rows=rows, skip_special=skip), 10**6)
+        for skip in (skip_special, not skip_special)
+    )
+    assert one.other_scope.scope == other.scope != one.scope
+    assert one.other_scope.num_tokens == other.num_tokens != one.num_tokens
+    assert as_numbers(one.other_scope.suites["a"]) == pytest.approx(as_numbers(other.suites["a"]), rel=1e-6)
+    assert one.other_scope.suites["a"]["layers.0"].density == other.suites["a"]["layers.0"].density
+
+
+def test_a_scope_without_a_token_is_left_out():
+    source = make_source(rows=TokenRows(ids_RT=make_rows().ids_RT * 0, special_ids=(0,)), skip_special=False)
+    found = evaluate_reconstructions({"a": random_suite()}, source, 10**6)
+    assert found.scope == "special counted"
+    assert found.other_scope is None
+
+
+def test_a_dictionary_that_gives_zero_has_stated_values():
+    source, suite = synthetic(), random_suite(groups=GROUPS)
+    zero = Scales(suite.scales.hookpoints, suite.scales.scale_L, torch.zeros_like(suite.scales.centre_LD))
+    for sae in suite.saes.values():
+        sae.b_enc.fill_(-1e6)
+        sae.b_dec.zero_()
+    for result in evaluate_reconstruction(Suite(suite.partition, suite.saes, zero), source, 10**6).values():
+        assert (result.cosine, result.l0, result.l1, result.l2_ratio) == (0, 0, 0, 0)
+        assert result.relative_reconstruction_bias == 0
+        assert (result.dead_share, result.silent_share, result.dense_share, sum(result.density)) == (1, 1, 0, 0)
+        assert result.fvu >= 1 and result.explained_variance_per_token <= 0
+        assert all(math.isfinite(number) for number in as_numbers({"": result}))
+
+
+def test_a_reconstruction_that_points_away_has_no_bias():
+    source, suite = synthetic(), identity_suite(HOOKPOINTS)
+    zero = Scales(suite.scales.hookpoints, suite.scales.scale_L, torch.zeros_like(suite.scales.centre_LD))
+    for sae in suite.saes.values():
+        sae.W_dec.neg_()
+    for result in evaluate_reconstruction(Suite(suite.partition, suite.saes, zero), source, 10**6).values():
+        assert result.relative_reconstruction_bias is None
+        assert result.cosine == pytest.approx(-1)
