@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from groupsae.activations.source import PositionSource
+from groupsae.activations.harvest import Harvester
 from groupsae.evaluation.intervals import Estimate, ratio
 from groupsae.evaluation.measures import Measured, Metric, numbers
 from groupsae.evaluation.positions import MeanActivations, Scope, chosen_rows, counted, nothing_left, scopes
@@ -19,17 +19,9 @@ from groupsae.evaluation.predictions import CleanPredictions
 from groupsae.evaluation.splice import Change, CleanPass
 from groupsae.evaluation.subjects import by_suite, subjects
 from groupsae.saes.suite import BoundSAE, Suite
-from groupsae.tokens import TokenRows
 
 LOGITS_AT_ONCE = 4 * 2**20
 """Logits held at once (16 MiB): larger fresh tensors are slow on CPUs, and gain nothing on GPUs."""
-
-
-class ModelSource(PositionSource, Protocol):
-    """A source that reads a language model on rows of tokens."""
-
-    model: nn.Module
-    rows: TokenRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +99,7 @@ class Losses:
 @torch.no_grad()
 def evaluate_losses(
     suites: Mapping[str, Suite],
-    source: ModelSource,
+    source: Harvester,
     num_tokens: int,
     *,
     seed: int = 0,
@@ -135,13 +127,13 @@ def evaluate_losses(
     return replace(bench.result(0, own), other_scope=beside)
 
 
-def _special_first(source: ModelSource, rows: Tensor) -> Tensor:
+def _special_first(source: Harvester, rows: Tensor) -> Tensor:
     """Rows with special tokens stand together: only their batches must be spliced once for each scope."""
     special_R = ~source.rows.keep(source.rows[rows.tolist()]).all(1)
     return torch.cat([rows[special_R], rows[~special_R]])
 
 
-def _batches(source: ModelSource, rows: Tensor) -> Iterator[Tensor]:
+def _batches(source: Harvester, rows: Tensor) -> Iterator[Tensor]:
     config = getattr(source.model, "config", None)
     vocabulary = config.get_text_config().vocab_size if config is not None else 1
     batch_rows = max(1, min(source.batch_rows, LOGITS_AT_ONCE // (source.row_tokens * vocabulary)))
@@ -152,7 +144,7 @@ def _batches(source: ModelSource, rows: Tensor) -> Iterator[Tensor]:
 class _Bench:
     """Splices everything that is measured into each batch, and keeps each row's sums in both scopes."""
 
-    def __init__(self, suites: Mapping[str, Suite], source: ModelSource, means: MeanActivations) -> None:
+    def __init__(self, suites: Mapping[str, Suite], source: Harvester, means: MeanActivations) -> None:
         self._suites, self._source = suites, source
         self._subjects = subjects(suites)
         served = {subject.hookpoint for subject in self._subjects}

@@ -96,8 +96,9 @@ def contest(bench: Workbench, against: Path | None = None) -> Contest:
     other = RunDirectory.open(path)
     if path.resolve() == bench.run.path.resolve():
         raise RunError(f"{path} is this run itself; its suites are compared without --against.")
-    other.require("train")
+    other.require("tokens")
     _require_comparable(bench.run, other)
+    other.require("train")
     return Contest(bench, other)
 
 
