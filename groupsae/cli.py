@@ -111,7 +111,8 @@ def _run(verb: str, rest: list[str]) -> int:
     else:
         try:
             if verb == "eval":
-                recipes.run_parts(run, options.parts, options.against, overwrite=options.overwrite)
+                against = options.against and _directory(options.against)
+                recipes.run_parts(run, options.parts, against, overwrite=options.overwrite)
             else:
                 recipes.run_stage(run, verb, overwrite=options.overwrite)
         except FitError:
@@ -119,6 +120,8 @@ def _run(verb: str, rest: list[str]) -> int:
             raise
         if verb == "plan":
             _print_plan(run, options.json)
+        elif verb == "eval" and options.against:
+            _print_comparison(run, _directory(options.against), options.json)
         elif verb in ("eval", "report"):
             _print_results(run, options.json)
         elif options.json:
@@ -209,11 +212,13 @@ def _show(rest: list[str]) -> int:
         return 0
     if not words:
         raise ConfigError("`groupsae show` needs a run directory.")
-    path = Path(words[0])
-    if path.suffix == ".toml":
-        path = Path("runs") / load_config(path).name
-    _print_results(RunDirectory.open(path), "--json" in flags)
+    _print_results(RunDirectory.open(_directory(Path(words[0]))), "--json" in flags)
     return 0
+
+
+def _directory(path: Path) -> Path:
+    """The run directory that a path names: itself, or a TOML file's below `runs/`."""
+    return Path("runs") / load_config(path).name if path.suffix == ".toml" else path
 
 
 def _words(rest: list[str], usage: str, *, allowed: tuple[str, ...]) -> tuple[list[str], set[str]]:
@@ -241,6 +246,18 @@ def _print_results(run: RunDirectory, as_json: bool) -> None:
     tables.show(tables.stages(run), *([tables.suites(suites)] if suites else []))
     if run.file("report/index.html").exists():
         print(f"report: {run.file('report/index.html')}")
+
+
+def _print_comparison(run: RunDirectory, against: Path, as_json: bool) -> None:
+    from groupsae.report.comparison import label_of, read_against
+
+    found = next(one for one in read_against(run) if one.label == label_of(against))
+    if as_json:
+        print(json.dumps({"run": str(run.path), **found.as_record()}))
+        return
+    from groupsae import tables
+
+    tables.show(tables.suites(found.summaries))
 
 
 def _print_plan(run: RunDirectory, as_json: bool) -> None:

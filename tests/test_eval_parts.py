@@ -110,7 +110,8 @@ def other(done, call):
 
 def test_two_runs_are_evaluated_side_by_side_on_the_same_tokens(done, other, call):
     before = {path: path.read_bytes() for path in (done / "eval").glob("*.json")}
-    assert call("eval", done, "--against", other)[0] == 0
+    code, out, _ = call("eval", done, "--against", other)
+    assert code == 0 and "other/groups" in out
     found = json.loads((done / "eval/against/other/reconstruction.json").read_text())
     own = json.loads((done / "eval/reconstruction.json").read_text())
     assert list(found["suites"]) == ["baseline", "groups", "other/baseline", "other/groups"]
@@ -120,6 +121,7 @@ def test_two_runs_are_evaluated_side_by_side_on_the_same_tokens(done, other, cal
     summary = json.loads((done / "eval/against/other/summary.json").read_text())
     assert list(summary["suites"]) == list(found["suites"])
     assert summary["suites"]["other/groups"]["mean_l0"] == 3
+    assert json.loads(call("eval", done, "--against", other, "--json")[1])["suites"] == summary["suites"]
     assert {path: path.read_bytes() for path in before} == before
     assert eval_status(done) == "done"
 

@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 
 from groupsae.activations.harvest import Harvester
-from groupsae.config import differing_keys, load_config
+from groupsae.config import differing_keys
 from groupsae.errors import RunError
 from groupsae.progress import bar
 from groupsae.records import RunDirectory
+from groupsae.report.comparison import AGAINST, label_of
 from groupsae.saes.suite import Suite, read_suite_index
 from groupsae.workbench import ROWS_FILE, Workbench
 
@@ -31,12 +32,12 @@ class Contest:
     @property
     def folder(self) -> str:
         """The folder of the results, below the run's."""
-        return "eval" if self.other is None else f"eval/against/{self.label}"
+        return "eval" if self.other is None else f"{AGAINST}/{self.label}"
 
     @property
     def label(self) -> str:
         """What the other run is called."""
-        return "" if self.other is None else self.other.path.resolve().name
+        return "" if self.other is None else label_of(self.other.path)
 
     @property
     def beside(self) -> str:
@@ -92,10 +93,9 @@ def contest(bench: Workbench, against: Path | None = None) -> Contest:
     """
     if against is None:
         return Contest(bench)
-    path = Path("runs") / load_config(against).name if against.suffix == ".toml" else against
-    other = RunDirectory.open(path)
-    if path.resolve() == bench.run.path.resolve():
-        raise RunError(f"{path} is this run itself; its suites are compared without --against.")
+    other = RunDirectory.open(against)
+    if against.resolve() == bench.run.path.resolve():
+        raise RunError(f"{against} is this run itself; its suites are compared without --against.")
     other.require("tokens")
     _require_comparable(bench.run, other)
     other.require("train")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from groupsae.records import RunDirectory
@@ -41,6 +42,11 @@ class Comparison:
         }
 
 
+def label_of(other: Path) -> str:
+    """What another run is called beside this one: its folder's name."""
+    return other.resolve().name
+
+
 def compare(data: RunData) -> Comparison:
     """The suites of one run."""
     curves = _curves(data)
@@ -49,7 +55,7 @@ def compare(data: RunData) -> Comparison:
 
 def compare_with(run: RunDirectory, other: RunDirectory) -> Comparison:
     """The suites of two runs, on the tokens of the first."""
-    label = other.path.resolve().name
+    label = label_of(other.path)
     folder = f"{AGAINST}/{label}"
     records = {name: _read(run, f"{folder}/{name}.json") for name in ("reconstruction", "losses")}
     mine = replace(read_run(run), **records)
@@ -72,10 +78,15 @@ def read_against(run: RunDirectory) -> list[Comparison]:
     found = []
     for path in sorted(run.file(AGAINST).glob(f"*/{SUMMARY}")):
         record = run.read_json(path.relative_to(run.path).as_posix())
-        summaries = tuple(SuiteSummary(**suite) for suite in record["suites"].values())
+        summaries = tuple(_suite_summary(suite) for suite in record["suites"].values())
         readings = tuple(_reading(one) for one in record["readings"])
         found.append(Comparison(record["against"], summaries, readings))
     return found
+
+
+def _suite_summary(record: Record) -> SuiteSummary:
+    known = {one.name for one in fields(SuiteSummary)}
+    return SuiteSummary(**{key: value for key, value in record.items() if key in known})
 
 
 def _reading(record: Record) -> Readings:

@@ -108,8 +108,14 @@ def _summarise(data: RunData, name: str, partition: Partition) -> SuiteSummary:
     )
 
 
-_OVER_LAYERS = {"fvu": "mean_fvu", "cosine": "mean_cosine", "l0": "mean_l0", "delta_ce": "mean_delta_ce",
-                "ce_score": "mean_ce_score", "kl": "mean_kl", "kl_score": "mean_kl_score"}  # fmt: skip
+_OVER_LAYERS = {
+    "fvu": "mean_fvu",
+    "cosine": "mean_cosine",
+    "delta_ce": "mean_delta_ce",
+    "ce_score": "mean_ce_score",
+    "kl": "mean_kl",
+    "kl_score": "mean_kl_score",
+}
 _TOGETHER = {"delta_ce": "all_layers_delta_ce", "kl": "all_layers_kl"}
 
 

@@ -106,18 +106,18 @@ def summary_table(summaries: list[SuiteSummary]) -> list[Measure]:
         pair = [getattr(suites[name], key) for name in (GROUPS, BASELINE)] if {GROUPS, BASELINE} <= set(suites) else []
         changed = change(*pair) if pair and None not in pair else ""
         if changed and key in suites[GROUPS].changes:
-            changed += _margin(suites[GROUPS].changes[key], key)
+            changed += _margin(suites[GROUPS].changes[key])
         rows.append(Measure(name, meaning, tuple(texts), changed))
     return rows
 
 
 def _with_margin(text: str, summary: SuiteSummary, key: str) -> str:
-    return text + _margin(summary.intervals[key], key) if key in summary.intervals else text
+    return text + _margin(summary.intervals[key]) if key in summary.intervals else text
 
 
-def _margin(interval: tuple[float, float], key: str) -> str:
+def _margin(interval: tuple[float, float]) -> str:
     low, high = interval
-    return f"{WIDE}±{WIDE}{fixed((high - low) / 2, 1 if key == 'mean_l0' else 4)}"
+    return f"{WIDE}±{WIDE}{fixed((high - low) / 2, 4)}"
 
 
 _LAYER_MEASURES = (
