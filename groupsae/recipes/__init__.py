@@ -12,7 +12,7 @@ from pathlib import Path
 
 from groupsae.errors import GroupsaeError, RunError
 from groupsae.progress import say
-from groupsae.recipes.evaluate import evaluate, require_parts
+from groupsae.recipes.evaluate import evaluate, require_parts, wanted_parts
 from groupsae.recipes.group import group
 from groupsae.recipes.measure import measure_layers, tokenize
 from groupsae.recipes.plan import plan
@@ -81,7 +81,9 @@ def run_parts(run: RunDirectory, parts: Sequence[str], against: Path | None, *, 
     """
     require_parts(parts)
     run.require(*run.before("eval"))
-    _make(Workbench(run, overwrite), "eval", lambda bench: evaluate(bench, parts, against))
+    bench = Workbench(run, overwrite)
+    wanted_parts(bench, parts, against)
+    _make(bench, "eval", lambda bench: evaluate(bench, parts, against))
 
 
 def _require_free(run: RunDirectory, stage: str, overwrite: bool) -> None:

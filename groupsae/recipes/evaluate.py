@@ -101,15 +101,8 @@ def evaluate(bench: Workbench, parts: Sequence[str] = (), against: Path | None =
     Raises RunError for a part made from another config or older results, unless it is to be made again.
     """
     compared = contest(bench, against)
-    run, files = bench.run, {part: f"{compared.folder}/{part}.json" for part in PARTS}
-    status = {part: run.status("eval", file, beside=compared.beside) for part, file in files.items()}
-    wanted = [part for part in parts or PARTS if bench.overwrite or status[part] != "done"]
-    stale = [files[part] for part in wanted if status[part] == "stale"]
-    if stale and not bench.overwrite:
-        raise RunError(
-            f"{run.path} holds {', '.join(stale)}, made from another config or from older results. "
-            "Give --overwrite to replace them, or --out another run directory."
-        )
+    run, files = bench.run, _files(compared)
+    wanted = wanted_parts(bench, parts, against)
     for part in wanted:
         began = time.perf_counter()
         run.write_json(files[part], PARTS[part](compared))
@@ -119,6 +112,25 @@ def evaluate(bench: Workbench, parts: Sequence[str] = (), against: Path | None =
     written = write_comparison(run, compared.other)
     done = all(run.status("eval", file, beside=compared.beside) == "done" for file in files.values())
     return [*files.values(), written] if done and against is None else None
+
+
+def wanted_parts(bench: Workbench, parts: Sequence[str], against: Path | None) -> list[str]:
+    """The parts that `evaluate` will measure; raises what it raises before anything is loaded."""
+    compared = contest(bench, against)
+    files = _files(compared)
+    status = {part: bench.run.status("eval", file, beside=compared.beside) for part, file in files.items()}
+    wanted = [part for part in parts or PARTS if bench.overwrite or status[part] != "done"]
+    stale = [files[part] for part in wanted if status[part] == "stale"]
+    if stale and not bench.overwrite:
+        raise RunError(
+            f"{bench.run.path} holds {', '.join(stale)}, made from another config or from older results. "
+            "Give --overwrite to replace them, or --out another run directory."
+        )
+    return wanted
+
+
+def _files(compared: Contest) -> dict[str, str]:
+    return {part: f"{compared.folder}/{part}.json" for part in PARTS}
 
 
 def _records(suites: dict[str, dict[str, Any]]) -> Record:

@@ -102,7 +102,7 @@ def test_the_table_sorts_and_copies(tmp_path: Path, opened):
     )
     assert note["suites"].splitlines()[1].startswith("groups,3,0.125,")
     assert int(note["folded"]) == 4
-    assert note["groups"].splitlines()[1].startswith("layers.2,1,0.12,0.12,")
+    assert note["groups"].splitlines()[1].startswith("layers.2,1,0.12")
     assert note["overflow"] == "0"
 
 
