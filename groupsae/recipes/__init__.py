@@ -80,9 +80,9 @@ def run_parts(run: RunDirectory, parts: Sequence[str], against: Path | None, *, 
     does; RunError for a run that cannot be compared with, ConfigError for an unknown part.
     """
     require_parts(parts)
-    run.require(*run.before("eval"))
     bench = Workbench(run, overwrite)
     wanted_parts(bench, parts, against)
+    run.require(*run.before("eval"))
     _make(bench, "eval", lambda bench: evaluate(bench, parts, against))
 
 
