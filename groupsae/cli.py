@@ -39,7 +39,7 @@ STAGE_VERBS = {
     "group": "divide the layers into groups",
     "plan": "price every division before training: FLOPs, seconds, memory, quality",
     "train": "train one SAE per group, and one per layer to compare with",
-    "eval": "measure reconstruction and loss on held-out text",
+    "eval": "measure reconstruction and loss on held-out text, all parts or those named",
     "report": "write report/index.html",
 }
 OTHER_VERBS = {
@@ -137,12 +137,18 @@ def _do(verb: str, run: RunDirectory, options: Any) -> None:
         _print_results(run, options.json)
     else:
         try:
-            recipes.run_stage(run, verb, overwrite=options.overwrite)
+            if verb == "eval":
+                against = options.against and _directory(options.against)
+                recipes.run_parts(run, options.parts, against, overwrite=options.overwrite)
+            else:
+                recipes.run_stage(run, verb, overwrite=options.overwrite)
         except FitError:
             _print_plan(run, options.json)
             raise
         if verb == "plan":
             _print_plan(run, options.json)
+        elif verb == "eval" and options.against:
+            _print_comparison(run, _directory(options.against), options.json)
         elif verb in ("eval", "report"):
             _print_results(run, options.json)
         elif options.json:
@@ -253,6 +259,11 @@ def _parse(verb: str, flags: list[str], config: RunConfig) -> Any:
     if "sae" in sections:
         config = config.model_copy(update={"sae": _sae_of(config.sae, flags)})
     fields = _common_flags()
+    if verb == "eval":
+        fields += [
+            ("parts", tyro.conf.Positional[tuple[str, ...]], dataclasses.field(default=())),
+            ("against", Path | None, dataclasses.field(default=None)),
+        ]
     for section in sections:
         value = getattr(config, section)
         kind = type(value)
@@ -267,6 +278,8 @@ def _parse(verb: str, flags: list[str], config: RunConfig) -> Any:
         json: Print results as JSON.
         trust_remote_code: Run code that comes with the model. Only for models you trust; no file can ask for it.
         out: The run directory, instead of runs/NAME.
+        parts: What to measure; everything, if nothing is named.
+        against: Another run, whose suites are evaluated beside this one's on the same tokens.
     """
     return tyro.cli(options, prog=f"groupsae {verb} RUN", args=flags)
 
@@ -337,16 +350,18 @@ def _show(rest: list[str]) -> int:
         return 0
     if not words:
         raise ConfigError("`groupsae show` needs a run directory.")
-    path = Path(words[0])
-    if path.suffix == ".toml":
-        path = Path("runs") / load_config(path).name
-    run = RunDirectory.open(path)
+    run = RunDirectory.open(_directory(Path(words[0])))
     with run.blamed():
         if "--verify" in flags:
             run.require_intact()
             say(f"every file of {run.path} is as it was written")
         _print_results(run, "--json" in flags)
     return 0
+
+
+def _directory(path: Path) -> Path:
+    """The run directory that a path names: itself, or a TOML file's below `runs/`."""
+    return Path("runs") / load_config(path).name if path.suffix == ".toml" else path
 
 
 def _words(rest: list[str], usage: str, *, allowed: tuple[str, ...]) -> tuple[list[str], set[str]]:
@@ -378,6 +393,18 @@ def _print_results(run: RunDirectory, as_json: bool) -> None:
         print(tables.saved_tokens(train))
     if run.file("report/index.html").exists():
         print(f"report: {run.file('report/index.html')}")
+
+
+def _print_comparison(run: RunDirectory, against: Path, as_json: bool) -> None:
+    from groupsae.report.comparison import label_of, read_against
+
+    found = next(one for one in read_against(run) if one.label == label_of(against))
+    if as_json:
+        print(json.dumps({"run": str(run.path), **found.as_record()}))
+        return
+    from groupsae import tables
+
+    tables.show(tables.suites(found.summaries))
 
 
 def _print_plan(run: RunDirectory, as_json: bool) -> None:

@@ -5,7 +5,7 @@
 
 The manifest names, for each finished stage, the part of the config it was made from and a
 fingerprint of it together with what it was made of. A stage whose fingerprint no longer agrees
-is stale.
+is stale. Parts of a stage that can be had one by one are recorded in the same way, by their names.
 """
 
 from __future__ import annotations
@@ -180,19 +180,24 @@ class RunDirectory:
         """Put facts about the run into the manifest: its model, its device."""
         self.write_json("manifest.json", self.manifest | facts)
 
-    def status(self, stage: str) -> str:
-        """`done`, `missing` or `stale`: made from another config, from an older result or input, or changed since."""
-        stages = self.manifest["stages"]
-        if stage not in stages or any(not self.file(name).exists() for name in stages[stage]["files"]):
+    def status(self, stage: str, part: str = "", *, beside: str = "") -> str:
+        """`done`, `missing` or `stale`: made from another config, from an older result or input, or changed since.
+
+        Of a stage, or of a part of it that is recorded by itself; `beside` is what else the part was made from.
+        """
+        manifest = self.manifest
+        done = manifest.get("parts", {}).get(part) if part else manifest["stages"].get(stage)
+        if not done or any(not self.file(name).exists() for name in done["files"]):
             return "missing"
-        done = stages[stage]
-        same_config = done["fingerprint"] == self.fingerprint(stage)
-        same = same_config and done.get("made_from") == self._made_from(stage, stages) and not self.changes(stage)
-        return "done" if same else "stale"
+        made_of = (done["fingerprint"], done.get("made_from"), done.get("beside", ""))
+        now = (self.fingerprint(stage), self._made_from(stage, manifest["stages"]), beside)
+        return "done" if made_of == now and not self._changes(done) else "stale"
 
     def changes(self, stage: str, *, verify: bool = False) -> list[str]:
         """What became of a stage's files and inputs since: sizes, which cost nothing, with `verify` SHA-256 too."""
-        done = self.manifest["stages"].get(stage, {"files": {}})
+        return self._changes(self.manifest["stages"].get(stage, {"files": {}}), verify)
+
+    def _changes(self, done: dict[str, Any], verify: bool = False) -> list[str]:
         found = []
         for name, was in done["files"].items():
             path = self.file(name)
@@ -254,13 +259,24 @@ class RunDirectory:
         if faults:
             raise RunError(f"{self.path} is not as it was written: {'; '.join(faults)}. Make these stages again.")
 
-    def finish(self, stage: str, seconds: float, files: list[str], inputs: Iterable[Path] = ()) -> None:
-        """Record that a stage is done, how long it took, what it wrote, and which files from outside it read."""
+    def finish(
+        self,
+        stage: str,
+        seconds: float,
+        files: list[str],
+        inputs: Iterable[Path] = (),
+        *,
+        part: str = "",
+        beside: str = "",
+    ) -> None:
+        """Record that a stage, or a part of it, is done, how long it took, what it wrote, and what else it read."""
         manifest = self.manifest
         manifest["environment"] = environment()
-        manifest["stages"][stage] = {
+        done = manifest.setdefault("parts", {}) if part else manifest["stages"]
+        done[part or stage] = {
             "fingerprint": self.fingerprint(stage),
             "made_from": self._made_from(stage, manifest["stages"]),
+            **({"beside": beside} if beside else {}),
             "seconds": round(seconds, 3),
             "finished": time.time(),
             "files": {name: describe(self.file(name)) for name in files},

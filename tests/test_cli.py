@@ -10,6 +10,7 @@ import pytest
 
 from groupsae import cli, recipes
 from groupsae.config import load_config
+from groupsae.recipes.evaluate import PARTS
 from groupsae.records import STAGES
 
 
@@ -351,10 +352,10 @@ def test_init_writes_a_config_that_can_be_read(here, call):
 def test_a_fault_of_our_own_is_told_as_such(done, call, monkeypatch):
     before = snapshot(done)
 
-    def broken(bench):
+    def broken(compared):
         return 1 // 0
 
-    monkeypatch.setitem(recipes.RECIPES, "eval", broken)
+    monkeypatch.setitem(PARTS, "reconstruction", broken)
     code, _, err = call("eval", "runs/tiny", "--overwrite")
     assert code == 1
     assert "ZeroDivisionError" in err and "fault of groupsae" in err.splitlines()[-1]

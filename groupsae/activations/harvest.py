@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from groupsae.errors import FitError, HookpointError, ModelError, NumericalError
 from groupsae.hookpoints import natural_key
 from groupsae.models import base_model, first_tensor
 from groupsae.tokens import TokenRows
+
+Result = TypeVar("Result")
 
 
 class Harvester:
@@ -80,11 +82,21 @@ class Harvester:
         """
         if not len(rows):
             return next(self.model.parameters()).new_zeros(len(self.hookpoints), 0, self.d_model)
+        return torch.cat(self._in_parts(rows, self._read), dim=1)
+
+    def read_positions(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The activations x_LBTD at every position of these rows, and special_BT, true at special tokens.
+
+        Positions that are masked because their activations are not finite count as special. Raises as `read` does.
+        """
+        parts = self._in_parts(rows, self._read_positions)
+        return torch.cat([x_LBTD for x_LBTD, _ in parts], dim=1), torch.cat([special_BT for _, special_BT in parts])
+
+    def _in_parts(self, rows: Sequence[int], read: Callable[[Sequence[int]], Result]) -> list[Result]:
         while True:
             size = min(self._rows_at_once, len(rows))
             try:
-                parts = [self._read(rows[start : start + size]) for start in range(0, len(rows), size)]
-                return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+                return [read(rows[start : start + size]) for start in range(0, len(rows), size)]
             except torch.OutOfMemoryError as error:
                 if size == 1:
                     raise FitError(f"The device's memory does not hold one row of tokens: {error}.") from error
@@ -93,19 +105,29 @@ class Harvester:
                 torch.cuda.empty_cache()
 
     def _read(self, rows: Sequence[int]) -> Tensor:
+        x_LBTD, out_BT = self._forward_checked(rows)
+        if self.skip_special or out_BT.any():
+            return torch.stack([x[~out_BT] for x in x_LBTD])
+        return torch.stack([x.flatten(0, 1) for x in x_LBTD])
+
+    def _read_positions(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        x_LBTD, out_BT = self._forward_checked(rows)
+        special_BT = ~self.rows.keep(self.rows[rows].to(self.device))
+        return torch.stack([torch.nan_to_num(x, 0.0, 0.0, 0.0) for x in x_LBTD]), special_BT | out_BT
+
+    def _forward_checked(self, rows: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+        """Activations at each hookpoint, and true at positions that are left out: special, or masked."""
         ids_BT = self.rows[rows].to(self.device)
         x_LBTD = self._forward(ids_BT)
         faulty = [index for index, x in enumerate(x_LBTD) if not _is_finite(x)]
         if faulty and self.on_nan == "stop":
             raise NumericalError(_not_finite(self.hookpoints[faulty[0]], x_LBTD[faulty[0]], rows))
-        keep_BT = self.rows.keep(ids_BT) if self.skip_special else torch.ones_like(ids_BT, dtype=torch.bool)
+        out_BT = ~self.rows.keep(ids_BT) if self.skip_special else torch.zeros_like(ids_BT, dtype=torch.bool)
         if faulty:
             finite_BT = torch.stack([torch.isfinite(x_LBTD[index]).all(2) for index in faulty]).all(0)
-            self.num_masked += int((keep_BT & ~finite_BT).sum())
-            keep_BT &= finite_BT
-        elif not self.skip_special:
-            return torch.stack([x.flatten(0, 1) for x in x_LBTD])
-        return torch.stack([x[keep_BT] for x in x_LBTD])
+            self.num_masked += int((~out_BT & ~finite_BT).sum())
+            out_BT |= ~finite_BT
+        return x_LBTD, out_BT
 
     @torch.no_grad()
     def _forward(self, ids_BT: Tensor) -> list[Tensor]:

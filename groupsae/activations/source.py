@@ -43,6 +43,20 @@ class ActivationSource(Protocol):
         ...
 
 
+class PositionSource(ActivationSource, Protocol):
+    """A source whose rows and positions can be told apart, which evaluation needs."""
+
+    skip_special: bool
+    """Whether `read` leaves out positions that hold a special token."""
+
+    def read_positions(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The activations x_LBTD at every position of these rows, and special_BT, true at special tokens.
+
+        Raises NumericalError for NaN or infinity.
+        """
+        ...
+
+
 def row_order(num_rows: int, seed: int, epoch: int) -> Tensor:
     """The order in which rows are read in an epoch: a permutation, decided by its arguments alone."""
     random = torch.Generator().manual_seed(hash_seed(seed, "rows", epoch))
@@ -98,7 +112,7 @@ class SyntheticSource:
     ) -> None:
         self.hookpoints = tuple(f"layers.{layer}" for layer in range(num_layers))
         self.d_model, self.num_rows, self.row_tokens, self.batch_rows = d_model, num_rows, row_tokens, 8
-        self.device = torch.device("cpu")
+        self.device, self.skip_special = torch.device("cpu"), False
         self._seed, self._active = seed, active
         random = torch.Generator().manual_seed(hash_seed(seed, "directions"))
         directions = [torch.randn(4 * d_model, d_model, generator=random)]
@@ -111,6 +125,12 @@ class SyntheticSource:
     def read(self, rows: Sequence[int]) -> Tensor:
         """The activations x_LND of these rows."""
         return torch.cat([self._read_row(row) for row in rows], dim=1)
+
+    def read_positions(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The same as x_LBTD, and special_BT; no position is special."""
+        x_LND = self.read(rows)
+        shape = (len(rows), self.row_tokens)
+        return x_LND.reshape(len(x_LND), *shape, self.d_model), torch.zeros(shape, dtype=torch.bool)
 
     def narrowed(self, hookpoints: tuple[str, ...]) -> SyntheticSource:
         """The same at some of its hookpoints."""

@@ -1,17 +1,22 @@
-"""What splicing an SAE into the model costs the model: its loss, and how far its predictions move."""
+"""What splicing SAEs into the model costs the model: its loss, and how far its predictions move."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from groupsae.activations.harvest import Harvester
-from groupsae.activations.source import row_order
-from groupsae.errors import TextError
-from groupsae.evaluation.splice import CleanPass, zeros_at
+from groupsae.evaluation.intervals import Estimate, ratio
+from groupsae.evaluation.measures import Measured, Metric, numbers
+from groupsae.evaluation.positions import MeanActivations, Scope, chosen_rows, counted, nothing_left, scopes
+from groupsae.evaluation.predictions import CleanPredictions
+from groupsae.evaluation.splice import Change, CleanPass
 from groupsae.evaluation.subjects import by_suite, subjects
 from groupsae.saes.suite import BoundSAE, Suite
 
@@ -19,34 +24,76 @@ LOGITS_AT_ONCE = 4 * 2**20
 """Logits held at once (16 MiB): larger fresh tensors are slow on CPUs, and gain nothing on GPUs."""
 
 
-@dataclass(frozen=True)
-class SplicedLoss:
-    """The model with one SAE spliced in at one hookpoint, in nats per token.
+@dataclass(frozen=True, kw_only=True)
+class SplicedLoss(Measured):
+    """The model with reconstructions spliced in, at one hookpoint or at all of a suite's.
 
-    ce        cross-entropy of the next token with the SAE spliced in
-    delta_ce  ce - ce_clean
-    ce_score  (ce_zero - ce) / (ce_zero - ce_clean): 1 is lossless, 0 is as bad as zero ablation; None if
-              zero ablation does no harm
-    kl        KL(clean || spliced), mean over tokens, >= 0
+    Losses are means over tokens, in nats per token. `zero` and `mean` are the model with the same
+    hookpoints set to zero, or to their mean activation, at every position.
+
+    ce              cross-entropy of the next token
+    delta_ce        ce - ce_clean
+    kl              KL(clean || spliced), >= 0
+    ce_score        (ce_zero - ce) / (ce_zero - ce_clean): 1 is lossless, 0 as bad as the ablation; None if the
+                    ablation does no harm
+    kl_score        (kl_zero - kl) / kl_zero, likewise
+    ce_score_mean   (ce_mean - ce) / (ce_mean - ce_clean), likewise
+    kl_score_mean   (kl_mean - kl) / kl_mean, likewise
     """
 
     ce: float
     delta_ce: float
-    ce_score: float | None
     kl: float
+    ce_score: float | None
+    kl_score: float | None
+    ce_score_mean: float | None
+    kl_score_mean: float | None
+
+
+METRICS = {
+    "ce": Metric("nats per token", "lower"),
+    "delta_ce": Metric("nats per token", "lower"),
+    "kl": Metric("nats per token", "lower"),
+    "ce_score": Metric("ratio", "higher"),
+    "kl_score": Metric("ratio", "higher"),
+    "ce_score_mean": Metric("ratio", "higher"),
+    "kl_score_mean": Metric("ratio", "higher"),
+}
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The model with a hookpoint, or all of a suite's, set to zero or to their mean: (CE, KL) in nats per token."""
+
+    ce_zero: float
+    kl_zero: float
+    ce_mean: float
+    kl_mean: float
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The clean loss, each hookpoint's loss under zero ablation, and `SplicedLoss` by suite and hookpoint."""
+    """Losses at the positions of one scope.
 
+    `suites` and `ablated` are by hookpoint, one spliced at a time; `all_layers` and
+    `all_layers_ablated` have all of a suite's hookpoints spliced at once.
+    """
+
+    scope: Scope
     num_tokens: int
+    num_rows: int
     ce_clean: float
-    ce_zero: dict[str, float]
+    ablated: dict[str, Ablation]
     suites: dict[str, dict[str, SplicedLoss]]
+    all_layers: dict[str, SplicedLoss]
+    all_layers_ablated: dict[str, Ablation]
+    other_scope: Losses | None = None
+    """The same at the others' choice of positions; None where it holds no token."""
 
-
-UNITS = {"ce": "nats per token", "delta_ce": "nats per token", "ce_score": "ratio", "kl": "nats per token"}
+    @property
+    def ce_zero(self) -> dict[str, float]:
+        """The loss under zero ablation by hookpoint."""
+        return {hookpoint: one.ce_zero for hookpoint, one in self.ablated.items()}
 
 
 @torch.no_grad()
@@ -58,93 +105,156 @@ def evaluate_losses(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Losses:
-    """Losses with each SAE spliced in, one hookpoint at a time, on about `num_tokens` tokens in whole rows.
+    """Losses with SAEs spliced in, one hookpoint at a time and all at once, on about `num_tokens` tokens in whole rows.
 
-    The SAE's reconstruction stands at every position the source keeps; zero ablation at every
-    position. Losses are means over the kept positions that have a next token, summed in float64.
-    All suites see the same tokens.
+    At the source's own positions, and in `other_scope` at the others' choice of them. A scope's
+    reconstructions stand at its positions, ablations at every position; with all hookpoints spliced,
+    each SAE sees what the model computes under the splices below it. Cross-entropies are means over
+    the scope's positions that have a next token (`num_tokens`), KL divergences over all of its
+    positions; both are summed in float64. All suites see the same tokens.
     """
-    pairs = subjects(suites)
-    hookpoints = sorted({subject.hookpoint for subject in pairs}, key=source.hookpoints.index)
-    total = _Totals()
-    for ids_BT in _batches(source, num_tokens, seed):
-        clean = CleanPass(source.model, ids_BT, hookpoints)
-        keep_BT = source.rows.keep(ids_BT) if source.skip_special else torch.ones_like(ids_BT, dtype=torch.bool)
-        measure = _Measure(clean.logits_BTV, ids_BT, keep_BT)
-        total.add("clean", measure(clean.logits_BTV), measure.count)
-        for hookpoint in hookpoints:
-            total.add(("zero", hookpoint), measure(clean.spliced(hookpoint, zeros_at(clean, hookpoint))))
-        for subject, bound in pairs.items():
-            x_BTD = _reconstruct(bound, clean.hidden[subject.hookpoint], keep_BT)
-            total.add(subject, measure(clean.spliced(subject.hookpoint, x_BTD)))
+    rows = _special_first(source, chosen_rows(source, num_tokens, seed))
+    means = MeanActivations(source, rows)
+    bench = _Bench(suites, source, means)
+    for ids_BT in _batches(source, rows):
+        bench.measure(ids_BT)
         if progress:
             progress(ids_BT.numel())
-    if not total.count:
-        raise TextError("No held-out token is left to evaluate on; give more text or a larger held_out_share.")
-    ce_clean = total.mean("clean")[0]
-    ce_zero = {hookpoint: total.mean(("zero", hookpoint))[0] for hookpoint in hookpoints}
-    results = {subject: _spliced_loss(total.mean(subject), ce_clean, ce_zero[subject.hookpoint]) for subject in pairs}
-    return Losses(total.count, ce_clean, ce_zero, by_suite(suites, results))
+    if not bench.tokens_R(0).sum():
+        raise nothing_left()
+    own, other = scopes(source)
+    beside = bench.result(1, other) if bench.tokens_R(1).sum() else None
+    return replace(bench.result(0, own), other_scope=beside)
 
 
-def _batches(source: Harvester, num_tokens: int, seed: int) -> Iterator[Tensor]:
-    length = source.rows.context_length
+def _special_first(source: Harvester, rows: Tensor) -> Tensor:
+    """Rows with special tokens stand together: only their batches must be spliced once for each scope."""
+    special_R = ~source.rows.keep(source.rows[rows.tolist()]).all(1)
+    return torch.cat([rows[special_R], rows[~special_R]])
+
+
+def _batches(source: Harvester, rows: Tensor) -> Iterator[Tensor]:
     config = getattr(source.model, "config", None)
     vocabulary = config.get_text_config().vocab_size if config is not None else 1
-    batch_rows = max(1, min(source.batch_rows, LOGITS_AT_ONCE // (length * vocabulary)))
-    chosen = row_order(source.num_rows, seed, 0)[: -(-num_tokens // length)]
-    for rows in chosen.split(batch_rows) if len(chosen) else ():
-        yield source.rows[rows.tolist()].to(source.device)
+    batch_rows = max(1, min(source.batch_rows, LOGITS_AT_ONCE // (source.row_tokens * vocabulary)))
+    for batch in rows.split(batch_rows):
+        yield source.rows[batch.tolist()].to(source.device)
 
 
-def _reconstruct(bound: BoundSAE, x_BTD: Tensor, keep_BT: Tensor) -> Tensor:
-    spliced_BTD = x_BTD.clone()
-    spliced_BTD[keep_BT] = bound(x_BTD[keep_BT])
-    return spliced_BTD
+class _Bench:
+    """Splices everything that is measured into each batch, and keeps each row's sums in both scopes."""
+
+    def __init__(self, suites: Mapping[str, Suite], source: Harvester, means: MeanActivations) -> None:
+        self._suites, self._source = suites, source
+        self._subjects = subjects(suites)
+        served = {subject.hookpoint for subject in self._subjects}
+        self._hookpoints = [hookpoint for hookpoint in source.hookpoints if hookpoint in served]
+        self._mean_D = dict(zip(source.hookpoints, means.mean_CLD[0].float(), strict=True))
+        self._sums: dict[Hashable, list[np.ndarray]] = defaultdict(list)
+
+    def measure(self, ids_BT: Tensor) -> None:
+        """Take note of a batch of rows."""
+        clean = CleanPass(self._source.model, ids_BT, self._hookpoints)
+        special_BT = ~self._source.rows.keep(ids_BT)
+        batch = _Batch(CleanPredictions(clean.logits_BTV, ids_BT), counted(self._source, special_BT), self._sums)
+        batch.note("clean", clean.logits_BTV)
+        for hookpoints in self._ablated():
+            for kind, change in (("zero", torch.zeros_like), ("mean", None)):
+                changes = {one: change or _constant(self._mean_D[one]) for one in hookpoints}
+                batch.note((kind, hookpoints), clean.spliced_together(changes))
+        for subject, bound in self._subjects.items():
+            hidden_BTD = clean.hidden[subject.hookpoint]
+            x_hat_BTD = bound(hidden_BTD)
+            for scopes_, keep_BT in batch.splices:
+                x_BTD = torch.where(keep_BT[..., None], x_hat_BTD, hidden_BTD)
+                batch.note(subject, clean.spliced(subject.hookpoint, x_BTD), scopes_)
+        for name, suite in self._suites.items():
+            for scopes_, keep_BT in batch.splices:
+                changes = {one: _reconstruction(suite[one], keep_BT) for one in suite.partition.hookpoints}
+                batch.note(("all", name), clean.spliced_together(changes), scopes_)
+
+    def _ablated(self) -> list[tuple[str, ...]]:
+        """What is ablated: every hookpoint, and all of each suite's at once."""
+        together = [suite.partition.hookpoints for suite in self._suites.values()]
+        return list(dict.fromkeys([*((one,) for one in self._hookpoints), *together]))
+
+    def tokens_R(self, scope: int) -> np.ndarray:
+        """The tokens of each row that count in a scope."""
+        return self._rows("clean", scope)[0]
+
+    def _rows(self, key: Hashable, scope: int) -> np.ndarray:
+        """(tokens with a next one, sum of CE, tokens, sum of KL) of each row, (4, R)."""
+        return np.concatenate(self._sums[key, scope], axis=-1)
+
+    def result(self, scope: int, name: Scope) -> Losses:
+        """Everything that was measured, in a scope."""
+        alone = {hookpoint: (hookpoint,) for hookpoint in self._hookpoints}
+        together = {name: suite.partition.hookpoints for name, suite in self._suites.items()}
+        spliced = {subject: self._loss(subject, alone[subject.hookpoint], scope) for subject in self._subjects}
+        tokens_R, ce_R, *_ = self._rows("clean", scope)
+        return Losses(
+            scope=name,
+            num_tokens=int(tokens_R.sum()),
+            num_rows=len(tokens_R),
+            ce_clean=float(ce_R.sum() / tokens_R.sum()),
+            ablated={hookpoint: self._ablation(key, scope) for hookpoint, key in alone.items()},
+            suites=by_suite(self._suites, spliced),
+            all_layers={name: self._loss(("all", name), key, scope) for name, key in together.items()},
+            all_layers_ablated={name: self._ablation(key, scope) for name, key in together.items()},
+        )
+
+    def _ablation(self, hookpoints: tuple[str, ...], scope: int) -> Ablation:
+        values = []
+        for kind in ("zero", "mean"):
+            tokens_R, ce_R, positions_R, kl_R = self._rows((kind, hookpoints), scope)
+            values += [float(ce_R.sum() / tokens_R.sum()), float(kl_R.sum() / positions_R.sum())]
+        return Ablation(*values)
+
+    def _loss(self, key: Hashable, hookpoints: tuple[str, ...], scope: int) -> SplicedLoss:
+        tokens_R, ce_R, positions_R, kl_R = self._rows(key, scope)
+        clean_R = self._rows("clean", scope)[1]
+        estimates: dict[str, Estimate] = {
+            "ce": ratio(ce_R, tokens_R),
+            "delta_ce": ratio(ce_R - clean_R, tokens_R),
+            "kl": ratio(kl_R, positions_R),
+        }
+        for kind, suffix in (("zero", ""), ("mean", "_mean")):
+            _, ablated_R, _, moved_R = self._rows((kind, hookpoints), scope)
+            estimates[f"ce_score{suffix}"] = ratio(ablated_R - ce_R, ablated_R - clean_R)
+            estimates[f"kl_score{suffix}"] = ratio(moved_R - kl_R, moved_R)
+        return SplicedLoss(**_not_negative(numbers(estimates), "kl"))
 
 
-class _Measure:
-    """Sums of next-token loss and of KL from the clean predictions, over the kept positions of a batch.
+class _Batch:
+    """One batch of rows: the clean predictions, and where reconstructions are spliced in for each scope."""
 
-    With y the logits, lse the log of their summed exponentials, c the clean ones and p = softmax(c):
-    CE = lse(y) - y[next], KL(p || softmax(y)) = <p, c - y> + lse(y) - lse(c), differences of near numbers first.
-    """
+    def __init__(self, predictions: CleanPredictions, keep_CBT: Tensor, sums: dict[Hashable, list[np.ndarray]]) -> None:
+        self._predictions, self._sums, self._keep_CBT = predictions, sums, keep_CBT.double()
+        if torch.equal(keep_CBT[0], keep_CBT[1]):
+            self.splices = [((0, 1), keep_CBT[0])]
+        else:
+            self.splices = [((0,), keep_CBT[0]), ((1,), keep_CBT[1])]
 
-    def __init__(self, clean_BTV: Tensor, ids_BT: Tensor, keep_BT: Tensor) -> None:
-        self._keep = keep_BT[:, :-1]
-        self._next_BT = ids_BT[:, 1:, None]
-        self._clean_BTV = clean_BTV[:, :-1].float()
-        self._clean_lse_BT = self._clean_BTV.logsumexp(-1)
-        self._p_BTV = self._clean_BTV.softmax(-1)
-        self.count = int(self._keep.sum())
-
-    def __call__(self, logits_BTV: Tensor) -> Tensor:
-        """(sum of CE, sum of KL), float64."""
-        y_BTV = logits_BTV[:, :-1].float()
-        lse_BT = y_BTV.logsumexp(-1)
-        ce_BT = lse_BT - y_BTV.gather(-1, self._next_BT).squeeze(-1)
-        moved_BT = torch.einsum("btv,btv->bt", self._p_BTV, self._clean_BTV - y_BTV)
-        kl_BT = moved_BT + lse_BT - self._clean_lse_BT
-        return torch.stack([part[self._keep].sum(dtype=torch.float64) for part in (ce_BT, kl_BT)])
+    def note(self, key: Hashable, logits_BTV: Tensor, scopes_: tuple[int, ...] = (0, 1)) -> None:
+        """Add each row's sums to what is known under this key, in these scopes."""
+        ce_BT, kl_BT = self._predictions(logits_BTV)
+        for scope in scopes_:
+            keep_BT = self._keep_CBT[scope]
+            sums_4B = [part.sum(-1) for part in (keep_BT[:, :-1], ce_BT * keep_BT[:, :-1], keep_BT, kl_BT * keep_BT)]
+            self._sums[key, scope].append(torch.stack(sums_4B).cpu().numpy())
 
 
-class _Totals:
-    """Sums by key over all batches."""
-
-    def __init__(self) -> None:
-        self._sums: dict[object, Tensor] = {}
-        self.count = 0
-
-    def add(self, key: object, sums: Tensor, count: int = 0) -> None:
-        self._sums[key] = self._sums.get(key, 0) + sums
-        self.count += count
-
-    def mean(self, key: object) -> tuple[float, float]:
-        ce, kl = (self._sums[key] / self.count).tolist()
-        return ce, kl
+def _not_negative(found: dict[str, Any], name: str) -> dict[str, Any]:
+    """A metric that rounding, or the width of its interval, took below 0, put there."""
+    intervals = {
+        key: (max(0.0, low), high) if key == name else (low, high) for key, (low, high) in found["intervals"].items()
+    }
+    return found | {name: max(0.0, found[name]), "intervals": intervals}
 
 
-def _spliced_loss(means: tuple[float, float], ce_clean: float, ce_zero: float) -> SplicedLoss:
-    ce, kl = means
-    harm = ce_zero - ce_clean
-    return SplicedLoss(ce, ce - ce_clean, (ce_zero - ce) / harm if harm > 0 else None, max(0.0, kl))
+def _constant(mean_D: Tensor) -> Change:
+    return lambda x_BTD: mean_D.expand_as(x_BTD)
+
+
+def _reconstruction(bound: BoundSAE, keep_BT: Tensor) -> Change:
+    return lambda x_BTD: torch.where(keep_BT[..., None], bound(x_BTD), x_BTD)

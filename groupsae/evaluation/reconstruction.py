@@ -3,141 +3,231 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from groupsae.activations.source import ActivationSource, stream
-from groupsae.errors import NumericalError, TextError
+from groupsae.activations.source import PositionSource
+from groupsae.errors import NumericalError
+from groupsae.evaluation.density import FiringCounts
+from groupsae.evaluation.intervals import Estimate, ratio
+from groupsae.evaluation.measures import Measured, Metric, numbers
+from groupsae.evaluation.positions import MeanActivations, Scope, chosen_rows, counted, scopes
 from groupsae.evaluation.subjects import Subject, by_suite, subjects
 from groupsae.saes.suite import BoundSAE, Suite
 
 
-@dataclass(frozen=True)
-class Reconstruction:
-    """How one SAE reconstructs one hookpoint.
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction(Measured):
+    """How one SAE reconstructs one hookpoint. x are raw activations, x_hat their reconstruction, f the latents.
 
-    fvu           sum ||x - x_hat||^2 / sum ||x - mean x||^2, mean over the evaluation set, raw units, >= 0
-    cosine        mean over tokens of cos(x, x_hat), in [-1, 1]
+    fvu           sum ||x - x_hat||^2 / sum ||x - mean x||^2, mean over the evaluation set, in [0, inf)
+    explained_variance_per_token
+                  mean over tokens of 1 - ||x - x_hat||^2 / ||x - mean x||^2, in (-inf, 1]: the published one
+                  (Group-SAE), but about the mean of the evaluation set, not of a batch
+    cosine        mean over tokens of cos(x, x_hat), in [-1, 1]; 0 where x_hat = 0
     l0            mean number of active latents per token
+    l1            mean sum of the latents per token, in the SAE's own unit, in which activations have norm 1
+    l2_ratio      mean over tokens of ||x_hat|| / ||x||
+    relative_reconstruction_bias
+                  sum ||x_hat||^2 / sum <x, x_hat>: below 1, reconstructions are too short; 0 if all are 0, None if
+                  they point away from x
     dead_share    share of the SAE's latents that fire on no evaluated token at any hookpoint it serves
     silent_share  share of the SAE's latents that fire on no evaluated token at this hookpoint
+    dense_share   share of the SAE's latents that fire on more than a tenth of the tokens at this hookpoint
+    density       numbers of latents by the share of tokens on which they fire here (`firing.DENSITY_EDGES`)
     """
 
     fvu: float
+    explained_variance_per_token: float
     cosine: float
     l0: float
+    l1: float
+    l2_ratio: float
+    relative_reconstruction_bias: float | None
     dead_share: float
     silent_share: float
+    dense_share: float
+    density: tuple[int, ...]
 
 
-UNITS = {
-    "fvu": "ratio",
-    "cosine": "cosine",
-    "l0": "latents per token",
-    "dead_share": "share of latents",
-    "silent_share": "share of latents",
+METRICS = {
+    "fvu": Metric("ratio", "lower"),
+    "explained_variance_per_token": Metric("ratio", "higher"),
+    "cosine": Metric("cosine", "higher"),
+    "l0": Metric("latents per token", "neither"),
+    "l1": Metric("sum of latents per token", "neither"),
+    "l2_ratio": Metric("ratio", "near 1"),
+    "relative_reconstruction_bias": Metric("ratio", "near 1"),
+    "dead_share": Metric("share of latents", "lower"),
+    "silent_share": Metric("share of latents", "lower"),
+    "dense_share": Metric("share of latents", "lower"),
 }
 
 
+@dataclass(frozen=True)
+class Reconstructions:
+    """Results by suite and hookpoint, at the positions of one scope."""
+
+    scope: Scope
+    num_tokens: int
+    num_rows: int
+    suites: dict[str, dict[str, Reconstruction]]
+    other_scope: Reconstructions | None = None
+    """The same at the others' choice of positions; None where it holds no token."""
+
+
 def evaluate_reconstruction(
-    suite: Suite, source: ActivationSource, num_tokens: int, *, seed: int = 0
+    suite: Suite, source: PositionSource, num_tokens: int, *, seed: int = 0
 ) -> dict[str, Reconstruction]:
-    """Each hookpoint's `Reconstruction` on `num_tokens` tokens of a source, which should be held out."""
-    return evaluate_reconstructions({"suite": suite}, source, num_tokens, seed=seed)["suite"]
+    """Each hookpoint's `Reconstruction` on about `num_tokens` tokens of a source, which should be held out."""
+    return evaluate_reconstructions({"suite": suite}, source, num_tokens, seed=seed).suites["suite"]
 
 
 @torch.no_grad()
 def evaluate_reconstructions(
     suites: Mapping[str, Suite],
-    source: ActivationSource,
+    source: PositionSource,
     num_tokens: int,
     *,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
-) -> dict[str, dict[str, Reconstruction]]:
-    """The same for several suites, all on the same tokens: results by suite and hookpoint.
+) -> Reconstructions:
+    """The same for several suites, all on the same tokens of whole rows.
 
-    Sums are float64 over all tokens before any division, so results do not depend on batches.
-    Raises TextError if the source holds no token, NumericalError if a hookpoint does not vary: FVU is
-    then undefined.
+    At the source's own positions, and in `other_scope` at the others' choice of them. Sums are
+    float64 over all tokens before any division, about a mean taken in a first pass, so results do
+    not depend on batches. Raises TextError if the source holds no token, NumericalError if a
+    hookpoint does not vary: FVU is then undefined.
     """
-    pairs = subjects(suites)
-    sums = {subject: _Sums(bound) for subject, bound in pairs.items()}
+    pairs, rows = subjects(suites), chosen_rows(source, num_tokens, seed)
+    means = MeanActivations(source, rows)
     layers = {hookpoint: index for index, hookpoint in enumerate(source.hookpoints)}
-    spread = _Spread(source)
-    for x_LND in stream(source, num_tokens, seed) if source.num_rows else ():
-        spread.add(x_LND)
+    spread = _Spread(means)
+    sums = {subject: _Sums(bound) for subject, bound in pairs.items()}
+    for batch in rows.split(source.batch_rows):
+        x_LBTD, special_BT = source.read_positions(batch.tolist())
+        keep_CBT = counted(source, special_BT)
+        spread_CLBT = spread.add(x_LBTD, keep_CBT)
         for subject, bound in pairs.items():
-            sums[subject].add(bound, x_LND[layers[subject.hookpoint]].float())
+            layer = layers[subject.hookpoint]
+            sums[subject].add(bound, x_LBTD[layer].float(), spread_CLBT[:, layer], keep_CBT)
         if progress:
-            progress(x_LND.shape[1])
-    if not spread.count:
-        raise TextError("No held-out token is left to evaluate on; give more text or a larger held_out_share.")
-    variances = dict(zip(source.hookpoints, spread.total_variance().tolist(), strict=True))
-    constant = [subject.hookpoint for subject in pairs if not variances[subject.hookpoint] > 0]
-    if constant:
-        raise NumericalError(
-            f"The {spread.count} evaluated token(s) are all the same at {', '.join(dict.fromkeys(constant))}, so the "
-            "fraction of variance unexplained is undefined; evaluate on more tokens."
-        )
-    results = {
-        subject: part.result(variances[subject.hookpoint], _fired_anywhere(sums, subject))
-        for subject, part in sums.items()
-    }
-    return by_suite(suites, results)
+            progress(special_BT.numel())
+    _require_varying(spread.variances()[0], [layers[subject.hookpoint] for subject in pairs], source)
+    total_CLR = spread.total_CLR
+
+    def results(scope: int) -> Reconstructions:
+        found = {
+            subject: part.result(scope, total_CLR[scope, layers[subject.hookpoint]], _family(sums, subject))
+            for subject, part in sums.items()
+        }
+        return Reconstructions(scopes(source)[scope], int(means.counts[scope]), len(rows), by_suite(suites, found))
+
+    return replace(results(0), other_scope=results(1) if means.counts[1] else None)
 
 
 class _Spread:
-    """Sums that give each layer's total variance about its mean."""
+    """Each token's squared distance from its hookpoint's mean, and the sums over rows."""
 
-    def __init__(self, source: ActivationSource) -> None:
-        layers = len(source.hookpoints)
-        self.count = 0
-        self.sum_LD = torch.zeros(layers, source.d_model, dtype=torch.float64, device=source.device)
-        self.squares_L = torch.zeros(layers, dtype=torch.float64, device=source.device)
+    def __init__(self, means: MeanActivations) -> None:
+        self._mean_CLD = means.mean_CLD
+        self._totals: list[np.ndarray] = []
+        self._squares_L = torch.zeros(means.mean_CLD.shape[1], dtype=torch.float64, device=means.mean_CLD.device)
 
-    def add(self, x_LND: Tensor) -> None:
-        x_LND = x_LND.double()
-        self.count += x_LND.shape[1]
-        self.sum_LD += x_LND.sum(1)
-        self.squares_L += x_LND.square().sum((1, 2))
+    def add(self, x_LBTD: Tensor, keep_CBT: Tensor) -> Tensor:
+        """Take note of a batch; returns ||x - mean||^2 of every token in both scopes, (C, L, B, T)."""
+        spread_CLBT = torch.stack(
+            [
+                torch.stack([(x.double() - m).square().sum(-1) for x, m in zip(x_LBTD, mean_LD, strict=True)])
+                for mean_LD in self._mean_CLD
+            ]
+        )
+        self._squares_L += torch.stack([x.double().square().sum() for x in x_LBTD])
+        self._totals.append((spread_CLBT * keep_CBT[:, None]).sum(-1).cpu().numpy())
+        return spread_CLBT
 
-    def total_variance(self) -> Tensor:
-        """sum_t ||x_t - mean||^2 of each layer, (L,); zero where it is no more than rounding."""
-        variance_L = self.squares_L - self.sum_LD.square().sum(1) / self.count
-        return variance_L.where(variance_L > 1e-13 * self.squares_L, 0)
+    @property
+    def total_CLR(self) -> np.ndarray:
+        """sum_t ||x_t - mean||^2 of each row."""
+        return np.concatenate(self._totals, axis=-1)
+
+    def variances(self) -> np.ndarray:
+        """The same over all rows (C, L); zero where it is no more than rounding of the mean."""
+        total_CL = self.total_CLR.sum(-1)
+        return np.where(total_CL > 1e-26 * self._squares_L.cpu().numpy(), total_CL, 0)
 
 
-class _Sums:
-    """Sums over tokens for one SAE at one hookpoint, and which latents have fired."""
-
-    def __init__(self, bound: BoundSAE) -> None:
-        device = bound.sae.W_enc.device
-        self.count = 0
-        self.error, self.cosine, self.active = torch.zeros(3, dtype=torch.float64, device=device)
-        self.fired_S = torch.zeros(bound.sae.d_sae, dtype=torch.bool, device=device)
-
-    def add(self, bound: BoundSAE, x_ND: Tensor) -> None:
-        latents = bound.encode_sparse(x_ND)
-        x_hat_ND = bound.decode_sparse(latents, x_ND)
-        self.count += len(x_ND)
-        self.error += (x_ND - x_hat_ND).double().square().sum()
-        self.cosine += torch.cosine_similarity(x_ND.double(), x_hat_ND.double(), dim=1).sum()
-        self.active += (latents.values_NK > 0).sum()
-        self.fired_S |= latents.fired(bound.sae.d_sae)
-
-    def result(self, variance: float, fired_anywhere_S: Tensor) -> Reconstruction:
-        return Reconstruction(
-            fvu=self.error.item() / variance,
-            cosine=self.cosine.item() / self.count,
-            l0=self.active.item() / self.count,
-            dead_share=1 - fired_anywhere_S.double().mean().item(),
-            silent_share=1 - self.fired_S.double().mean().item(),
+def _require_varying(variance_L: np.ndarray, layers: list[int], source: PositionSource) -> None:
+    constant = [source.hookpoints[layer] for layer in dict.fromkeys(layers) if not variance_L[layer] > 0]
+    if constant:
+        raise NumericalError(
+            f"The evaluated tokens are all the same at {', '.join(constant)}, so the fraction of variance unexplained "
+            "is undefined; evaluate on more tokens."
         )
 
 
-def _fired_anywhere(sums: Mapping[Subject, _Sums], of: Subject) -> Tensor:
-    same_sae = (part for subject, part in sums.items() if (subject.suite, subject.group) == (of.suite, of.group))
-    return torch.stack([part.fired_S for part in same_sae]).any(0)
+class _Sums:
+    """Sums over each row's tokens for one SAE at one hookpoint, in both scopes, and how often latents fire."""
+
+    NAMES = ("tokens", "error", "varying", "explained", "cosine", "l0", "l1", "l2_ratio", "length", "along")
+
+    def __init__(self, bound: BoundSAE) -> None:
+        self._parts: list[np.ndarray] = []
+        self.firing = FiringCounts(bound.sae.d_sae, bound.sae.W_enc.device)
+
+    def add(self, bound: BoundSAE, x_BTD: Tensor, spread_CBT: Tensor, keep_CBT: Tensor) -> None:
+        """Take note of a batch: a sum over positions of each of `NAMES`, (C, Q, B)."""
+        latents = bound.encode_sparse(x_BTD.flatten(0, 1))
+        x_hat_BTD = bound.decode_sparse(latents).reshape(x_BTD.shape)
+        values_BTK = latents.values_NK.reshape(*x_BTD.shape[:2], -1)
+        self.firing.add(latents, keep_CBT.flatten(1))
+        error_BT = _square(x_BTD - x_hat_BTD)
+        norm_BT, length_BT = _square(x_BTD).sqrt(), _square(x_hat_BTD)
+        each_QBT = torch.stack(
+            [
+                torch.cosine_similarity(x_BTD, x_hat_BTD, dim=-1).double(),
+                (values_BTK > 0).sum(-1).double(),
+                values_BTK.sum(-1).double(),
+                torch.where(norm_BT > 0, length_BT.sqrt() / norm_BT, 0),
+                length_BT,
+                torch.einsum("btd,btd->bt", x_BTD, x_hat_BTD).double(),
+            ]
+        )
+        varying_CBT = spread_CBT > 0
+        explained_CBT = torch.where(varying_CBT, 1 - error_BT / spread_CBT, 0)
+        ones_BT = torch.ones_like(error_BT)
+        sums = [
+            torch.stack([ones_BT, error_BT, varying.double(), explained, *each_QBT])
+            for varying, explained in zip(varying_CBT, explained_CBT, strict=True)
+        ]
+        self._parts.append(torch.einsum("cqbt,cbt->cqb", torch.stack(sums), keep_CBT.double()).cpu().numpy())
+
+    def result(self, scope: int, spread_R: np.ndarray, family: list[_Sums]) -> Reconstruction:
+        """The metrics in a scope. `family` are the sums of the same SAE at all hookpoints it serves."""
+        rows_QR = np.concatenate([part[scope] for part in self._parts], axis=-1)
+        row = dict(zip(self.NAMES, rows_QR, strict=True))
+        estimates: dict[str, Estimate] = {
+            "fvu": ratio(row["error"], spread_R),
+            "explained_variance_per_token": ratio(row["explained"], row["varying"]),
+            **{name: ratio(row[name], row["tokens"]) for name in ("cosine", "l0", "l1", "l2_ratio")},
+            "relative_reconstruction_bias": ratio(row["length"], row["along"], empty=0.0),
+        }
+        tokens = int(row["tokens"].sum())
+        return Reconstruction(
+            **numbers(estimates),
+            dead_share=FiringCounts.silent_share([other.firing for other in family], scope),
+            silent_share=FiringCounts.silent_share([self.firing], scope),
+            dense_share=self.firing.dense_share(scope, tokens),
+            density=self.firing.histogram(scope, tokens),
+        )
+
+
+def _square(x_BTD: Tensor) -> Tensor:
+    return x_BTD.square().sum(-1, dtype=torch.float64)
+
+
+def _family(sums: Mapping[Subject, _Sums], of: Subject) -> list[_Sums]:
+    return [part for subject, part in sums.items() if (subject.suite, subject.group) == (of.suite, of.group)]

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from groupsae.activations.harvest import no_cache
 from groupsae.errors import ModelError
 from groupsae.models import base_model, find_blocks, first_tensor, with_first_tensor
 
+Change = Callable[[Tensor], Tensor]
+"""What is put in place of a hookpoint's output, as a function of it, (B, T, D) both."""
+
 
 class CleanPass:
     """One forward pass over rows of ids (B, T): logits (B, T, V), hidden states, and every block's output.
 
-    `spliced(hookpoint, x)` then gives the logits with `x` (B, T, D) as that hookpoint's output:
-    the blocks below it are not computed again.
+    `spliced(hookpoint, x)` then gives the logits with `x` (B, T, D) as that hookpoint's output, and
+    `spliced_together` those with several outputs changed: the blocks below are not computed again.
     """
 
     def __init__(self, model: nn.Module, ids_BT: Tensor, hookpoints: Sequence[str]) -> None:
@@ -35,27 +38,38 @@ class CleanPass:
 
     def spliced(self, hookpoint: str, x_BTD: Tensor) -> Tensor:
         """The logits (B, T, V) with `x_BTD` in place of the hookpoint's output."""
+        return self.spliced_together({hookpoint: lambda _: x_BTD})
 
-        def replace(output: Any) -> Any:
-            return with_first_tensor(output, x_BTD.to(first_tensor(output).dtype))
+    def spliced_together(self, changes: Mapping[str, Change]) -> Tensor:
+        """The logits (B, T, V) with each hookpoint's output x (B, T, D) replaced by `changes[hookpoint](x)`.
 
+        A change is given what the model computes there under the changes below it. Blocks below the
+        lowest of the hookpoints are not computed again.
+        """
+        first = min(map(self._block_of, changes))
         with contextlib.ExitStack() as stack:
-            block = self._block_of(hookpoint)
-            for index in range(0 if block is None else block):
+            for index in range(first):
                 stack.enter_context(_returning(self._blocks[index], self._block_outputs[index]))
-            if block is not None and hookpoint == f"{self._blocks_name}.{block}":
-                stack.enter_context(_returning(self._blocks[block], replace(self._block_outputs[block])))
-            else:
-                stack.enter_context(_hook(base_model(self.model).get_submodule(hookpoint), replace))
+            for hookpoint, change in changes.items():
+                if hookpoint == f"{self._blocks_name}.{first}" and self._alone_in_block(hookpoint, changes):
+                    replaced = _replace(self._block_outputs[first], change)
+                    stack.enter_context(_returning(self._blocks[first], replaced))
+                else:
+                    module = base_model(self.model).get_submodule(hookpoint)
+                    stack.enter_context(_hook(module, partial(_replace, change=change)))
             return self._logits()
 
     def _logits(self) -> Tensor:
         return _logits_of(self.model, self.ids_BT)
 
-    def _block_of(self, hookpoint: str) -> int | None:
+    def _block_of(self, hookpoint: str) -> int:
+        """The number of the block that the hookpoint lies in; 0 for one below all blocks."""
         prefix = f"{self._blocks_name}."
         number = hookpoint.removeprefix(prefix).partition(".")[0]
-        return int(number) if hookpoint.startswith(prefix) and number.isdigit() else None
+        return int(number) if hookpoint.startswith(prefix) and number.isdigit() else 0
+
+    def _alone_in_block(self, hookpoint: str, changes: Mapping[str, Change]) -> bool:
+        return sum(self._block_of(other) == self._block_of(hookpoint) for other in changes) == 1
 
     def _keep_block(self, index: int) -> Callable[[Any], None]:
         def keep(output: Any) -> None:
@@ -91,6 +105,12 @@ def _logits_of(model: nn.Module, ids_BT: Tensor) -> Tensor:
     return first_tensor(output) if logits is None else logits
 
 
+def _replace(output: Any, change: Change) -> Any:
+    """What a module returned, with its hidden state changed, in the hidden state's precision."""
+    hidden_BTD = first_tensor(output)
+    return with_first_tensor(output, change(hidden_BTD).to(hidden_BTD.dtype))
+
+
 def _blocks(model: nn.Module) -> tuple[str, Sequence[nn.Module]]:
     try:
         return find_blocks(model)
@@ -118,8 +138,3 @@ def _returning(module: nn.Module, output: Any) -> Iterator[None]:
             del module.forward
         else:
             module.forward = own  # type: ignore[method-assign]
-
-
-def zeros_at(clean: CleanPass, hookpoint: str) -> Tensor:
-    """The zero ablation of a hookpoint, at every position, (B, T, D)."""
-    return torch.zeros_like(clean.hidden[hookpoint])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from groupsae.config import RunConfig
@@ -16,7 +16,7 @@ from groupsae.documents import source_files
 from groupsae.errors import GroupsaeError, RunError
 from groupsae.lock import hold
 from groupsae.progress import say
-from groupsae.recipes.evaluate import evaluate
+from groupsae.recipes.evaluate import evaluate, require_parts, wanted_parts
 from groupsae.recipes.experiment import require_experiment, transfer_experiment
 from groupsae.recipes.group import group
 from groupsae.recipes.measure import measure_layers, tokenize
@@ -28,8 +28,8 @@ from groupsae.report.page import write_report
 from groupsae.storage import sweep
 from groupsae.workbench import Workbench
 
-Recipe = Callable[[Workbench], list[str]]
-"""Does a stage, returns the names of the files it wrote."""
+Recipe = Callable[[Workbench], list[str] | None]
+"""Does a stage, returns the names of the files it wrote; None if a part of the stage is still missing."""
 
 
 def report(bench: Workbench) -> list[str]:
@@ -113,6 +113,19 @@ def run_transfer_experiment(run: RunDirectory, *, overwrite: bool = False) -> No
     transfer_experiment(bench)
 
 
+def run_parts(run: RunDirectory, parts: Sequence[str], against: Path | None, *, overwrite: bool = False) -> None:
+    """Some parts of the eval stage, or all if none is named; with `against`, side by side with another run's suites.
+
+    Parts that are done are left as they are, or with `overwrite` made again. Raises as `run_stage`
+    does; RunError for a run that cannot be compared with, ConfigError for an unknown part.
+    """
+    require_parts(parts)
+    bench = Workbench(run, overwrite)
+    wanted_parts(bench, parts, against)
+    run.require(*run.before("eval"))
+    _make(bench, "eval", lambda bench: evaluate(bench, parts, against))
+
+
 def _require_free(run: RunDirectory, stage: str, overwrite: bool) -> None:
     if stage != "report" and not overwrite and run.status(stage) == "stale":
         files = list(run.manifest["stages"][stage]["files"])
@@ -124,15 +137,16 @@ def _require_free(run: RunDirectory, stage: str, overwrite: bool) -> None:
         )
 
 
-def _make(bench: Workbench, stage: str) -> None:
+def _make(bench: Workbench, stage: str, recipe: Recipe | None = None) -> None:
     """Do a stage under the run's config; a refusal leaves the config on disk as it was."""
     before = bench.run.adopt()
     began = time.perf_counter()
     try:
-        files = RECIPES[stage](bench)
+        files = (recipe or RECIPES[stage])(bench)
     except GroupsaeError:
         if before is not None:
             bench.run.write_text("config.toml", before)
         raise
-    inputs = INPUTS[stage](bench.run.config) if stage in INPUTS else ()
-    bench.run.finish(stage, time.perf_counter() - began, files, inputs)
+    if files is not None:
+        inputs = INPUTS[stage](bench.run.config) if stage in INPUTS else ()
+        bench.run.finish(stage, time.perf_counter() - began, files, inputs)

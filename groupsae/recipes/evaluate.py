@@ -1,36 +1,144 @@
-"""The eval stage: every suite of a run on the same held-out tokens."""
+"""The eval stage: every suite of a run on the same held-out tokens, in parts that can be had one by one."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import difflib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from groupsae.evaluation import losses, reconstruction
-from groupsae.progress import bar
-from groupsae.saes.suite import Suite, read_suite_index
+from groupsae.errors import ConfigError, RunError
+from groupsae.evaluation.aggregate import differences, summary
+from groupsae.evaluation.density import DENSITY_EDGES
+from groupsae.evaluation.losses import METRICS as LOSS_METRICS
+from groupsae.evaluation.losses import Losses, evaluate_losses
+from groupsae.evaluation.measures import Measured
+from groupsae.evaluation.reconstruction import METRICS as RECONSTRUCTION_METRICS
+from groupsae.evaluation.reconstruction import Reconstructions, evaluate_reconstructions
+from groupsae.progress import say
+from groupsae.recipes.contest import Contest, contest
+from groupsae.report.comparison import write_comparison
+from groupsae.saes.suite import Suite
 from groupsae.workbench import Workbench
 
+Record = dict[str, Any]
+Part = Callable[[Contest], Record]
+"""Measures one thing of all suites; what it returns becomes `eval/<part>.json`."""
 
-def evaluate(bench: Workbench) -> list[str]:
-    """Reconstruction and losses per suite and hookpoint: `eval/`."""
-    run, num_tokens, seed = bench.run, bench.run.config.eval.num_tokens, bench.run.config.seed
-    held_out = bench.source.held_out()
-    suites = {name: Suite.load(run.path, name, device=str(held_out.device)) for name in read_suite_index(run.path)}
-    total = min(num_tokens, held_out.rows.ids_RT.size)
-    read: list[int] = []
-    with bar("eval reconstruction", total) as advance:
 
-        def progress(tokens: int) -> None:
-            read.append(tokens)
-            advance(tokens)
+def reconstruction(compared: Contest) -> Record:
+    """How well SAEs reconstruct activations: `eval/reconstruction.json`."""
+    with compared.progress("reconstruction") as advance:
+        found = evaluate_reconstructions(
+            compared.suites, compared.source, compared.num_tokens, seed=compared.seed, progress=advance
+        )
+    record = _reconstruction_record(compared.suites, found)
+    other = found.other_scope and _reconstruction_record(compared.suites, found.other_scope)
+    return {"units": _units(RECONSTRUCTION_METRICS), "density_edges": DENSITY_EDGES, **record, "other_scope": other}
 
-        found = reconstruction.evaluate_reconstructions(suites, held_out, num_tokens, seed=seed, progress=progress)
-    record = {
-        "num_tokens": sum(read),
-        "units": reconstruction.UNITS,
-        "suites": {name: {hookpoint: asdict(r) for hookpoint, r in suite.items()} for name, suite in found.items()},
+
+def _reconstruction_record(suites: dict[str, Suite], found: Reconstructions) -> Record:
+    return {
+        "scope": found.scope,
+        "num_tokens": found.num_tokens,
+        "num_rows": found.num_rows,
+        "suites": _records(found.suites),
+        **summary(suites, found.suites, RECONSTRUCTION_METRICS),
     }
-    run.write_json("eval/reconstruction.json", record)
-    with bar("eval losses", total) as advance:
-        spliced = losses.evaluate_losses(suites, held_out, num_tokens, seed=seed, progress=advance)
-    run.write_json("eval/losses.json", {"units": losses.UNITS, **asdict(spliced)})
-    return ["eval/reconstruction.json", "eval/losses.json"]
+
+
+def losses(compared: Contest) -> Record:
+    """What splicing SAEs in costs the model: `eval/losses.json`."""
+    with compared.progress("losses") as advance:
+        found = evaluate_losses(
+            compared.suites, compared.source, compared.num_tokens, seed=compared.seed, progress=advance
+        )
+    record = _losses_record(compared.suites, found)
+    other = found.other_scope and _losses_record(compared.suites, found.other_scope)
+    return {"units": _units(LOSS_METRICS), **record, "other_scope": other}
+
+
+def _losses_record(suites: dict[str, Suite], found: Losses) -> Record:
+    together = {name: {"all layers": one} for name, one in found.all_layers.items()}
+    first = next(iter(together))
+    return {
+        "scope": found.scope,
+        "num_tokens": found.num_tokens,
+        "num_rows": found.num_rows,
+        "ce_clean": found.ce_clean,
+        "ce_zero": found.ce_zero,
+        "ablated": {hookpoint: vars(one) for hookpoint, one in found.ablated.items()},
+        "suites": _records(found.suites),
+        **summary(suites, found.suites, LOSS_METRICS),
+        "all_layers": {name: one.as_record() for name, one in found.all_layers.items()},
+        "all_layers_ablated": {name: vars(one) for name, one in found.all_layers_ablated.items()},
+        "all_layers_differences": {
+            name: {"from": first, **differences(one, together[first], LOSS_METRICS)}
+            for name, one in together.items()
+            if name != first
+        },
+    }
+
+
+PARTS: dict[str, Part] = {"reconstruction": reconstruction, "losses": losses}
+
+
+def require_parts(names: Sequence[str]) -> None:
+    """Raises ConfigError for a part that there is not, naming the nearest."""
+    for name in names:
+        if name not in PARTS:
+            near = difflib.get_close_matches(name, PARTS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(PARTS)}."
+            raise ConfigError(f"There is no part {name!r} of an evaluation; {hint}")
+
+
+def evaluate(bench: Workbench, parts: Sequence[str] = (), against: Path | None = None) -> list[str] | None:
+    """Some parts of the evaluation, or all if none is named: `eval/<part>.json`, and `eval/summary.json`.
+
+    With `against`, another run's suites beside this one's: `eval/against/<run>/`. A part that is done
+    is left as it is, unless all is to be made again. Returns the run's files once all parts are done.
+    Raises RunError for a part made from another config or older results, unless it is to be made again.
+    """
+    compared = contest(bench, against)
+    run, files = bench.run, _files(compared)
+    wanted = wanted_parts(bench, parts, against)
+    for part in wanted:
+        began = time.perf_counter()
+        run.write_json(files[part], PARTS[part](compared))
+        run.finish("eval", time.perf_counter() - began, [files[part]], part=files[part], beside=compared.beside)
+    if not wanted:
+        say(f"eval {' '.join(parts or PARTS)}: done already (--overwrite makes it again)")
+    written = write_comparison(run, compared.other)
+    done = all(run.status("eval", file, beside=compared.beside) == "done" for file in files.values())
+    return [*files.values(), written] if done and against is None else None
+
+
+def wanted_parts(bench: Workbench, parts: Sequence[str], against: Path | None) -> list[str]:
+    """The parts that `evaluate` will measure; raises what it raises before anything is loaded."""
+    compared = contest(bench, against)
+    files = _files(compared)
+    status = {part: bench.run.status("eval", file, beside=compared.beside) for part, file in files.items()}
+    wanted = [part for part in parts or PARTS if bench.overwrite or status[part] != "done"]
+    stale = [files[part] for part in wanted if status[part] == "stale"]
+    if stale and not bench.overwrite:
+        raise RunError(
+            f"{bench.run.path} holds {', '.join(stale)}, made from another config or from older results. "
+            "Give --overwrite to replace them, or --out another run directory."
+        )
+    return wanted
+
+
+def _files(compared: Contest) -> dict[str, str]:
+    return {part: f"{compared.folder}/{part}.json" for part in PARTS}
+
+
+def _records(suites: dict[str, dict[str, Any]]) -> Record:
+    def record(one: Measured) -> Record:
+        return one.as_record()
+
+    return {name: {hookpoint: record(one) for hookpoint, one in layers.items()} for name, layers in suites.items()}
+
+
+def _units(metrics: dict[str, Any]) -> dict[str, str]:
+    return {name: metric.unit for name, metric in metrics.items()}

@@ -61,7 +61,7 @@ def run_pilot(
                 progress=advance,
             )
             suites = {str(partition): trained.suite(partition) for partition in partitions}
-            found = evaluate_reconstructions(suites, held_out, eval_tokens, seed=seed)
+            found = evaluate_reconstructions(suites, held_out, eval_tokens, seed=seed).suites
             for partition in partitions:
                 proxies, layers = proxies_of(distances, partition), found[str(partition)]
                 points += [PilotPoint(name, proxies[name], settings.num_tokens, r.fvu) for name, r in layers.items()]

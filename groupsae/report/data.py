@@ -94,6 +94,22 @@ class RunData:
         saes = known["mflop_per_token"]["saes"] / known["num_groups"] * len(partition)
         return {"language_model": language_model, "saes": saes, "total": language_model + saes}
 
+    def across(self, suite: str, measure: str) -> Record:
+        """A measure over one suite's layers: `mean`, `interval`, `worst`, `worst_layer`, as far as they are known."""
+        for record in (self.reconstruction, self.losses):
+            found = (record or {}).get("layers", {}).get(suite, {}).get(measure)
+            if found:
+                return found
+        return {}
+
+    def changed(self, suite: str, measure: str) -> Record:
+        """How much larger a measure is than for the first suite: `mean` and `interval`, or nothing."""
+        for record in (self.reconstruction, self.losses):
+            found = (record or {}).get("differences", {}).get(suite, {}).get(measure)
+            if found:
+                return found
+        return {}
+
     def measured(self, suite: str, measure: str) -> dict[str, float]:
         """One measure of one suite by layer; layers without a number are left out."""
         values: dict[str, float] = {}

@@ -82,6 +82,10 @@ class Outlook:
         """One SAE per layer, by whatever method."""
         return next((offer for offer in self.everything if set(map(len, offer.partition.groups)) == {1}), None)
 
+    def of_size(self, num_groups: int) -> Offer | None:
+        """A partition of this many groups, by whatever method: what it takes depends on little else."""
+        return next((offer for offer in self.everything if offer.num_groups == num_groups), None)
+
 
 def look_ahead(data: RunData) -> Outlook:
     """The plan's offers; without a plan there are none."""

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from groupsae.config import dump_config
 from groupsae.records import RunDirectory
-from groupsae.report import figures, prices, tables, wording
+from groupsae.report import figures, prices, tables, verdicts, wording
 from groupsae.report.data import RunData, read_run
 from groupsae.report.figures import Drawing
 from groupsae.report.summary import summarise_data
@@ -64,6 +64,9 @@ def render(run: RunDirectory) -> str:
         layers=tables.layer_table(data),
         prices=prices.price_table(data),
         price_note=prices.note(data),
+        standings=[one for one in (verdicts.standing(data), *verdicts.against(run)) if one is not None],
+        standing_note=verdicts.STANDING_NOTE,
+        folds=verdicts.folds(data),
         forecast=prices.forecast_table(data),
         forecast_sentences=prices.forecast_sentences(data),
         unpredicted=prices.unpredicted(run, data),

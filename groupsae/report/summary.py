@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from groupsae.partition import Partition
 from groupsae.records import RunDirectory
-from groupsae.report.data import RunData, read_run
+from groupsae.report.data import Record, RunData, read_run
+from groupsae.report.outlook import look_ahead
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,30 @@ class SuiteSummary:
     """Nats per token that the model loses when one layer is replaced by its reconstruction."""
     mean_ce_score: float | None = None
     """(CE_zero - CE_sae) / (CE_zero - CE_clean); 1 is perfect."""
+    worst_delta_ce: float | None = None
     mean_kl: float | None = None
     """KL(clean || spliced), nats per token."""
+    mean_kl_score: float | None = None
+    """(KL_zero - KL) / KL_zero; 1 is perfect."""
+    all_layers_delta_ce: float | None = None
+    """Nats per token that the model loses when all layers are replaced at once."""
+    all_layers_kl: float | None = None
     mean_l0: float | None = None
     mean_dead_share: float | None = None
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """95 % intervals over rows of the values above, by name, where they are known."""
+    changes: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """95 % intervals, judged row by row, of how much larger values are than the first suite's."""
     mflop_per_token: float | None = None
     """C = A + T G: one forward of the language model and G dense SAE steps, per token (arXiv 2410.21508)."""
     total_pflop: float | None = None
     """`mflop_per_token` times the tokens each SAE saw."""
+    own_mflop_per_token: float | None = None
+    """The same by our own count of what is computed."""
+    num_tokens: int | None = None
+    """Tokens that each SAE was trained on."""
+    memory_bytes: float | None = None
+    """Predicted by the plan, for this suite trained alone."""
     seconds: float | None = None
     """Measured: the language model, this suite's SAE steps, and everything around them."""
 
@@ -61,6 +78,8 @@ def _summarise(data: RunData, name: str, partition: Partition) -> SuiteSummary:
     cost = data.cost(partition)
     mflop = cost["total"] if cost else None
     tokens = data.train["num_tokens"] if data.train else None
+    offer = look_ahead(data).of_size(len(partition))
+    together = ((data.losses or {}).get("all_layers") or {}).get(name) or {}
     return SuiteSummary(
         name=name,
         num_saes=len(partition),
@@ -71,13 +90,46 @@ def _summarise(data: RunData, name: str, partition: Partition) -> SuiteSummary:
         mean_cosine=_mean(data.measured(name, "cosine").values()),
         mean_delta_ce=_mean(data.measured(name, "delta_ce").values()),
         mean_ce_score=_mean(data.measured(name, "ce_score").values()),
+        worst_delta_ce=data.across(name, "delta_ce").get("worst"),
         mean_kl=_mean(data.measured(name, "kl").values()),
+        mean_kl_score=_mean(data.measured(name, "kl_score").values()),
+        all_layers_delta_ce=together.get("delta_ce"),
+        all_layers_kl=together.get("kl"),
         mean_l0=_mean(data.measured(name, "l0").values()),
         mean_dead_share=_mean(data.measured(name, "dead_share").values()),
+        intervals=_intervals(data, name, together.get("intervals", {})),
+        changes=_changes(data, name),
         mflop_per_token=mflop,
         total_pflop=mflop * tokens / 1e9 if mflop is not None and tokens is not None else None,
+        own_mflop_per_token=offer.own_mflop if offer else None,
+        num_tokens=tokens,
+        memory_bytes=offer.memory_bytes if offer else None,
         seconds=_seconds(data, partition),
     )
+
+
+_OVER_LAYERS = {
+    "fvu": "mean_fvu",
+    "cosine": "mean_cosine",
+    "delta_ce": "mean_delta_ce",
+    "ce_score": "mean_ce_score",
+    "kl": "mean_kl",
+    "kl_score": "mean_kl_score",
+}
+_TOGETHER = {"delta_ce": "all_layers_delta_ce", "kl": "all_layers_kl"}
+
+
+def _intervals(data: RunData, name: str, together: Record) -> dict[str, tuple[float, float]]:
+    found = {key: data.across(name, measure).get("interval") for measure, key in _OVER_LAYERS.items()}
+    found |= {key: together.get(measure) for measure, key in _TOGETHER.items()}
+    return {key: (low, high) for key, interval in found.items() if interval for low, high in [interval]}
+
+
+def _changes(data: RunData, name: str) -> dict[str, tuple[float, float]]:
+    found = {key: data.changed(name, measure).get("interval") for measure, key in _OVER_LAYERS.items()}
+    together = (data.losses or {}).get("all_layers_differences", {}).get(name, {})
+    found |= {key: together.get(measure, {}).get("interval") for measure, key in _TOGETHER.items()}
+    return {key: (low, high) for key, interval in found.items() if interval for low, high in [interval]}
 
 
 def _seconds(data: RunData, partition: Partition) -> float | None:

@@ -76,6 +76,8 @@ _MEASURES = (
     ("CE score", "1 is the clean loss, 0 the layer set to zero", "mean_ce_score",
      lambda value: fixed(value, 4), _difference(4)),
     ("KL, nats", "from the clean to the spliced prediction", "mean_kl", lambda value: fixed(value, 4), _difference(4)),
+    ("ΔCE of all layers, nats", "every layer replaced at once", "all_layers_delta_ce",
+     lambda value: fixed(value, 4), _difference(4)),
     ("L0", "mean active latents", "mean_l0", lambda value: fixed(value, 1), _difference(1)),
     ("Dead latents", "share of the dictionary", "mean_dead_share",
      lambda value: percent(value, 1), _difference(1, 100, f"{WIDE}pp")),
@@ -95,6 +97,7 @@ def summary_table(summaries: list[SuiteSummary]) -> list[Measure]:
         if all(value is None for value in values):
             continue
         texts = [NONE if value is None else show(value) for value in values]
+        texts = [_with_margin(text, summary, key) for text, summary in zip(texts, summaries, strict=True)]
         if key == "worst_fvu":
             texts = [
                 f"{text} ({summary.worst_layer})" if summary.worst_layer else text
@@ -102,8 +105,19 @@ def summary_table(summaries: list[SuiteSummary]) -> list[Measure]:
             ]
         pair = [getattr(suites[name], key) for name in (GROUPS, BASELINE)] if {GROUPS, BASELINE} <= set(suites) else []
         changed = change(*pair) if pair and None not in pair else ""
+        if changed and key in suites[GROUPS].changes:
+            changed += _margin(suites[GROUPS].changes[key])
         rows.append(Measure(name, meaning, tuple(texts), changed))
     return rows
+
+
+def _with_margin(text: str, summary: SuiteSummary, key: str) -> str:
+    return text + _margin(summary.intervals[key]) if key in summary.intervals else text
+
+
+def _margin(interval: tuple[float, float]) -> str:
+    low, high = interval
+    return f"{WIDE}±{WIDE}{fixed((high - low) / 2, 4)}"
 
 
 _LAYER_MEASURES = (

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from evaluation_cases import (
@@ -5,11 +7,13 @@ from evaluation_cases import (
     D_MODEL,
     LENGTH,
     VOCABULARY,
+    all_activations,
     fluent_rows,
     identity_suite,
     make_model,
     make_rows,
     make_source,
+    mean_suite,
     random_suite,
     spliced_forward,
 )
@@ -19,7 +23,7 @@ from torch.nn import functional as F
 from groupsae.activations.harvest import Harvester
 from groupsae.errors import TextError
 from groupsae.evaluation import losses as losses_module
-from groupsae.evaluation.losses import UNITS, evaluate_losses
+from groupsae.evaluation.losses import METRICS, evaluate_losses
 from groupsae.evaluation.splice import CleanPass
 from groupsae.models import base_model
 from groupsae.tokens import TokenRows
@@ -29,7 +33,7 @@ KINDS = list(BLOCKS)
 
 def naive(model, suite, hookpoint, rows, keep_special=False):
     """ce_clean, ce_zero, ce and kl of one hookpoint: whole forwards with hooks, one row at a time, float64."""
-    sums, count = torch.zeros(4, dtype=torch.float64), 0
+    sums, tokens, positions = torch.zeros(4, dtype=torch.float64), 0, 0
     for row in range(len(rows)):
         ids_BT = rows[[row]]
         keep_BT = torch.ones_like(ids_BT, dtype=torch.bool) if keep_special else ids_BT != 0
@@ -38,15 +42,15 @@ def naive(model, suite, hookpoint, rows, keep_special=False):
             return torch.where(keep_BT[..., None], suite[hookpoint](x_BTD), x_BTD)
 
         kept, after = keep_BT[0, :-1], ids_BT[0, 1:]
-        clean = model(ids_BT, use_cache=False).logits[0, :-1][kept].double()
-        zero = spliced_forward(model, hookpoint, ids_BT, torch.zeros_like)[0, :-1][kept].double()
-        spliced = spliced_forward(model, hookpoint, ids_BT, reconstruct)[0, :-1][kept].double()
+        clean = model(ids_BT, use_cache=False).logits[0].double()
+        zero = spliced_forward(model, hookpoint, ids_BT, torch.zeros_like)[0].double()
+        spliced = spliced_forward(model, hookpoint, ids_BT, reconstruct)[0].double()
         for i, logits in enumerate((clean, zero, spliced)):
-            sums[i] += F.cross_entropy(logits, after[kept], reduction="sum")
-        log_p, log_q = clean.log_softmax(-1), spliced.log_softmax(-1)
+            sums[i] += F.cross_entropy(logits[:-1][kept], after[kept], reduction="sum")
+        log_p, log_q = clean[keep_BT[0]].log_softmax(-1), spliced[keep_BT[0]].log_softmax(-1)
         sums[3] += F.kl_div(log_q, log_p, log_target=True, reduction="sum")
-        count += int(kept.sum())
-    return (*(sums / count).tolist(), count)
+        tokens, positions = tokens + int(kept.sum()), positions + int(keep_BT.sum())
+    return (*(sums[:3] / tokens).tolist(), (sums[3] / positions).item(), tokens)
 
 
 def require_equal(found, hookpoint, expected, suite="a"):
@@ -112,8 +116,10 @@ def test_losses_do_not_depend_on_how_rows_are_batched(batch_rows):
     assert one.num_tokens == other.num_tokens
     assert one.ce_clean == pytest.approx(other.ce_clean, rel=1e-6)
     for hookpoint, result in one.suites["a"].items():
-        for metric, value in vars(result).items():
-            assert value == pytest.approx(getattr(other.suites["a"][hookpoint], metric), rel=1e-4, abs=1e-5), metric
+        again = other.suites["a"][hookpoint]
+        for metric in METRICS:
+            assert getattr(result, metric) == pytest.approx(getattr(again, metric), rel=1e-4, abs=1e-5), metric
+            assert result.intervals[metric] == pytest.approx(again.intervals[metric], rel=1e-4, abs=1e-5), metric
 
 
 def test_a_large_vocabulary_is_read_in_smaller_batches_with_the_same_result(monkeypatch):
@@ -291,4 +297,117 @@ def test_a_plain_module_without_a_config_is_evaluated():
 
 def test_every_metric_has_a_unit():
     found = evaluate_losses({"a": random_suite()}, make_source(), 100)
-    assert set(UNITS) == set(vars(found.suites["a"]["layers.0"]))
+    assert set(METRICS) == set(vars(found.suites["a"]["layers.0"])) - {"intervals", "estimates"}
+
+
+# ---- all layers at once
+
+
+def together(model, suite, hookpoints, rows):
+    """ce and kl with every hookpoint hooked in a whole forward, row by row; special positions stay."""
+    ce, kl, tokens, positions = 0.0, 0.0, 0, 0
+    for row in range(len(rows)):
+        ids_BT = rows[[row]]
+        keep_BT = ids_BT != 0
+        clean = model(ids_BT, use_cache=False).logits[0].double()
+        handles = []
+        for hookpoint in hookpoints:
+
+            def hook(module, inputs, output, hookpoint=hookpoint):
+                x_BTD = output[0] if isinstance(output, tuple) else output
+                x_BTD = torch.where(keep_BT[..., None], suite[hookpoint](x_BTD), x_BTD)  # noqa: B023
+                return (x_BTD, *output[1:]) if isinstance(output, tuple) else x_BTD
+
+            handles.append(base_model(model).get_submodule(hookpoint).register_forward_hook(hook))
+        spliced = model(ids_BT, use_cache=False).logits[0].double()
+        for handle in handles:
+            handle.remove()
+        kept, after = keep_BT[0, :-1], ids_BT[0, 1:]
+        ce += F.cross_entropy(spliced[:-1][kept], after[kept], reduction="sum").item()
+        log_p, log_q = clean[keep_BT[0]].log_softmax(-1), spliced[keep_BT[0]].log_softmax(-1)
+        kl += F.kl_div(log_q, log_p, log_target=True, reduction="sum").item()
+        tokens, positions = tokens + int(kept.sum()), positions + int(keep_BT.sum())
+    return ce / tokens, kl / positions
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_all_layers_spliced_each_sae_sees_what_the_splices_below_it_make(kind):
+    model, hookpoints = make_model(kind), hookpoints_of(kind)
+    rows, suite = fluent_rows(model), random_suite(hookpoints)
+    source = make_source(model, hookpoints, rows=rows)
+    found = evaluate_losses({"a": suite}, source, 10**6).all_layers["a"]
+    assert (found.ce, found.kl) == pytest.approx(together(model, suite, hookpoints, rows), rel=1e-5)
+    single = evaluate_losses({"a": suite}, source, 10**6).suites["a"]
+    assert all(abs(found.kl - one.kl) > 1e-3 for one in single.values()), "or the test shows nothing"
+
+
+def test_of_one_hookpoint_all_at_once_is_the_same_as_one_at_a_time():
+    found = evaluate_losses({"a": random_suite(("layers.1",))}, make_source(hookpoints=("layers.1",)), 10**6)
+    assert found.all_layers["a"] == found.suites["a"]["layers.1"]
+    assert found.all_layers_ablated["a"] == found.ablated["layers.1"]
+
+
+# ---- ablations and scopes
+
+
+def test_mean_ablation_puts_the_mean_of_the_evaluated_positions_everywhere():
+    model, rows = make_model(), make_rows()
+    source = make_source(model, ("layers.1",), rows=rows)
+    mean_D = all_activations(source)[0].mean(0).float()
+    found = evaluate_losses({"a": random_suite(("layers.1",))}, source, 10**6)
+    ids_BT = rows[list(range(len(rows)))]
+    logits = spliced_forward(model, "layers.1", ids_BT, lambda x_BTD: mean_D.expand_as(x_BTD))[:, :-1].double()
+    kept = ids_BT[:, :-1] != 0
+    expected = F.cross_entropy(logits[kept], ids_BT[:, 1:][kept])
+    assert found.ablated["layers.1"].ce_mean == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_scores_are_what_their_formulas_say():
+    model = make_model()
+    found = evaluate_losses({"a": random_suite()}, make_source(model, rows=fluent_rows(model)), 10**6)
+    for hookpoint, one in found.suites["a"].items():
+        ablated = found.ablated[hookpoint]
+        scores = [
+            (ablated.ce_zero - one.ce) / (ablated.ce_zero - found.ce_clean),
+            (ablated.kl_zero - one.kl) / ablated.kl_zero,
+            (ablated.ce_mean - one.ce) / (ablated.ce_mean - found.ce_clean),
+            (ablated.kl_mean - one.kl) / ablated.kl_mean,
+        ]
+        assert [one.ce_score, one.kl_score, one.ce_score_mean, one.kl_score_mean] == pytest.approx(scores)
+
+
+@pytest.mark.parametrize("skip_special", [True, False])
+def test_the_other_scope_is_what_a_source_of_the_other_choice_finds(skip_special):
+    model, suite, rows = make_model(), random_suite(), make_rows()
+    rows.ids_RT[4] = 7  # a row without special tokens
+    one, other = (
+        evaluate_losses({"a": suite}, make_source(model, rows=rows, skip_special=skip), 10**6)
+        for skip in (skip_special, not skip_special)
+    )
+    beside = one.other_scope
+    assert (beside.scope, beside.num_tokens) == (other.scope, other.num_tokens)
+    assert beside.ce_clean == pytest.approx(other.ce_clean)
+    for found, expected in ((beside.suites["a"]["layers.1"], other.suites["a"]["layers.1"]),
+                            (beside.all_layers["a"], other.all_layers["a"])):  # fmt: skip
+        values = [
+            [getattr(result, name) for name in ("ce", "kl", "ce_score", "kl_score")] for result in (found, expected)
+        ]
+        assert values[0] == pytest.approx(values[1])
+
+
+def test_a_scope_without_a_token_is_left_out():
+    rows = make_rows()
+    rows.ids_RT[:] = 0
+    found = evaluate_losses({"a": random_suite()}, make_source(rows=rows, skip_special=False), 10**6)
+    assert found.other_scope is None
+
+
+def test_a_dictionary_that_never_fires_is_as_bad_as_the_mean_and_nothing_is_nan():
+    model = make_model()
+    source = make_source(model, rows=fluent_rows(model))
+    one = evaluate_losses({"a": mean_suite(source)}, source, 10**6)
+    for result in one.suites["a"].values():
+        assert result.kl > 0
+        values = [value for name in METRICS for value in [getattr(result, name)] if value is not None]
+        ends = [end for interval in result.intervals.values() for end in interval]
+        assert all(map(math.isfinite, values + ends))

@@ -11,7 +11,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
 from groupsae.config import GroupConfig, ModelConfig, RunConfig, TrainConfig
-from groupsae.partition import Partition
+from groupsae.partition import Partition, group_name
 from groupsae.records import STAGES, RunDirectory
 
 LM_MFLOP, SAE_MFLOP = 200.0, 100.0
@@ -227,17 +227,52 @@ def _suites(plan: dict[str, Any]) -> dict[str, dict[str, int]]:
 
 def reconstruction_record(plan: dict[str, Any]) -> dict[str, Any]:
     """eval/reconstruction.json: FVU is 0.10 + 0.01 layer, plus 0.02 for every further layer of the group"""
-    suites = {
+    suites: dict[str, Any] = {
         suite: {
             name: {
                 "fvu": 0.10 + 0.01 * place + 0.02 * (size - 1), "cosine": 0.97 - 0.002 * place,
-                "l0": 32.0 - 0.05 * (size - 1), "dead_share": 0.01 * size,
+                "l0": 32.0 - 0.05 * (size - 1), "dead_share": 0.01 * size, "dense_share": 0.002,
+                "relative_reconstruction_bias": None, "density": [0, 5, 4000],
             }
             for place, (name, size) in enumerate(layers.items())
         }
         for suite, layers in _suites(plan).items()
     }  # fmt: skip
-    return {"num_tokens": 100_000, "suites": suites}
+    record = {"scope": "special left out", "num_tokens": 100_000, "suites": suites, **over_layers(plan, suites)}
+    other = record | {"scope": "special counted", "num_tokens": 101_000}
+    return record | {"density_edges": [1e-3, 1e-2, 1e-1, 1.0], "other_scope": other}
+
+
+def over_layers(plan: dict[str, Any], suites: dict[str, Any]) -> dict[str, Any]:
+    """The means and worst layers of suites and groups, and differences from the first suite: +- 0.001"""
+
+    def summarise(layers: dict[str, Any]) -> dict[str, Any]:
+        found = {}
+        for key in next(iter(layers.values())):
+            values = {name: row[key] for name, row in layers.items() if isinstance(row[key], float)}
+            if values:
+                mean, worst = sum(values.values()) / len(values), max(values, key=values.__getitem__)
+                interval = [mean - 0.001, mean + 0.001]
+                found[key] = {"mean": mean, "interval": interval, "worst": values[worst], "worst_layer": worst}
+        return found
+
+    groups = {
+        suite: {
+            group_name(tuple(group)): summarise({name: suites[suite][name] for name in group}) for group in division
+        }
+        for suite, division in plan["partitions"].items()
+    }
+    layers = {suite: summarise(found) for suite, found in suites.items()}
+    first = next(iter(layers))
+    changes = {
+        suite: {
+            key: {"mean": row["mean"] - layers[first][key]["mean"], "interval": [-0.0005, 0.0005]}
+            for key, row in found.items()
+        }
+        for suite, found in layers.items()
+        if suite != first
+    }
+    return {"layers": layers, "groups": groups, "differences": changes}
 
 
 def losses_record(plan: dict[str, Any]) -> dict[str, Any]:
@@ -250,7 +285,12 @@ def losses_record(plan: dict[str, Any]) -> dict[str, Any]:
             delta = 0.03 + 0.002 * place + 0.01 * (size - 1)
             score = (zero - clean - delta) / (zero - clean)
             suites[suite][name] = {"ce": clean + delta, "delta_ce": delta, "ce_score": score, "kl": 0.9 * delta}
-    return {"num_tokens": 100_000, "ce_clean": clean, "ce_zero": dict.fromkeys(layers, zero), "suites": suites}
+    record = {
+        "scope": "special left out", "num_tokens": 100_000, "ce_clean": clean, "ce_zero": dict.fromkeys(layers, zero),
+        "suites": suites, **over_layers(plan, suites),
+        "all_layers": {suite: {"delta_ce": 0.7, "kl": 0.6, "intervals": {"delta_ce": [0.6, 0.8]}} for suite in suites},
+    }  # fmt: skip
+    return record | {"other_scope": record | {"scope": "special counted"}}
 
 
 def tokens_record() -> dict[str, Any]:

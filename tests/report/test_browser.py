@@ -34,6 +34,15 @@ window.addEventListener("load", async () => {
   price.click(); price.click();
   note.dearest = [...prices.tBodies[0].rows].map((row) => row.cells[0].textContent).join(" ");
   note.prices = asCsv(prices);
+  const suites = document.getElementById("suite-table");
+  const fvu = suites.querySelector('[data-column="mean_fvu"] button');
+  fvu.click(); fvu.click();
+  note.worst = suites.tBodies[0].rows[0].cells[0].textContent;
+  note.suites = asCsv(suites);
+  note.folded = [...document.querySelectorAll("#quality details")].filter((fold) => !fold.open).length;
+  const group = document.getElementById("group-table");
+  group.querySelector('[data-column="layers"] button').click();
+  note.groups = asCsv(group);
   note.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 });
 </script>"""
@@ -86,6 +95,14 @@ def test_the_table_sorts_and_copies(tmp_path: Path, opened):
     assert note["dearest"] == "4 3 2 1"
     assert note["prices"].splitlines()[0].startswith("groups,chosen_by,amad,")
     assert re.match(r"4,,0\.0,0\.0,0\.0,600\.0,0\.0,260\.0,0\.0,1560\.0,", note["prices"].splitlines()[1])
+    assert note["worst"] == "groups"
+    assert note["suites"].splitlines()[0] == (
+        "suite,num_saes,mean_fvu,mean_delta_ce,all_layers_delta_ce,mean_kl,num_tokens,mflop_per_token,"
+        "own_mflop_per_token,total_pflop,seconds,memory_bytes"
+    )
+    assert note["suites"].splitlines()[1].startswith("groups,3,0.125,")
+    assert int(note["folded"]) == 4
+    assert note["groups"].splitlines()[1].startswith("layers.2,1,0.12")
     assert note["overflow"] == "0"
 
 

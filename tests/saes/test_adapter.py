@@ -166,5 +166,5 @@ def test_a_damaged_adapter_is_named(tmp_path):
     suite.save(tmp_path / "suite")
     file = next(tmp_path.glob("suite/groups/*/adapter.safetensors"))
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(RunError, match="adapter.safetensors is missing or damaged"):
+    with pytest.raises(RunError, match=r"adapter\.safetensors is missing or damaged"):
         Suite.load(tmp_path / "suite")

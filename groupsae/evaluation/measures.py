@@ -1,0 +1,41 @@
+"""What a measured thing is called, its unit, and which direction is better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from groupsae.evaluation.intervals import Estimate
+
+Better = Literal["lower", "higher", "near 1", "neither"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric's unit, and when it is better."""
+
+    unit: str
+    better: Better
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Metrics as numbers, with 95 % intervals over rows where they have one (`groupsae.evaluation.intervals`)."""
+
+    intervals: dict[str, tuple[float, float]]
+    estimates: dict[str, Estimate] = field(compare=False, repr=False)
+
+    def as_record(self) -> dict[str, Any]:
+        """Every metric by name, and their intervals, as JSON holds them."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "estimates"}
+
+
+def numbers(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    """The arguments of a `Measured`: each metric's value, `intervals` and `estimates`."""
+    intervals = {name: one.interval for name, one in estimates.items()}
+    return {
+        **{name: one.value for name, one in estimates.items()},
+        "intervals": {name: interval for name, interval in intervals.items() if interval},
+        "estimates": dict(estimates),
+    }

@@ -1,0 +1,123 @@
+"""What an evaluation compares: the suites of a run, and of another beside it, on the same held-out tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from groupsae.activations.harvest import Harvester
+from groupsae.config import differing_keys
+from groupsae.errors import RunError
+from groupsae.progress import bar
+from groupsae.records import RunDirectory
+from groupsae.report.comparison import AGAINST, label_of
+from groupsae.saes.suite import Suite, read_suite_index
+from groupsae.workbench import ROWS_FILE, Workbench
+
+MODEL_KEYS = ("name", "revision", "dtype")
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The suites that are compared, by name, and where the results go. Another run's suites are `ITS-NAME/suite`."""
+
+    bench: Workbench
+    other: RunDirectory | None = None
+
+    @property
+    def folder(self) -> str:
+        """The folder of the results, below the run's."""
+        return "eval" if self.other is None else f"{AGAINST}/{self.label}"
+
+    @property
+    def label(self) -> str:
+        """What the other run is called."""
+        return "" if self.other is None else label_of(self.other.path)
+
+    @property
+    def beside(self) -> str:
+        """What the other run's suites are, as a hash; empty without another run."""
+        if self.other is None:
+            return ""
+        files = self.other.manifest["stages"]["train"]["files"]
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
+
+    @cached_property
+    def suites(self) -> dict[str, Suite]:
+        """All suites by name, this run's first."""
+        device = str(self.bench.source.device)
+        runs = [("", self.bench.run.path), *([(f"{self.label}/", self.other.path)] if self.other else [])]
+        return {
+            prefix + name: Suite.load(path, name, device=device)
+            for prefix, path in runs
+            for name in read_suite_index(path)
+        }
+
+    @cached_property
+    def source(self) -> Harvester:
+        """The held-out rows, read at every hookpoint that some suite serves."""
+        served = {hookpoint for suite in self.suites.values() for hookpoint in suite.partition.hookpoints}
+        own = self.bench.source
+        return Harvester(
+            own.model, own.rows.held_out, sorted(served), batch_rows=own.batch_rows, skip_special=own.skip_special
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens to evaluate on."""
+        return self.bench.run.config.eval.num_tokens
+
+    @property
+    def seed(self) -> int:
+        """Decides which rows they are."""
+        return self.bench.run.config.seed
+
+    @contextmanager
+    def progress(self, part: str) -> Iterator[Callable[[int], None]]:
+        """A bar for a part that reads all rows once."""
+        rows = min(self.source.num_rows, -(-self.num_tokens // self.source.row_tokens))
+        with bar(f"eval {part}", rows * self.source.row_tokens) as advance:
+            yield advance
+
+
+def contest(bench: Workbench, against: Path | None = None) -> Contest:
+    """The suites of a run, and of another run beside them.
+
+    Raises RunError, before anything is loaded, for another run that is not trained, is this run
+    itself, or has another model or other tokens, saying what differs.
+    """
+    if against is None:
+        return Contest(bench)
+    other = RunDirectory.open(against)
+    if against.resolve() == bench.run.path.resolve():
+        raise RunError(f"{against} is this run itself; its suites are compared without --against.")
+    other.require("tokens")
+    _require_comparable(bench.run, other)
+    other.require("train")
+    return Contest(bench, other)
+
+
+def _require_comparable(run: RunDirectory, other: RunDirectory) -> None:
+    differing = [
+        f"model.{key}: {mine!r} -> {its!r}"
+        for key in MODEL_KEYS
+        for mine, its in [(getattr(run.config.model, key), getattr(other.config.model, key))]
+        if mine != its
+    ]
+    if differing:
+        raise RunError(
+            f"{run.path} and {other.path} are of different models ({'; '.join(differing)}); suites can only be "
+            "compared on one model."
+        )
+    mine, its = (one.manifest["stages"]["tokens"]["files"][ROWS_FILE]["sha256"] for one in (run, other))
+    if mine != its:
+        texts = differing_keys(run.config.text, other.config.text, "text.") or ["the files they were read from"]
+        raise RunError(
+            f"{run.path} and {other.path} have different tokens ({'; '.join(texts)}), so what one holds out the other "
+            "may have trained on; make both from the same text."
+        )
