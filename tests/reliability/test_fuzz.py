@@ -203,6 +203,8 @@ def model(place):
     return load_model(str(place / "model"), device="cpu")
 
 
+RECORDS = {"manifest.json", "report/index.html"}
+"""What a command that ends in an error may have changed: a stage was done, and then its results could not be shown."""
 COMMANDS = {
     "show": ("show", "--json"),
     "verify": ("show", "--verify"),
@@ -278,7 +280,7 @@ def test_any_damage_to_a_run_directory_ends_in_a_result_or_in_words(place, model
                 assert contents(run) == before
             if code == 2 and verb != "run":
                 changed = {key for key in before if contents(run).get(key) != before[key]}
-                assert not changed, (mutation, command, changed)
+                assert changed <= RECORDS, (mutation, command, changed)
 
     check()
 
