@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BENCH := .venv-bench
 PEERS := sae-lens eai-sparsify dictionary-learning
 
-.PHONY: demo test slow lint bench clean
+.PHONY: demo test slow torture lint bench clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/groupsae demo
@@ -15,6 +15,9 @@ test: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m slow
+
+torture: $(VENV)/.dev
+	GROUPSAE_TORTURE=1 $(BIN)/python -m pytest -q -p no:cacheprovider tests/reliability tests/training/test_resume.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"(\d+)")
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:
     """A sort key that puts `layers.10` after `layers.9`."""
-    return [(1, int(part)) if part.isdigit() else (0, part) for part in _NUMBER.split(name)]
+    return [(1, int(part)) if part.isdecimal() else (0, part) for part in _NUMBER.split(name)]
 
 
 def expand(patterns: Iterable[str], available: Sequence[str], *, owner: str = "the model") -> tuple[str, ...]:

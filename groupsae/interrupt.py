@@ -58,10 +58,14 @@ Handlers = dict[int, object]
 
 
 def _install(handler: Callable[[int, FrameType | None], None], signals: tuple[int, ...] = SIGNALS) -> Handlers:
-    """The handlers that were in force; none where Python lets nobody set them, outside the main thread."""
+    """The handlers that were in force; none where Python lets nobody set them, outside the main thread.
+
+    A signal that is ignored, as by `nohup` or in the background, stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {number: signal.signal(number, handler) for number in signals}
+    heard = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heard}
 
 
 def _restore(before: Handlers) -> None:

@@ -10,6 +10,7 @@ from groupsae.errors import PartitionError
 from groupsae.hookpoints import natural_key
 
 Group = tuple[str, ...]
+LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class Partition:
     groups: tuple[Group, ...]
 
     def __post_init__(self) -> None:
+        if any(len(name) > LONGEST_NAME for group in self.groups for name in group):
+            raise PartitionError(
+                f"A hookpoint's name has more than {LONGEST_NAME} characters; no module's path is so long."
+            )
         groups = [tuple(sorted(group, key=natural_key)) for group in self.groups]
         if not groups or not all(groups):
             raise PartitionError("A partition needs at least one group, and each group at least one hookpoint.")

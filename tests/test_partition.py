@@ -76,3 +76,13 @@ def test_a_partition_of_other_hookpoints_says_what_it_misses_and_what_is_unknown
     with pytest.raises(PartitionError, match=r"misses layers\.2 and names unknown layers\.9; .* exactly layers\.0"):
         Partition.singletons(("layers.0", "layers.9")).require_exactly(("layers.0", "layers.2"))
     assert Partition.singletons(NAMES).require_exactly(reversed(NAMES)) == Partition.singletons(NAMES)
+
+
+@pytest.mark.parametrize("name", ["layer¹", "٣", "layers.٣", "layers." + "9" * 240])
+def test_digits_of_any_kind_can_stand_in_a_name(name):
+    assert Partition((("layers.1", name),)).hookpoints
+
+
+def test_a_name_that_is_no_path_of_a_module_is_refused():
+    with pytest.raises(PartitionError, match="more than 255 characters"):
+        Partition((("layers." + "9" * 9999,),))

@@ -88,10 +88,13 @@ class Checkpoints:
         self.damaged = []
         for step in self._ours():
             try:
-                return self._restore(groups, step)
+                progress = self._restore(groups, step)
             except DAMAGE as error:
                 fault = str(error) if isinstance(error, RunError) else f"{self._file(step)} is damaged: {error!r}. "
                 self.damaged.append(fault.replace(REMEDY, "").strip())
+            else:
+                self._thin(step)  # what a process that was killed in a save did not come to remove
+                return progress
         if self.damaged:
             raise RunError(f"{self.damaged[0]} No other checkpoint is sound. {REMEDY}")
         return None

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from groupsae import cli
+from groupsae.lock import LOCK_FILE
 
 LONGEST = 120.0
 """Seconds after which a command counts as hung."""
@@ -81,5 +82,5 @@ def results(folder: Path) -> dict[str, object]:
         found[path.name] = manifest
     lines = map(json.loads, (folder / "timing.jsonl").read_text().splitlines())
     found["timing.jsonl"] = [(line["step"], line["tokens"]) for line in lines]
-    found["hidden files"] = [path.name for path in folder.rglob(".*")]
+    found["hidden files"] = [path.name for path in folder.rglob(".*") if path.name != LOCK_FILE]  # harmless
     return found

@@ -98,7 +98,7 @@ def configs(draw):
     return tomli_w.dumps(values).encode("utf-8", "replace")
 
 
-@tried(30, 6000)
+@tried(30, 3000)
 @given(content=configs())
 def test_any_config_is_taken_or_refused_in_words(content):
     with one("configs"), tempfile.TemporaryDirectory() as folder:
@@ -122,7 +122,7 @@ NAME = st.sampled_from([*NAMES, "layers.*", "*", "[", "layers.99"]) | st.text(ma
 GROUPS = st.lists(st.lists(NAME, max_size=4), max_size=4)
 
 
-@tried(60, 6000)
+@tried(40, 3000)
 @given(
     content=GROUPS.map(lambda groups: {"groups": groups}) | JSON | st.binary(max_size=60),
     suffix=st.sampled_from(["json", "toml"]),
@@ -142,7 +142,7 @@ def test_any_partition_file_is_taken_or_refused_in_words(content, suffix):
             assert str(error)
 
 
-@tried(60, 6000)
+@tried(40, 3000)
 @given(groups=GROUPS)
 def test_any_groups_are_a_partition_or_refused_in_words(groups):
     with one("partitions"):
@@ -203,6 +203,8 @@ def model(place):
     return load_model(str(place / "model"), device="cpu")
 
 
+RECORDS = {"manifest.json", "report/index.html"}
+"""What a command that ends in an error may have changed: a stage was done, and then its results could not be shown."""
 COMMANDS = {
     "show": ("show", "--json"),
     "verify": ("show", "--verify"),
@@ -258,7 +260,7 @@ def test_any_damage_to_a_run_directory_ends_in_a_result_or_in_words(place, model
     monkeypatch.setattr(workbench, "load_model", lambda *_, **__: model)
     files = sorted(str(p.relative_to(place / "runs/tiny")) for p in (place / "runs/tiny").rglob("*") if p.is_file())
 
-    @tried(8, 400)
+    @tried(8, 300)
     @given(mutation=mutations(files), command=st.sampled_from(sorted(COMMANDS)))
     def check(mutation, command):
         name, *damage, known = mutation
@@ -278,7 +280,7 @@ def test_any_damage_to_a_run_directory_ends_in_a_result_or_in_words(place, model
                 assert contents(run) == before
             if code == 2 and verb != "run":
                 changed = {key for key in before if contents(run).get(key) != before[key]}
-                assert not changed, (mutation, command, changed)
+                assert changed <= RECORDS, (mutation, command, changed)
 
     check()
 

@@ -106,6 +106,19 @@ def test_the_table_sorts_and_copies(tmp_path: Path, opened):
     assert note["overflow"] == "0"
 
 
+def test_a_hostile_folder_name_does_nothing(tmp_path: Path, opened):
+    """The commands for what is missing hold the run's path, which --out lets anyone choose."""
+    made = make_run(tmp_path / "early", stages=("tokens", "distances"))
+    hostile = tmp_path / "<script><img src=x onerror=document.title='owned'>"
+    made.path.rename(hostile)
+    page = write_report(RunDirectory(hostile, made.config))
+    document, complaints = opened(page)
+    assert complaints == []
+    assert "<img" not in document
+    assert "&lt;img src=x onerror" in document
+    assert "<title>early · groupsae</title>" in document
+
+
 def test_hostile_names_do_nothing(tmp_path: Path, opened):
     names = [f"{HOSTILE}.{index}" for index in range(4)]
     run = make_run(tmp_path / "hostile", names=names, model=HOSTILE, groups=[names[:2], names[2:]])
