@@ -51,6 +51,11 @@ class BatchThreshold(nn.Module):
         return pre.latents(pre.values * (pre.values > self.value))
 
     @torch.no_grad()
+    def divide(self, factor: float) -> None:
+        """Divide the threshold, as when latents change their units."""
+        self.total /= factor
+
+    @torch.no_grad()
     def update(self, latents: Latents) -> None:
         """Take note of a step's weakest kept value; a step in which nothing fired says nothing."""
         fired_NK = latents.values_NK > 0

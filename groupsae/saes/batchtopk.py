@@ -30,6 +30,11 @@ class BatchTopKSAE(SparseAutoencoder):
         self.config, self.auxk_weight = config, config.auxk_weight
         self.threshold = BatchThreshold(config.k)
 
+    def change_inputs(self, factor: float, shift_D: Tensor) -> None:
+        """As every SAE; the threshold is divided with the latents."""
+        super().change_inputs(factor, shift_D)
+        self.threshold.divide(factor)
+
     def encode_sparse(self, z_ND: Tensor) -> Latents:
         """The latents above the threshold."""
         return self.threshold.above(z_ND, self.W_enc, self.folded_bias())

@@ -43,6 +43,12 @@ class GatedSAE(SparseAutoencoder):
             self.r_mag.zero_()
             self.b_mag.zero_()
 
+    def change_inputs(self, factor: float, shift_D: Tensor) -> None:
+        """As every SAE; b_mag is divided with the latents."""
+        super().change_inputs(factor, shift_D)
+        with torch.no_grad():
+            self.b_mag /= factor
+
     def encode_sparse(self, z_ND: Tensor) -> Latents:
         """The latents whose gate is open, where their size is above zero."""
         gate = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias())

@@ -55,6 +55,12 @@ class JumpReLUSAE(SparseAutoencoder):
         with torch.no_grad():
             self.log_threshold.fill_(math.log(start_threshold(self.d_model, self.d_sae, self.config.k) / 3))
 
+    def change_inputs(self, factor: float, shift_D: Tensor) -> None:
+        """As every SAE; thresholds are divided with the latents."""
+        super().change_inputs(factor, shift_D)
+        with torch.no_grad():
+            self.log_threshold -= math.log(factor)
+
     def encode_sparse(self, z_ND: Tensor) -> Latents:
         """The latents above their thresholds."""
         pre, values, theta = self._pre_activations(z_ND, 0.0)

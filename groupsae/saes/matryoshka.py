@@ -32,6 +32,11 @@ class MatryoshkaSAE(SparseAutoencoder):
         self.sizes = config.sizes(self.d_sae)
         self.threshold = BatchThreshold(config.k)
 
+    def change_inputs(self, factor: float, shift_D: Tensor) -> None:
+        """As every SAE; the threshold is divided with the latents."""
+        super().change_inputs(factor, shift_D)
+        self.threshold.divide(factor)
+
     def encode_sparse(self, z_ND: Tensor) -> Latents:
         """The latents above the threshold."""
         return self.threshold.above(z_ND, self.W_enc, self.folded_bias())

@@ -182,5 +182,5 @@ def _key(difference: str) -> str:
 def _sha256(sae: SparseAutoencoder) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(sae.state_dict().items()):
-        found.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        found.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()

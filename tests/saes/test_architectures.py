@@ -217,3 +217,20 @@ def test_at_the_number_asked_for_the_penalty_stays():
     before = penalty.integral.exp()
     penalty.update(torch.tensor(float(K), dtype=torch.float64), 1e-3)
     assert penalty.value == penalty.integral.exp() == before
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_in_other_units_every_sae_does_to_raw_activations_what_it_did(architecture):
+    sae, moved = random_sae_of(architecture), random_sae_of(architecture)
+    for each in (sae, moved):
+        if architecture in ("batchtopk", "matryoshka"):
+            each.threshold.total.fill_(0.4)
+            each.threshold.weight.fill_(0.8)
+    factor, shift_D = 0.3, torch.linspace(-1, 1, D_MODEL, dtype=torch.float64)
+    moved.change_inputs(factor, shift_D)
+    y_ND = torch.randn(20, D_MODEL, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    z_ND = factor * y_ND + shift_D
+    with torch.no_grad():
+        torch.testing.assert_close(moved.encode(y_ND), sae.encode(z_ND) / factor, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(moved(y_ND), (sae(z_ND) - shift_D) / factor, rtol=1e-9, atol=1e-9)
+        assert sae.encode(z_ND).any()

@@ -11,6 +11,7 @@ from groupsae.activations.scale import Scales, measure_scales
 from groupsae.config import TopKConfig, WarmStartConfig
 from groupsae.errors import ConfigError, PartitionError
 from groupsae.partition import Partition
+from groupsae.saes.registry import ARCHITECTURES
 from groupsae.saes.suite import Suite
 from groupsae.training.trainer import Trainee, train, train_together
 from groupsae.training.warm_start import WarmStart
@@ -236,3 +237,15 @@ def test_a_centre_must_be_alike_where_the_source_does_not_know_the_layer(base):
 def test_groups_of_several_layers_are_refused_before_anything_is_read(base):
     with pytest.raises(PartitionError, match=r"layers\.0\+2: a warm start trains one SAE per layer"):
         train(make_source(), PAIRS, SAE, TRAIN, buffer_tokens=128, start=WarmStart(base))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_starts_warm_with_all_its_state(architecture):
+    sae = ARCHITECTURES[architecture][0](d_sae=24, k=3)
+    suite = run(SINGLE.groups, sae=sae).suite(SINGLE)
+    start = WarmStart(suite, "backward")
+    for hookpoint, found in start.starts(LAYERS, suite.scales).items():
+        assert equal(state(found.sae), state(suite[start.sources(LAYERS)[hookpoint]].sae))
+    assert start.digest(LAYERS) != WarmStart(suite, "forward").digest(LAYERS)
+    trained = run(SINGLE.groups, sae=sae, starts=start.starts(LAYERS, suite.scales))
+    assert not torch.equal(trained.saes["layers.0"].W_enc, suite.saes["layers.1"].W_enc)
