@@ -221,8 +221,8 @@ class TrainConfig(Section):
     """The first share of the tokens, over which a sparsity penalty (relu, jumprelu, gated) rises linearly from zero."""
     clip_norm: Positive = 1.0
     """Largest norm of one SAE's gradient."""
-    centre: bool = False
-    """Subtract each hookpoint's mean before encoding."""
+    centre: bool = True
+    """Subtract each hookpoint's mean before encoding; false is as published."""
     scale_tokens: Count = 1_000_000
     """Tokens from which each hookpoint's scale and centre are measured."""
     warm_start: WarmStartConfig = WarmStartConfig()

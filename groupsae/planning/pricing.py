@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from groupsae.activations.shuffle import Lanes
+from groupsae.config import PerLayer
 from groupsae.partition import Group, Partition
 from groupsae.planning.cost import Cost, paper_cost, run_cost, sparse_step_flops
 from groupsae.planning.memory import Available, Footprint, Memory, predict_memory
@@ -35,7 +36,10 @@ class Price:
 
 @dataclass(frozen=True)
 class Pricing:
-    """Prices partitions for one run: its sizes, its budget of tokens, and its measured rates."""
+    """Prices partitions for one run: its sizes, its budget of tokens, and its measured rates.
+
+    `scale_tokens` are those read before training, in all passes; `own` is what layers have of their own.
+    """
 
     footprint: Footprint
     k: int
@@ -43,6 +47,7 @@ class Pricing:
     scale_tokens: int
     rates: Rates | None = None
     layers_per_token: int | str = 1
+    own: PerLayer = field(default_factory=PerLayer)
 
     def price(self, groups: Sequence[Group]) -> Price:
         """The price of these groups, trained side by side.
@@ -53,7 +58,7 @@ class Pricing:
         """
         run = self.footprint
         model, distinct = run.architecture, tuple(dict.fromkeys(groups))
-        flops = sparse_step_flops(model.d_model, run.d_sae, self.k)
+        flops = sparse_step_flops(model.d_model, run.d_sae, self.k) + self.own.flops(model.d_model)
         ours = run_cost(model, distinct, flops, self.num_tokens, run.context_length, self.layers_per_token)
         deepest = run_cost(model, distinct, flops, 1, run.context_length).harvest
         return Price(

@@ -8,6 +8,7 @@ from typing import Any
 from groupsae.errors import RunError
 from groupsae.partition import Group, Partition
 from groupsae.planning.cost import run_cost, sparse_step_flops
+from groupsae.training.trainer import PARTS
 from groupsae.workbench import Workbench
 
 EQUAL_FLOPS, EQUAL_TIME = "equal-flops", "equal-time"
@@ -77,9 +78,11 @@ class Spending:
     def _flops(self, groups: Sequence[Group], num_tokens: int) -> float:
         config, model = self.bench.run.config, self.bench.architecture
         step = sparse_step_flops(model.d_model, config.sae.width(model.d_model), config.sae.k)
-        return run_cost(model, groups, step, num_tokens, config.text.context_length).total
+        per_token = config.train.layers_per_token
+        return run_cost(model, groups, step, num_tokens, config.text.context_length, per_token).total
 
 
 def _seconds(spent: Mapping[str, float], saes: Iterable[str]) -> float:
     steps = sum(spent[name] for name in saes)
-    return spent["language model"] + steps * (1 + spent["other"] / max(spent["SAE steps"], 1e-9))
+    around = sum(spent[part] for part in PARTS if part not in ("language model", "SAE steps"))
+    return spent["language model"] + steps * (1 + around / max(spent["SAE steps"], 1e-9))

@@ -23,6 +23,7 @@ from groupsae.activations.scale import Scales
 from groupsae.activations.source import ActivationSource, stream
 from groupsae.config import PerLayer
 from groupsae.partition import Group
+from groupsae.saes.base import SparseAutoencoder
 
 
 class Adapter(nn.Module):
@@ -61,6 +62,14 @@ class Adapter(nn.Module):
         """The part A (z - m) of tokens z of one layer that is carried past the SAE."""
         basis_RD = self.basis_MRD[layer]
         return ((z_ND - self.mean_MD[layer]) @ basis_RD.T) @ basis_RD
+
+    @torch.no_grad()
+    def fold_rotation(self, sae: SparseAutoencoder, layer: int) -> None:
+        """Turn an SAE of z' into one of z that does the same at this layer, gains and absorbers left aside."""
+        if self.own.rotation:
+            R_DD = self.rotation_MDD[layer]
+            for weight in (sae.W_enc, sae.W_dec, sae.b_dec):
+                weight.copy_(weight @ R_DD)
 
     def _enter(self, z_ND: Tensor, layer: int) -> Tensor:
         if self.own.absorber:

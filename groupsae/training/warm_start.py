@@ -87,6 +87,9 @@ class WarmStart:
             )
         sources = {name for name in self.sources([group[0] for group in groups]).values() if name}
         faults, others = {}, {}
+        for adapter in self.suite.adapters.values():
+            if adapter.own.affine or adapter.own.absorber:
+                faults[f"group.per_layer: {list(adapter.own.names)} -> none"] = None
         for name in sorted(sources, key=natural_key):
             differing = _differences(self.suite[name].sae, d_model, sae)
             faults |= dict.fromkeys(differing[0])
@@ -130,6 +133,8 @@ class WarmStart:
     def _start(self, source: str, hookpoint: str, scales: Scales) -> Start:
         bound = self.suite[source]
         sae = copy.deepcopy(bound.sae).to(scales.scale_L.device)
+        if bound.adapter is not None:
+            bound.adapter.fold_rotation(sae, bound.layer)
         _change_units(sae, self.suite.scales, scales, hookpoint)
         origin = Origin(
             hookpoint=source,

@@ -8,7 +8,7 @@ from tiny import BLOCKS_NAME, CONTEXT_LENGTH, FAMILIES, tiny_model, tiny_rows
 from torch import nn
 
 from groupsae.activations.harvest import Harvester
-from groupsae.activations.shuffle import ShuffledStream
+from groupsae.activations.shuffle import Lanes, ShuffledStream
 from groupsae.activations.source import stream
 from groupsae.errors import FitError, HookpointError, ModelError, NumericalError, TextError
 from groupsae.models import (
@@ -246,7 +246,7 @@ def test_no_rows_give_no_activations_and_a_source_without_rows_is_an_error():
     empty = Harvester(model, tiny_rows(rows=0), residual_stream(model))
     for read in (
         lambda: next(stream(empty, 10, 0)),
-        lambda: ShuffledStream(empty, 9, batch_tokens=3, buffer_tokens=9, seed=0),
+        lambda: next(ShuffledStream(empty, 9, Lanes(empty.hookpoints), 3, 9, 0).batches()),
     ):
         with pytest.raises(TextError, match="no rows"):
             read()

@@ -288,7 +288,7 @@ def test_a_plain_module_without_a_config_is_evaluated():
                 x_BTD = x_BTD + layer(x_BTD).tanh()
             return self.head(x_BTD)
 
-    model = Plain().requires_grad_(False)
+    model = Plain().eval().requires_grad_(False)
     source = Harvester(model, make_rows(), ["layers.0", "layers.1"])
     found = evaluate_losses({"a": identity_suite(("layers.0", "layers.1"))}, source, 10**6)
     assert found.ce_clean > 0

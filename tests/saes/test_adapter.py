@@ -11,6 +11,7 @@ from groupsae.partition import Partition
 from groupsae.saes.adapter import Adapter, fit_adapters
 from groupsae.saes.suite import Suite
 from groupsae.training.trainer import train
+from groupsae.training.warm_start import WarmStart
 
 GROUP = ("layers.0", "layers.1", "layers.3")
 TOKENS = 64 * 16
@@ -168,3 +169,17 @@ def test_a_damaged_adapter_is_named(tmp_path):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(RunError, match=r"adapter\.safetensors is missing or damaged"):
         Suite.load(tmp_path / "suite")
+
+
+def test_a_warm_start_from_turned_layers_does_what_the_group_did_and_others_are_refused():
+    _, suite = trained_suite(OWN["rotation"], tokens=500)
+    source, names = SyntheticSource(num_layers=4, d_model=8, num_rows=64, row_tokens=16), GROUP
+    x_LND = source.read(range(8))
+    starts = WarmStart(suite, "group").starts(names, suite.scales)
+    for name in names:
+        alone = Suite(Partition(((name,),)), {name: starts[name].sae}, suite.scales)
+        x_ND = x_LND[source.hookpoints.index(name)]
+        torch.testing.assert_close(alone[name](x_ND), suite[name](x_ND), rtol=1e-4, atol=1e-4)
+    _, other = trained_suite(OWN["absorber"], tokens=500)
+    with pytest.raises(ConfigError, match="per_layer"):
+        WarmStart(other, "group").require_possible([(names[0],)], 8, TopKConfig(d_sae=32, k=3), TrainConfig())

@@ -104,7 +104,7 @@ def test_all_groups_of_a_step_see_the_same_tokens_read_once():
     read = source.read
     source.read = lambda rows: reads.append(len(rows)) or read(rows)
     run([*Partition.singletons(HOOKPOINTS).groups, *PAIRS.groups], source=source)
-    rows_per_block, rows_for_scale = 128 // 16, 24
+    rows_per_block, rows_for_scale = 128 // 16, 2 * 24
     blocks = -(-1000 // 128)
     assert sum(reads) == blocks * rows_per_block + rows_for_scale
 
@@ -134,7 +134,7 @@ def test_with_every_layer_of_a_token_a_group_of_two_reads_half_the_text_and_then
 
     source.narrowed = watched
     run(source=source, train=every)
-    rows_per_block, rows_for_scale = 8, 24
+    rows_per_block, rows_for_scale = 8, 2 * 24
     tokens_of_three = sum(rows for layers, rows in reads if layers == 3) - rows_for_scale
     assert tokens_of_three * 16 == 512  # 500 tokens at each layer of the pair, in whole blocks
     assert sum(rows for layers, rows in reads if layers == 1) == (8 - 4) * rows_per_block

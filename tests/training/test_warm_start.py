@@ -227,11 +227,11 @@ def test_other_settings_are_told_and_not_refused(base):
 def test_a_centre_must_be_alike_where_the_source_does_not_know_the_layer(base):
     known = Scales(("layers.1",), base.scales.scale_L[1:2], base.scales.centre_LD[1:2])
     odd = Suite(Partition.singletons(("layers.1",)), {"layers.1": base.saes["layers.1"]}, known)
-    centred = TRAIN.model_copy(update={"centre": True})
-    with pytest.raises(ConfigError, match=r"train\.centre: False -> True"):
-        WarmStart(odd).require_possible((("layers.0",),), 8, SAE, centred)
+    uncentred = TRAIN.model_copy(update={"centre": False})
+    with pytest.raises(ConfigError, match=r"train\.centre: True -> False"):
+        WarmStart(odd).require_possible((("layers.0",),), 8, SAE, uncentred)
     assert WarmStart(odd).require_possible((("layers.0",),), 8, SAE, TRAIN) == []
-    assert WarmStart(base).require_possible(SINGLE.groups, 8, SAE, centred) == []
+    assert WarmStart(base).require_possible(SINGLE.groups, 8, SAE, uncentred) == []
 
 
 def test_groups_of_several_layers_are_refused_before_anything_is_read(base):

@@ -1,0 +1,171 @@
+"""For a total budget of FLOPs, which plan gives the lowest FVU and delta CE over all layers?
+
+    python bench/budgets.py [--seeds 3] [--tokens 40000 120000 360000]
+
+A budget is what one SAE per layer costs on so many tokens, by our own count (language model and sparse steps).
+Every plan spends it in its own way on the built-in model: one SAE per layer; groups; groups whose layers have maps
+of their own; every layer of a token; groups for three quarters, then each layer from its group's SAE; every other
+layer for three quarters, then those between from the layer after. Prints a line per plan, budget and seed, then a
+table; writes both to runs/bench/budgets.json and a plot beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from held import Bed, means
+
+from groupsae.activations.scale import Scales, measure_scales
+from groupsae.config import PerLayer, TrainConfig, load_config
+from groupsae.partition import Partition
+from groupsae.planning.cost import run_cost, sparse_step_flops
+from groupsae.saes.adapter import fit_adapters
+from groupsae.saes.suite import Suite
+from groupsae.training.trainer import train_groups
+from groupsae.training.warm_start import WarmStart
+
+NOTHING = PerLayer()
+FIRST_SHARE = 0.75
+"""Of the budget, what the first of two phases gets."""
+
+
+class Spender:
+    """Trains suites of the built-in model for a budget of FLOPs, with one seed."""
+
+    def __init__(self, bed: Bed, scales: Scales, seed: int) -> None:
+        self.bed, self.scales, self.seed = bed, scales, seed
+
+    def train(
+        self,
+        partition: Partition,
+        flops: float,
+        *,
+        per_token: str | int = 1,
+        own: PerLayer = NOTHING,
+        start: WarmStart | None = None,
+    ) -> Suite:
+        """A suite that costs so much."""
+        bed, train = self.bed, self.bed.config.train
+        tokens = max(train.batch_tokens, int(flops / flops_per_token(bed, partition, per_token, own)))
+        settings = TrainConfig(**dict(train) | {"num_tokens": tokens, "layers_per_token": per_token})
+        trained = train_groups(
+            bed.source,
+            partition.groups,
+            self.scales,
+            bed.config.sae,
+            settings,
+            seed=self.seed,
+            buffer_tokens=bed.config.activations.buffer_tokens,
+            starts=start.starts(partition.hookpoints, self.scales) if start else None,
+            adapters=fit_adapters(bed.source, partition.groups, self.scales, own, train.scale_tokens, seed=self.seed),
+        )
+        return trained.suite(partition)
+
+    def specialised(self, flops: float, per_token: str | int = 1) -> Suite:
+        """Groups, then each layer from its group's SAE."""
+        groups = self.train(self.bed.groups, FIRST_SHARE * flops, per_token=per_token)
+        return self.train(self.bed.layers, (1 - FIRST_SHARE) * flops, start=WarmStart(groups, "group"))
+
+    def alternate(self, flops: float) -> Suite:
+        """Every other layer, then those between from the layer after."""
+        names = self.bed.groups.hookpoints
+        first, rest = Partition.singletons(names[::2]), Partition.singletons(names[1::2])
+        known = self.train(first, FIRST_SHARE * flops)
+        between = self.train(rest, (1 - FIRST_SHARE) * flops, start=WarmStart(known, "backward"))
+        return Suite(self.bed.layers, known.saes | between.saes, self.scales)
+
+
+PLANS: dict[str, Callable[[Spender, float], Suite]] = {
+    "per layer": lambda do, flops: do.train(do.bed.layers, flops),
+    "groups": lambda do, flops: do.train(do.bed.groups, flops),
+    "groups, every layer of a token": lambda do, flops: do.train(do.bed.groups, flops, per_token="all"),
+    "groups, rotation": lambda do, flops: do.train(do.bed.groups, flops, own=PerLayer(rotation=True)),
+    "groups, absorber:4": lambda do, flops: do.train(do.bed.groups, flops, own=PerLayer(absorber=4)),
+    "per layer, absorber:4": lambda do, flops: do.train(do.bed.layers, flops, own=PerLayer(absorber=4)),
+    "groups, then per layer": Spender.specialised,
+    "groups of every layer, then per layer": lambda do, flops: do.specialised(flops, "all"),
+    "alternate layers, then backward": Spender.alternate,
+}
+
+
+def flops_per_token(bed: Bed, partition: Partition, per_token: str | int, own: PerLayer = NOTHING) -> float:
+    """FLOPs for each token that every SAE of a partition sees, the language model's share included."""
+    model, sae = bed.bench.architecture, bed.config.sae
+    step = sparse_step_flops(model.d_model, sae.width(model.d_model), sae.k) + own.flops(model.d_model)
+    return run_cost(model, partition.groups, step, 10**6, bed.config.text.context_length, per_token).total / 10**6
+
+
+def main() -> None:
+    """Train and judge every plan."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=Path("configs/demo.toml"))
+    parser.add_argument("--tokens", type=int, nargs="+", default=[40_000, 120_000, 360_000])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    bed = Bed(load_config(options.config), options.out / "bed", 2 * max(options.tokens))
+    one = flops_per_token(bed, bed.layers, 1)
+    rows = []
+    for seed in range(options.seeds):
+        scales = measure_scales(bed.source, bed.config.train.scale_tokens, centre=bed.config.train.centre, seed=seed)
+        for tokens in options.tokens:
+            for name, plan in PLANS.items():
+                suite = plan(Spender(bed, scales, seed), tokens * one)
+                row = {"plan": name, "tokens": tokens, "gflop": tokens * one / 1e9, "seed": seed} | bed.judge(suite)
+                rows.append(row)
+                print(json.dumps(row), flush=True)
+                (options.out / "budgets.json").write_text(json.dumps(rows, indent=1) + "\n")
+    print_table(rows, options.tokens)
+    draw(rows, options.tokens, options.out / "budgets.svg")
+
+
+def print_table(rows: list[dict], budgets: list[int]) -> None:
+    """FVU and delta CE by plan and budget, means over seeds with half their spread; the best of each in bold."""
+    print(
+        "\n| plan | " + " | ".join(f"{what}, {tokens:,}" for what in ("FVU", "delta CE") for tokens in budgets) + " |"
+    )
+    print("|---" * (1 + 2 * len(budgets)) + "|")
+    found = {
+        (plan, tokens, key): means([row for row in rows if (row["plan"], row["tokens"]) == (plan, tokens)], key)
+        for plan in PLANS
+        for tokens in budgets
+        for key in ("fvu", "delta_ce")
+    }
+    for plan in PLANS:
+        cells = []
+        for key in ("fvu", "delta_ce"):
+            for tokens in budgets:
+                mean, spread = found[plan, tokens, key]
+                best = mean == min(found[other, tokens, key][0] for other in PLANS)
+                cells.append(f"{'**' * best}{mean:.4f}{'**' * best} ± {spread:.4f}")
+        print(f"| {plan} | " + " | ".join(cells) + " |")
+
+
+def draw(rows: list[dict], budgets: list[int], path: Path) -> None:
+    """FVU over the budget, one line per plan."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), layout="constrained")
+    for plan in PLANS:
+        chosen = [[row for row in rows if (row["plan"], row["tokens"]) == (plan, tokens)] for tokens in budgets]
+        x = [some[0]["gflop"] for some in chosen]
+        y, spread = zip(*(means(some, "fvu") for some in chosen), strict=True)
+        axes.errorbar(x, y, spread, marker="o", markersize=4, capsize=2, label=plan)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="budget, GFLOP (language model and SAE steps)",
+        ylabel="FVU, mean over layers",
+    )
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()
