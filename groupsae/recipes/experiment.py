@@ -6,13 +6,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from groupsae.config import TrainConfig
 from groupsae.errors import ConfigError, RunError
 from groupsae.evaluation.losses import evaluate_losses
 from groupsae.evaluation.matched import TOLERANCE, fvu_at_equal_l0
+from groupsae.evaluation.measures import Measured
 from groupsae.evaluation.reconstruction import evaluate_reconstructions
 from groupsae.partition import Partition
 from groupsae.progress import bar, say
@@ -131,11 +131,10 @@ class _Experiment:
     def scores(self, suites: Mapping[str, Suite]) -> dict[str, Any]:
         """Reconstruction and losses of suites, by suite and hookpoint, all on the same held-out tokens."""
         num_tokens, seed = self.run.config.eval.num_tokens, self.run.config.seed
-        found = evaluate_reconstructions(suites, self.held_out, num_tokens, seed=seed)
+        found = evaluate_reconstructions(suites, self.held_out, num_tokens, seed=seed).suites
         spliced = evaluate_losses(suites, self.held_out, num_tokens, seed=seed).suites
         return {
-            name: {layer: asdict(found[name][layer]) | asdict(spliced[name][layer]) for layer in found[name]}
-            for name in suites
+            name: {layer: _record(found[name][layer], spliced[name][layer]) for layer in found[name]} for name in suites
         }
 
     def transfers(self) -> tuple[list[Any], dict[str, float]]:
@@ -229,6 +228,12 @@ def _settings(train: TrainConfig, num_tokens: int) -> TrainConfig:
 
 def _transfer_tokens(run: RunDirectory) -> int:
     return run.config.experiment.num_tokens or run.config.train.num_tokens // 2
+
+
+def _record(reconstruction: Measured, loss: Measured) -> dict[str, Any]:
+    """All metrics of one SAE, and their intervals."""
+    one, other = reconstruction.as_record(), loss.as_record()
+    return one | other | {"intervals": one["intervals"] | other["intervals"]}
 
 
 def _missing() -> Any:
