@@ -60,6 +60,11 @@ def describe(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
+def digest(value: Any) -> str:
+    """A value that JSON can hold, as a hash of 16 digits; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def within(folder: Path, name: str) -> Path:
     """The path of `name` below `folder`. Raises RunError for a name that leads out of it."""
     parts = Path(name).parts

@@ -70,7 +70,7 @@ FULL_DISK = """
     from pathlib import Path
     import numpy, torch
     from groupsae.errors import StorageError
-    from groupsae.records import RunDirectory, write_atomically
+    from groupsae.records import RunDirectory
     from groupsae.config import RunConfig
     from safetensors.torch import save_file
     from groupsae.tokens import TokenRows
