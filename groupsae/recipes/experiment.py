@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from groupsae.report.transfer import DIRECTIONS, RECORD, TransferResults
 from groupsae.report.transfer_page import write_transfer_report
 from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.suite import Suite
+from groupsae.storage import digest
 from groupsae.training.checkpoint import Checkpoints
 from groupsae.training.trainer import Looks, Trained, Trainee, train_together
 from groupsae.training.warm_start import WarmStart
@@ -245,5 +245,4 @@ def _key(run: RunDirectory) -> str:
     files = run.manifest["stages"].get("train", {}).get("files", {})
     made_from = {name: facts["sha256"] for name, facts in files.items() if name.startswith(("groups/", "scales"))}
     own = [run.config.experiment.model_dump(mode="json"), run.config.eval.model_dump(mode="json")]
-    text = json.dumps([run.fingerprint("train"), made_from, *own], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest([run.fingerprint("train"), made_from, *own])
