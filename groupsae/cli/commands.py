@@ -13,7 +13,7 @@ from groupsae.config import RunConfig, commented_toml
 from groupsae.errors import ConfigError, FitError
 from groupsae.progress import say
 from groupsae.records import RunDirectory
-from groupsae.storage import write_atomically
+from groupsae.storage import write_text
 
 
 def run(verb: str, rest: list[str]) -> None:
@@ -79,6 +79,5 @@ def init(rest: list[str]) -> None:
     path = Path(words[0] if words else "groupsae.toml")
     if path.exists():
         raise ConfigError(f"{path} exists; give another name: `groupsae init NAME.toml`.")
-    text = commented_toml(RunConfig(name=path.stem))
-    write_atomically(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+    write_text(path, commented_toml(RunConfig(name=path.stem)))
     print(f"wrote {path}; run it with `groupsae run {path}`")

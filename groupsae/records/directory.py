@@ -23,7 +23,7 @@ from groupsae.lock import LOCK_FILE
 from groupsae.records.environment import environment
 from groupsae.records.manifest import changes, describe_files, describe_inputs, is_record
 from groupsae.records.stages import MAY_CHANGE, fingerprint, has_effect, stages_before, stages_of
-from groupsae.storage import append_json, digest, within, write_atomically
+from groupsae.storage import append_json, digest, within, write_atomically, write_json, write_text
 
 
 class RunDirectory:
@@ -81,11 +81,11 @@ class RunDirectory:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, whole or not at all."""
-        self.write(name, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(self.file(name), text)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write JSON; NaN and infinity are refused."""
-        self.write_text(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
+        write_json(self.file(name), value)
 
     def read_json(self, name: str) -> Any:
         """The JSON in a file of this run. Raises RunError if it is missing or damaged."""
