@@ -21,7 +21,7 @@ from groupsae.config import RunConfig, differing_keys, dump_config, load_config
 from groupsae.errors import GroupsaeError, RunError
 from groupsae.lock import LOCK_FILE
 from groupsae.records.environment import environment
-from groupsae.records.manifest import changes, describe_files, describe_inputs, is_record
+from groupsae.records.manifest import changes, describe_files, describe_inputs, is_manifest
 from groupsae.records.stages import MAY_CHANGE, fingerprint, has_effect, stages_before, stages_of
 from groupsae.storage import append_json, digest, within, write_atomically, write_json, write_text
 
@@ -104,14 +104,11 @@ class RunDirectory:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """Versions, hardware and finished stages."""
-        if not self.file("manifest.json").exists():
-            return {"stages": {}}
-        manifest = self.read_json("manifest.json")
-        stages = manifest.setdefault("stages", {}) if isinstance(manifest, dict) else None
-        if not isinstance(stages, dict) or not all(map(is_record, stages.values())):
+        """Versions, hardware, finished stages and finished parts of stages."""
+        found = self.read_json("manifest.json") if self.file("manifest.json").exists() else {}
+        if not is_manifest(found):
             raise RunError(f"{self.file('manifest.json')} is damaged: it holds no stages. Remove it to start again.")
-        return manifest
+        return {"stages": {}, "parts": {}} | found
 
     @property
     def own_stages(self) -> tuple[str, ...]:
@@ -146,7 +143,7 @@ class RunDirectory:
         Of a stage, or of a part of it that is recorded by itself; `beside` is what else the part was made from.
         """
         manifest = self.manifest
-        done = manifest.get("parts", {}).get(part) if part else manifest["stages"].get(stage)
+        done = manifest["parts"].get(part) if part else manifest["stages"].get(stage)
         if not done or any(not self.file(name).exists() for name in done["files"]):
             return "missing"
         made_of = (done["fingerprint"], done.get("made_from"), done.get("beside", ""))
@@ -197,7 +194,9 @@ class RunDirectory:
 
     def require_intact(self) -> None:
         """Raises RunError naming every file of the manifest whose size or SHA-256 is not as written."""
-        faults = [fault for stage in self.manifest["stages"] for fault in self.changes(stage, verify=True)]
+        manifest = self.manifest
+        records = (*manifest["stages"].values(), *manifest["parts"].values())
+        faults = dict.fromkeys(fault for record in records for fault in changes(self.path, record, verify=True))
         if faults:
             raise RunError(f"{self.path} is not as it was written: {'; '.join(faults)}. Make these stages again.")
 
@@ -214,7 +213,7 @@ class RunDirectory:
         """Record that a stage, or a part of it, is done, how long it took, what it wrote, and what else it read."""
         manifest = self.manifest
         manifest["environment"] = environment()
-        done = manifest.setdefault("parts", {}) if part else manifest["stages"]
+        done = manifest["parts" if part else "stages"]
         done[part or stage] = {
             "fingerprint": self.fingerprint(stage),
             "made_from": self._made_from(stage, manifest["stages"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,9 @@ HASHED_BYTES = 2**30
 """Inputs beyond this size are known by size and date alone."""
 
 
-def is_record(stage: Any) -> bool:
-    """Whether the manifest's entry for a stage has the form that `RunDirectory.finish` gives it."""
-    if not isinstance(stage, dict) or not isinstance(stage.get("fingerprint"), str):
-        return False
-    forms = (stage.get("files"), stage.get("inputs", {}))
-    described = all(isinstance(form, dict) and all(map(_is_description, form.values())) for form in forms)
-    return described and isinstance(stage.get("seconds", 0), int | float)
+def is_manifest(value: Any) -> bool:
+    """Whether a value has the form of a manifest: records of stages and of parts of them, by name."""
+    return isinstance(value, dict) and all(_all_are(_is_record, value.get(kind, {})) for kind in ("stages", "parts"))
 
 
 def describe_files(folder: Path, names: Iterable[str]) -> dict[str, Any]:
@@ -45,6 +41,18 @@ def changes(folder: Path, record: dict[str, Any], *, verify: bool = False) -> li
     return found + [
         f"{name} is not as it was read" for name, was in record.get("inputs", {}).items() if _new(name, was)
     ]
+
+
+def _all_are(what: Callable[[Any], bool], value: Any) -> bool:
+    return isinstance(value, dict) and all(map(what, value.values()))
+
+
+def _is_record(value: Any) -> bool:
+    """Whether a value has the form that `RunDirectory.finish` gives the entry of a stage or part."""
+    if not isinstance(value, dict) or not isinstance(value.get("fingerprint"), str):
+        return False
+    described = all(_all_are(_is_description, form) for form in (value.get("files"), value.get("inputs", {})))
+    return described and isinstance(value.get("seconds", 0), int | float)
 
 
 def _is_description(value: Any) -> bool:
