@@ -40,6 +40,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             scratch.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    write_atomically(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
 def sweep(folder: Path) -> None:
     """Remove the temporary files that killed processes left in a folder; nobody else may be writing there."""
     with storage_errors(folder):
@@ -58,6 +68,11 @@ def describe(path: Path) -> dict[str, Any]:
     """A file's `bytes` and `sha256`."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def digest(value: Any) -> str:
+    """A value that JSON can hold, as a hash of 16 digits; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def within(folder: Path, name: str) -> Path:

@@ -336,6 +336,23 @@ def test_every_stage_has_a_verb():
     assert tuple(cli.STAGE_VERBS) == STAGES
 
 
+@pytest.mark.parametrize(
+    ("verb", "flags", "words"),
+    [
+        ("train", ("--nonsense", "1"), ("Unrecognized options: --nonsense, 1", "groupsae train RUN --help")),
+        ("train", ("--num-tokns", "5"), ("Perhaps you meant", "--num-tokens INT")),
+        ("train", ("--sae.k", "many"), ("--sae.k", "'many'")),
+        ("transfer", ("--directon", "group"), ("Perhaps you meant", "--direction {forward,backward,group}")),
+        ("eval", ("--bogus",), ("Unrecognized options: --bogus",)),
+    ],
+)
+def test_a_wrong_flag_is_told_with_what_was_meant(here, call, verb, flags, words):
+    code, out, err = call(verb, "tiny.toml", *flags)
+    assert code == 2 and out == "" and "Traceback" not in err
+    assert all(word in err for word in words), err
+    assert not (here / "runs").exists()
+
+
 def test_the_version_is_told(call):
     code, out, _ = call("--version")
     assert code == 0

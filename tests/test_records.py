@@ -70,7 +70,7 @@ FULL_DISK = """
     from pathlib import Path
     import numpy, torch
     from groupsae.errors import StorageError
-    from groupsae.records import RunDirectory, write_atomically
+    from groupsae.records import RunDirectory
     from groupsae.config import RunConfig
     from safetensors.torch import save_file
     from groupsae.tokens import TokenRows
@@ -203,6 +203,29 @@ def test_the_manifest_records_what_was_run_where(tmp_path):
         manifest["environment"]
     )
     assert manifest["stages"]["tokens"]["files"]["tokens.txt"]["bytes"] == len("tokens of 0")
+
+
+@pytest.mark.parametrize("kind", ["stages", "parts"])
+@pytest.mark.parametrize("record", [3, {}, {"fingerprint": 1, "files": {}}, {"fingerprint": "", "files": {"x": 1}}])
+def test_a_manifest_of_another_form_is_refused(tmp_path, kind, record):
+    run = RunDirectory(tmp_path, RunConfig())
+    finish(run, "tokens")
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest[kind]["x"] = record
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match=r"manifest\.json is damaged"):
+        run.status("tokens")
+
+
+def test_parts_of_a_stage_are_verified_as_the_stage_is(tmp_path):
+    run = RunDirectory(tmp_path, RunConfig())
+    finish(run, "tokens")
+    run.write_text("losses.json", "1")
+    run.finish("eval", 1.0, ["losses.json"], part="losses.json")
+    run.require_intact()
+    run.write_text("losses.json", "2")
+    with pytest.raises(RunError, match=r"losses\.json has another SHA-256"):
+        run.require_intact()
 
 
 # ---- whose directory it is

@@ -108,9 +108,11 @@ def run_transfer_experiment(run: RunDirectory, *, overwrite: bool = False) -> No
         _require_free(run, stage, overwrite)
     bench = Workbench(run, overwrite)
     bench.require_possible()
-    for stage in unfinished:
-        _make(bench, stage)
-    transfer_experiment(bench)
+    with _alone(run):
+        for stage in unfinished:
+            if run.status(stage) != "done":  # nobody did it before we had the lock
+                _make(bench, stage)
+        transfer_experiment(bench)
 
 
 def run_parts(run: RunDirectory, parts: Sequence[str], against: Path | None, *, overwrite: bool = False) -> None:
@@ -123,7 +125,8 @@ def run_parts(run: RunDirectory, parts: Sequence[str], against: Path | None, *, 
     bench = Workbench(run, overwrite)
     wanted_parts(bench, parts, against)
     run.require(*run.before("eval"))
-    _make(bench, "eval", lambda bench: evaluate(bench, parts, against))
+    with _alone(run):
+        _make(bench, "eval", lambda bench: evaluate(bench, parts, against))
 
 
 def _require_free(run: RunDirectory, stage: str, overwrite: bool) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from groupsae.progress import bar
 from groupsae.records import RunDirectory
 from groupsae.report.comparison import AGAINST, label_of
 from groupsae.saes.suite import Suite, read_suite_index
+from groupsae.storage import digest
 from groupsae.workbench import ROWS_FILE, Workbench
 
 MODEL_KEYS = ("name", "revision", "dtype")
@@ -44,8 +43,7 @@ class Contest:
         """What the other run's suites are, as a hash; empty without another run."""
         if self.other is None:
             return ""
-        files = self.other.manifest["stages"]["train"]["files"]
-        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
+        return digest(self.other.manifest["stages"]["train"]["files"])
 
     @cached_property
     def suites(self) -> dict[str, Suite]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from groupsae.config import TrainConfig
 from groupsae.errors import ConfigError, RunError
 from groupsae.evaluation.losses import evaluate_losses
 from groupsae.evaluation.matched import TOLERANCE, fvu_at_equal_l0
+from groupsae.evaluation.measures import Measured
 from groupsae.evaluation.reconstruction import evaluate_reconstructions
 from groupsae.partition import Partition
 from groupsae.progress import bar, say
@@ -22,6 +21,7 @@ from groupsae.report.transfer import DIRECTIONS, RECORD, TransferResults
 from groupsae.report.transfer_page import write_transfer_report
 from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.suite import Suite
+from groupsae.storage import digest
 from groupsae.training.checkpoint import Checkpoints
 from groupsae.training.trainer import Looks, Trained, Trainee, train_together
 from groupsae.training.warm_start import WarmStart
@@ -131,11 +131,10 @@ class _Experiment:
     def scores(self, suites: Mapping[str, Suite]) -> dict[str, Any]:
         """Reconstruction and losses of suites, by suite and hookpoint, all on the same held-out tokens."""
         num_tokens, seed = self.run.config.eval.num_tokens, self.run.config.seed
-        found = evaluate_reconstructions(suites, self.held_out, num_tokens, seed=seed)
+        found = evaluate_reconstructions(suites, self.held_out, num_tokens, seed=seed).suites
         spliced = evaluate_losses(suites, self.held_out, num_tokens, seed=seed).suites
         return {
-            name: {layer: asdict(found[name][layer]) | asdict(spliced[name][layer]) for layer in found[name]}
-            for name in suites
+            name: {layer: _record(found[name][layer], spliced[name][layer]) for layer in found[name]} for name in suites
         }
 
     def transfers(self) -> tuple[list[Any], dict[str, float]]:
@@ -231,6 +230,12 @@ def _transfer_tokens(run: RunDirectory) -> int:
     return run.config.experiment.num_tokens or run.config.train.num_tokens // 2
 
 
+def _record(reconstruction: Measured, loss: Measured) -> dict[str, Any]:
+    """All metrics of one SAE, and their intervals."""
+    one, other = reconstruction.as_record(), loss.as_record()
+    return one | other | {"intervals": one["intervals"] | other["intervals"]}
+
+
 def _missing() -> Any:
     raise RunError("A look of the experiment is missing. Make it again with --overwrite.")
 
@@ -240,5 +245,4 @@ def _key(run: RunDirectory) -> str:
     files = run.manifest["stages"].get("train", {}).get("files", {})
     made_from = {name: facts["sha256"] for name, facts in files.items() if name.startswith(("groups/", "scales"))}
     own = [run.config.experiment.model_dump(mode="json"), run.config.eval.model_dump(mode="json")]
-    text = json.dumps([run.fingerprint("train"), made_from, *own], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest([run.fingerprint("train"), made_from, *own])

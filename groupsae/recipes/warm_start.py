@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from groupsae.partition import Partition
 from groupsae.progress import say
 from groupsae.records import RunDirectory
 from groupsae.saes.suite import Suite, read_suite_index
+from groupsae.storage import describe
 from groupsae.training.warm_start import WarmStart
 from groupsae.workbench import Workbench
 
@@ -66,7 +66,7 @@ def _require_unharmed(folder: Path, groups: Iterable[str]) -> None:
     files = ["scales.safetensors", *(f"groups/{name}/sae.safetensors" for name in groups)]
     for name in files:
         file, known = folder / name, recorded.get(name)
-        if known and file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != known["sha256"]:
+        if known and file.exists() and describe(file)["sha256"] != known["sha256"]:
             raise RunError(
                 f"{file} is damaged: it is not the file that training wrote. Make it again: "
                 f"`groupsae train {folder} --overwrite`."

@@ -289,9 +289,9 @@ def pretend(run: Path, name: str) -> None:
     """Write the file's size into the manifest, but not its SHA-256."""
     with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
         manifest = json.loads((run / "manifest.json").read_text())
-        for stage in manifest["stages"].values():
-            if name in stage["files"]:
-                stage["files"][name]["bytes"] = os.path.getsize(run / name)
+        for record in (*manifest["stages"].values(), *manifest["parts"].values()):
+            if name in record["files"]:
+                record["files"][name]["bytes"] = os.path.getsize(run / name)
         (run / "manifest.json").write_text(json.dumps(manifest))
 
 

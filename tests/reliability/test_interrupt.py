@@ -23,8 +23,8 @@ def waiting(tmp_path, monkeypatch):
     """Makes the sixth training step take long enough for a signal; gives the file that says that it has come."""
     reached, step = tmp_path / "reached", GroupInTraining.step
 
-    def slow(self, x_LND, number, progress):
-        step(self, x_LND, number, progress)
+    def slow(self, x_ND, layers_N, progress, number):
+        step(self, x_ND, layers_N, progress, number)
         if number == 5 and not reached.exists():
             reached.touch()
             time.sleep(0.2)
@@ -102,8 +102,8 @@ def test_handlers_are_as_before_afterwards():
 def test_a_signal_in_the_last_step_ends_the_command_after_the_training_is_whole(done, call, monkeypatch):
     step = GroupInTraining.step
 
-    def interrupted(self, x_LND, number, progress):
-        step(self, x_LND, number, progress)
+    def interrupted(self, x_ND, layers_N, progress, number):
+        step(self, x_ND, layers_N, progress, number)
         if number == 8 and len(self.group) > 1:
             os.kill(os.getpid(), signal.SIGINT)
 

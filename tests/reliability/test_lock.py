@@ -47,11 +47,14 @@ def test_a_second_process_is_told_who_is_at_work(holder):
 
 
 @needs_fork
-def test_a_command_on_a_run_that_is_in_use_is_refused_and_looking_at_it_is_not(done, call, holder):
+@pytest.mark.parametrize(
+    ("verb", "flags"), [("train", ()), ("eval", ()), ("experiment transfer", ("--experiment.looks", "2"))]
+)
+def test_a_command_on_a_run_that_is_in_use_is_refused_and_looking_at_it_is_not(done, call, holder, verb, flags):
     folder, pid = holder
     done.rename(folder / "x")
     (folder / "x" / lock.LOCK_FILE).hardlink_to(folder / lock.LOCK_FILE)
-    code, _, err = call("eval", folder / "x", "--overwrite")
+    code, _, err = call(*verb.split(), folder / "x", "--overwrite", *flags)
     assert code == 2 and f"process {pid}" in err and "Traceback" not in err
     assert call("show", folder / "x")[0] == 0
 

@@ -11,49 +11,19 @@ is stale. Parts of a stage that can be had one by one are recorded in the same w
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from groupsae.config import RunConfig, differing_keys, dump_config, load_config
 from groupsae.errors import GroupsaeError, RunError
 from groupsae.lock import LOCK_FILE
-from groupsae.storage import append_json, describe, within, write_atomically
-
-STAGES = ("tokens", "distances", "group", "plan", "train", "eval", "report")
-
-STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
-    "tokens": ("model", "text"),
-    "distances": ("activations", "distances"),
-    "group": ("group",),
-    "plan": ("sae", "train", "plan"),
-    "train": ("sae", "train"),
-    "eval": ("eval",),
-    "report": (),
-}
-"""The config sections that each stage reads first; it depends on those of all stages before it as well."""
-
-_WITHOUT_EFFECT = {
-    "model": {"device", "trust_remote_code"},
-    "train": {"log_every_tokens", "save_every_tokens", "keep_checkpoints", "snapshots"},
-}
-MAY_CHANGE = tuple(f"{section}.{key}" for section, keys in _WITHOUT_EFFECT.items() for key in sorted(keys))
-"""The keys that a run may be gone on with under another value."""
-HASHED_BYTES = 2**30
-"""Inputs beyond this size are known by size and date alone."""
-
-
-def _has_effect(difference: str) -> bool:
-    """Whether a difference, such as `model.device: 'auto' -> 'cpu'`, can change a result."""
-    section, _, key = difference.partition(":")[0].partition(".")
-    return key not in _WITHOUT_EFFECT.get(section, ())
+from groupsae.records.environment import environment
+from groupsae.records.manifest import changes, describe_files, describe_inputs, is_manifest
+from groupsae.records.stages import MAY_CHANGE, fingerprint, has_effect, stages_before, stages_of
+from groupsae.storage import append_json, digest, within, write_atomically, write_json, write_text
 
 
 class RunDirectory:
@@ -77,7 +47,7 @@ class RunDirectory:
         Raises RunError if the path holds something else, or, without `overwrite`, a run of another config.
         """
         if (path / "config.toml").exists():
-            differing = list(filter(_has_effect, differing_keys(cls.open(path).config, config)))
+            differing = list(filter(has_effect, differing_keys(cls.open(path).config, config)))
             if differing and not overwrite:
                 raise RunError(
                     f"{path} belongs to another config ({'; '.join(differing)}). Go on with that one by "
@@ -111,11 +81,11 @@ class RunDirectory:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, whole or not at all."""
-        self.write(name, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(self.file(name), text)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write JSON; NaN and infinity are refused."""
-        self.write_text(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
+        write_json(self.file(name), value)
 
     def read_json(self, name: str) -> Any:
         """The JSON in a file of this run. Raises RunError if it is missing or damaged."""
@@ -134,20 +104,16 @@ class RunDirectory:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """Versions, hardware and finished stages."""
-        if not self.file("manifest.json").exists():
-            return {"stages": {}}
-        manifest = self.read_json("manifest.json")
-        stages = manifest.setdefault("stages", {}) if isinstance(manifest, dict) else None
-        if not isinstance(stages, dict) or not all(map(_is_record, stages.values())):
+        """Versions, hardware, finished stages and finished parts of stages."""
+        found = self.read_json("manifest.json") if self.file("manifest.json").exists() else {}
+        if not is_manifest(found):
             raise RunError(f"{self.file('manifest.json')} is damaged: it holds no stages. Remove it to start again.")
-        return manifest
+        return {"stages": {}, "parts": {}} | found
 
     @property
     def own_stages(self) -> tuple[str, ...]:
         """The stages of this run: one that starts from another run's SAEs compares no layers and divides nothing."""
-        warm = self.config.train.warm_start.source is not None
-        return tuple(stage for stage in STAGES if not warm or stage not in ("distances", "group", "plan"))
+        return stages_of(self.config)
 
     def require_own(self, stage: str) -> None:
         """Raises RunError for a stage that this run does not have."""
@@ -160,21 +126,12 @@ class RunDirectory:
     def before(self, stage: str) -> tuple[str, ...]:
         """The stages that a stage is made from: those before it; a plan only counts where it decides something."""
         self.require_own(stage)
-        earlier = self.own_stages[: self.own_stages.index(stage)]
-        counts = stage == "report" or self.config.plan.chooses
-        return tuple(name for name in earlier if name != "plan" or counts)
+        return stages_before(self.config, stage)
 
     def fingerprint(self, stage: str) -> str:
         """What a stage's result depends on, as a hash: its config sections and those of all stages before it."""
-        values: dict[str, Any] = {"seed": self.config.seed}
-        for earlier in (*self.before(stage), stage):
-            sections = STAGE_SECTIONS[earlier]
-            if earlier == "train" and "distances" not in self.own_stages:
-                sections = ("activations", *sections)
-            for section in sections:
-                dumped = getattr(self.config, section).model_dump(mode="json")
-                values[section] = {k: v for k, v in dumped.items() if k not in _WITHOUT_EFFECT.get(section, ())}
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+        self.require_own(stage)
+        return fingerprint(self.config, stage)
 
     def describe(self, **facts: Any) -> None:
         """Put facts about the run into the manifest: its model, its device."""
@@ -186,38 +143,20 @@ class RunDirectory:
         Of a stage, or of a part of it that is recorded by itself; `beside` is what else the part was made from.
         """
         manifest = self.manifest
-        done = manifest.get("parts", {}).get(part) if part else manifest["stages"].get(stage)
+        done = manifest["parts"].get(part) if part else manifest["stages"].get(stage)
         if not done or any(not self.file(name).exists() for name in done["files"]):
             return "missing"
         made_of = (done["fingerprint"], done.get("made_from"), done.get("beside", ""))
         now = (self.fingerprint(stage), self._made_from(stage, manifest["stages"]), beside)
-        return "done" if made_of == now and not self._changes(done) else "stale"
+        return "done" if made_of == now and not changes(self.path, done) else "stale"
 
     def changes(self, stage: str, *, verify: bool = False) -> list[str]:
         """What became of a stage's files and inputs since: sizes, which cost nothing, with `verify` SHA-256 too."""
-        return self._changes(self.manifest["stages"].get(stage, {"files": {}}), verify)
-
-    def _changes(self, done: dict[str, Any], verify: bool = False) -> list[str]:
-        found = []
-        for name, was in done["files"].items():
-            path = self.file(name)
-            if not path.exists():
-                found.append(f"{name} is gone")
-            elif path.stat().st_size != was["bytes"]:
-                found.append(f"{name} has {path.stat().st_size} bytes where {was['bytes']} were written")
-            elif verify and describe(path)["sha256"] != was["sha256"]:
-                found.append(f"{name} has another SHA-256 than was written")
-        return found + [
-            f"{name} is not as it was read" for name, was in done.get("inputs", {}).items() if _new(name, was)
-        ]
+        return changes(self.path, self.manifest["stages"].get(stage, {"files": {}}), verify=verify)
 
     def _made_from(self, stage: str, stages: dict[str, Any]) -> dict[str, str]:
         """The earlier stages' results, each as one hash of its files."""
-        return {
-            earlier: hashlib.sha256(json.dumps(stages[earlier]["files"], sort_keys=True).encode()).hexdigest()[:16]
-            for earlier in self.before(stage)
-            if earlier in stages
-        }
+        return {earlier: digest(stages[earlier]["files"]) for earlier in self.before(stage) if earlier in stages}
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """What is done, stale or missing, stage by stage; with seconds and files where it has run."""
@@ -255,7 +194,9 @@ class RunDirectory:
 
     def require_intact(self) -> None:
         """Raises RunError naming every file of the manifest whose size or SHA-256 is not as written."""
-        faults = [fault for stage in self.manifest["stages"] for fault in self.changes(stage, verify=True)]
+        manifest = self.manifest
+        records = (*manifest["stages"].values(), *manifest["parts"].values())
+        faults = dict.fromkeys(fault for record in records for fault in changes(self.path, record, verify=True))
         if faults:
             raise RunError(f"{self.path} is not as it was written: {'; '.join(faults)}. Make these stages again.")
 
@@ -272,84 +213,14 @@ class RunDirectory:
         """Record that a stage, or a part of it, is done, how long it took, what it wrote, and what else it read."""
         manifest = self.manifest
         manifest["environment"] = environment()
-        done = manifest.setdefault("parts", {}) if part else manifest["stages"]
+        done = manifest["parts" if part else "stages"]
         done[part or stage] = {
             "fingerprint": self.fingerprint(stage),
             "made_from": self._made_from(stage, manifest["stages"]),
             **({"beside": beside} if beside else {}),
             "seconds": round(seconds, 3),
             "finished": time.time(),
-            "files": {name: describe(self.file(name)) for name in files},
-            "inputs": {str(path.resolve()): _describe_input(path) for path in inputs},
+            "files": describe_files(self.path, files),
+            "inputs": describe_inputs(inputs),
         }
         self.write_json("manifest.json", manifest)
-
-
-def _is_record(stage: Any) -> bool:
-    """Whether the manifest's entry for a stage has the form that `finish` gives it."""
-    if not isinstance(stage, dict) or not isinstance(stage.get("fingerprint"), str):
-        return False
-    forms = (stage.get("files"), stage.get("inputs", {}))
-    return all(isinstance(form, dict) and all(map(_is_description, form.values())) for form in forms) and isinstance(
-        stage.get("seconds", 0), int | float
-    )
-
-
-def _is_description(value: Any) -> bool:
-    return isinstance(value, dict) and type(value.get("bytes")) is int and isinstance(value.get("sha256", ""), str)
-
-
-def _describe_input(path: Path) -> dict[str, Any]:
-    facts = path.stat()
-    known = {"bytes": facts.st_size, "modified": facts.st_mtime_ns}
-    return known | (describe(path) if facts.st_size <= HASHED_BYTES else {})
-
-
-def _new(name: str, was: dict[str, Any]) -> bool:
-    """Whether an input is another than it was. One that is out of reach counts as the same, a new date alone too."""
-    try:
-        facts = Path(name).stat()
-        if facts.st_size != was["bytes"] or facts.st_mtime_ns == was.get("modified"):
-            return facts.st_size != was["bytes"]
-        return describe(Path(name))["sha256"] != was["sha256"] if "sha256" in was else True
-    except (OSError, ValueError):
-        return False
-
-
-def environment() -> dict[str, Any]:
-    """Versions, hardware and commit, as far as they can be told."""
-    return {
-        "groupsae": _version("groupsae"),
-        "python": platform.python_version(),
-        "torch": _version("torch"),
-        "transformers": _version("transformers"),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "commit": _commit(),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _commit() -> str | None:
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        here = Path(__file__).resolve().parent
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, timeout=5
-        )
-        return found.stdout.strip() or None
-    return None

@@ -1,0 +1,62 @@
+"""The command line: parse a verb, call a recipe, print, turn errors into exit codes.
+
+    groupsae VERB RUN [--flags]          RUN is a TOML file or a run directory
+
+Progress goes to stderr, results to stdout. Exit codes: 0 done, 1 our fault, 2 the user's,
+130 interrupted by Ctrl-C, 143 by SIGTERM.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from importlib.metadata import version
+from signal import SIGINT
+
+from groupsae.cli.commands import init, run, show
+from groupsae.cli.transfer import experiment, transfer
+from groupsae.cli.verbs import OTHER_VERBS, STAGE_VERBS, list_verbs, require_verb
+from groupsae.errors import GroupsaeError
+from groupsae.interrupt import terminable
+from groupsae.progress import say
+
+__all__ = ["OTHER_VERBS", "STAGE_VERBS", "main"]
+
+_COMMANDS = {"init": init, "show": show, "transfer": transfer, "experiment": experiment}
+"""The verbs that are no stages of a run, nor all of them."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        with terminable():
+            _dispatch(arguments)
+            return 0
+    except GroupsaeError as error:
+        say(f"{type(error).__name__}: {error}")
+        return 2
+    except KeyboardInterrupt as stopped:
+        say(str(stopped) or "Interrupted. The same command goes on from the last checkpoint.")
+        return 128 + getattr(stopped, "signal", SIGINT)
+    except BrokenPipeError:
+        return 0
+    except SystemExit as stop:  # tyro, after help or a wrong flag
+        return int(stop.code or 0)
+    except Exception:
+        traceback.print_exc()
+        say("This is a fault of groupsae, not yours. Please report it with the lines above.")
+        return 1
+
+
+def _dispatch(arguments: list[str]) -> None:
+    verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if verb in ("-h", "--help"):
+        print(f"{(__doc__ or '').strip()}\n\n{list_verbs()}")
+    elif verb == "--version":
+        print(version("groupsae"))
+    elif verb in _COMMANDS:
+        _COMMANDS[verb](rest)
+    else:
+        require_verb(verb)
+        run(verb, rest)
