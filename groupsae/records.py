@@ -35,10 +35,12 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "group": ("group",),
     "plan": ("sae", "train", "plan"),
     "train": ("sae", "train"),
-    "eval": ("eval",),
+    "eval": ("circuits", "eval"),
     "report": (),
 }
 """The config sections that each stage reads first; it depends on those of all stages before it as well."""
+SECTIONS_OF_A_PART = ("circuits",)
+"""The sections that only the part of a stage reads whose file bears their name."""
 
 _WITHOUT_EFFECT = {
     "model": {"device", "trust_remote_code"},
@@ -164,14 +166,19 @@ class RunDirectory:
         counts = stage == "report" or self.config.plan.chooses
         return tuple(name for name in earlier if name != "plan" or counts)
 
-    def fingerprint(self, stage: str) -> str:
-        """What a stage's result depends on, as a hash: its config sections and those of all stages before it."""
+    def fingerprint(self, stage: str, part: str = "") -> str:
+        """What a stage's result depends on, as a hash: its config sections and those of all stages before it.
+
+        Of a part of a stage, named by its file: without the sections that only another part reads.
+        """
         values: dict[str, Any] = {"seed": self.config.seed}
         for earlier in (*self.before(stage), stage):
             sections = STAGE_SECTIONS[earlier]
             if earlier == "train" and "distances" not in self.own_stages:
                 sections = ("activations", *sections)
             for section in sections:
+                if part and section in SECTIONS_OF_A_PART and section != Path(part).stem:
+                    continue
                 dumped = getattr(self.config, section).model_dump(mode="json")
                 values[section] = {k: v for k, v in dumped.items() if k not in _WITHOUT_EFFECT.get(section, ())}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
@@ -190,7 +197,7 @@ class RunDirectory:
         if not done or any(not self.file(name).exists() for name in done["files"]):
             return "missing"
         made_of = (done["fingerprint"], done.get("made_from"), done.get("beside", ""))
-        now = (self.fingerprint(stage), self._made_from(stage, manifest["stages"]), beside)
+        now = (self.fingerprint(stage, part), self._made_from(stage, manifest["stages"]), beside)
         return "done" if made_of == now and not self._changes(done) else "stale"
 
     def changes(self, stage: str, *, verify: bool = False) -> list[str]:
@@ -274,7 +281,7 @@ class RunDirectory:
         manifest["environment"] = environment()
         done = manifest.setdefault("parts", {}) if part else manifest["stages"]
         done[part or stage] = {
-            "fingerprint": self.fingerprint(stage),
+            "fingerprint": self.fingerprint(stage, part),
             "made_from": self._made_from(stage, manifest["stages"]),
             **({"beside": beside} if beside else {}),
             "seconds": round(seconds, 3),
