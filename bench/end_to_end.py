@@ -103,7 +103,7 @@ def judge(task: Task, folder: Path, found: dict[str, dict[str, Any]]) -> None:
     """Add each layer's FVU and the share of dead latents, all contenders on the same held-out tokens."""
     suites = {name: Suite.load(folder / name / "suite", "groups") for name in found}
     judged = evaluate_reconstructions(suites, read_source(task, folder).held_out(), task.eval_tokens, seed=task.seed)
-    for name, layers in judged.items():
+    for name, layers in judged.suites.items():
         found[name]["fvu"] = {hookpoint: result.fvu for hookpoint, result in layers.items()}
         found[name]["dead_share"] = _mean(layers, "dead_share")
 

@@ -124,7 +124,8 @@ def run_parts(run: RunDirectory, parts: Sequence[str], against: Path | None, *, 
     bench = Workbench(run, overwrite)
     wanted_parts(bench, parts, against)
     run.require(*run.before("eval"))
-    _make(bench, "eval", lambda bench: evaluate(bench, parts, against))
+    with _alone(run):
+        _make(bench, "eval", lambda bench: evaluate(bench, parts, against))
 
 
 def _require_free(run: RunDirectory, stage: str, overwrite: bool) -> None:

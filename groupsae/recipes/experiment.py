@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from groupsae.config import TrainConfig
@@ -131,10 +130,10 @@ class _Experiment:
     def scores(self, suites: Mapping[str, Suite]) -> dict[str, Any]:
         """Reconstruction and losses of suites, by suite and hookpoint, all on the same held-out tokens."""
         num_tokens, seed = self.run.config.eval.num_tokens, self.run.config.seed
-        found = evaluate_reconstructions(suites, self.held_out, num_tokens, seed=seed)
+        found = evaluate_reconstructions(suites, self.held_out, num_tokens, seed=seed).suites
         spliced = evaluate_losses(suites, self.held_out, num_tokens, seed=seed).suites
         return {
-            name: {layer: asdict(found[name][layer]) | asdict(spliced[name][layer]) for layer in found[name]}
+            name: {layer: found[name][layer].as_record() | spliced[name][layer].as_record() for layer in found[name]}
             for name in suites
         }
 
