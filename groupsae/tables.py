@@ -22,6 +22,8 @@ SUITE_ROWS: dict[str, Callable[[SuiteSummary], str]] = {
     "KL, mean (nats)": lambda s: number(s.mean_kl, ".4f"),
     "CE score, mean": lambda s: number(s.mean_ce_score, ".4f"),
     "L0, mean": lambda s: number(s.mean_l0, ".1f"),
+    "circuits, all latents, errors removed": lambda s: number(s.circuit_ceiling, ".2f"),
+    "concordance with layers' own SAEs": lambda s: number(s.mean_concordance, ".2f"),
     "dead latents": lambda s: number(s.mean_dead_share, ".1%"),
     "MFLOP per token (paper's model)": lambda s: number(s.mflop_per_token, ",.4g"),
     "TFLOP in all (paper's model)": lambda s: number(s.total_pflop and s.total_pflop * 1000, ",.3g"),

@@ -105,6 +105,7 @@ class Workbench:
         method, longest = Path(self.run.config.group.method), self.architecture.context_length
         if method.suffix and not method.is_file():
             raise ConfigError(f"group.method names the file {method}, which is not there.")
+        self.require_tasks()
         if self.run.config.text.context_length > longest:
             raise ConfigError(
                 f"text.context_length = {self.run.config.text.context_length}, but the model reads at most {longest} "
@@ -117,6 +118,12 @@ class Workbench:
                 f"group.groups = {wanted}, but there are only {len(self.hookpoints)} hookpoints to divide "
                 f"({self.hookpoints[0]} ... {self.hookpoints[-1]}); ask for 1 to {len(self.hookpoints)}."
             )
+
+    def require_tasks(self) -> None:
+        """Raises ConfigError for a file of circuits.tasks that is not there."""
+        for task in self.run.config.circuits.files:
+            if not task.is_file():
+                raise ConfigError(f"circuits.tasks names the file {task}, which is not there.")
 
     def describe(self) -> None:
         """Write what the model is, and what it runs on, into the manifest."""

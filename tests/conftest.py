@@ -48,6 +48,13 @@ log_every_tokens = 128
 save_every_tokens = 256
 [eval]
 num_tokens = 64
+[circuits]
+tasks = ["closing-bracket"]
+num_pairs = 16
+min_pairs = 8
+min_accuracy = 0
+set_sizes = [1, 4]
+resamples = 20
 """
 
 

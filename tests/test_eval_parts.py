@@ -15,6 +15,7 @@ def of_user(result, *texts):
     assert code == 2, err
     message = err.strip().splitlines()[-1]
     assert all(text in message for text in texts), message
+    return message
 
 
 def eval_status(path):
@@ -45,7 +46,7 @@ def test_a_part_alone_leaves_the_stage_unfinished_and_the_rest_finishes_it(uneva
     assert (computed, eval_status(unevaluated)) == (["losses"], "missing")
     assert {path.name for path in (unevaluated / "eval").iterdir()} == {"losses.json", "summary.json"}
     assert call("run", unevaluated)[0] == 0
-    assert (computed, eval_status(unevaluated)) == (["losses", "reconstruction"], "done")
+    assert (computed, eval_status(unevaluated)) == (["losses", "reconstruction", "circuits", "similarity"], "done")
 
 
 def test_an_evaluation_that_was_cut_off_goes_on_after_the_last_part(unevaluated, call, computed, monkeypatch):
@@ -56,7 +57,7 @@ def test_an_evaluation_that_was_cut_off_goes_on_after_the_last_part(unevaluated,
         patch.setitem(PARTS, "losses", interrupted)
         assert call("eval", unevaluated)[0] == 130
     assert call("eval", unevaluated)[0] == 0
-    assert computed == ["reconstruction", "losses"]
+    assert computed == list(PARTS)
 
 
 def test_parts_that_are_done_are_not_computed_again_without_overwrite(done, call, computed):
@@ -68,13 +69,61 @@ def test_parts_that_are_done_are_not_computed_again_without_overwrite(done, call
     assert (done / "eval/losses.json").read_bytes() == before
 
 
-def test_a_part_made_anew_from_another_config_leaves_the_other_stale(done, call, computed):
+def test_a_part_made_anew_from_another_config_leaves_the_others_stale(done, call, computed):
+    others = [part for part in PARTS if part != "losses"]
     assert call("eval", done, "losses", "--num-tokens", "32", "--overwrite")[0] == 0
     assert eval_status(done) == "stale"
-    of_user(call("eval", done), "eval/reconstruction.json", "--overwrite", "--out")
+    of_user(call("eval", done), *(f"eval/{part}.json" for part in others), "--overwrite", "--out")
     assert computed == ["losses"]
-    assert call("eval", done, "reconstruction", "--overwrite")[0] == 0
-    assert (computed, eval_status(done)) == (["losses", "reconstruction"], "done")
+    assert call("eval", done, *others, "--overwrite")[0] == 0
+    assert (computed, eval_status(done)) == (["losses", *others], "done")
+
+
+def test_the_circuits_own_section_makes_only_circuits_stale(done, call, computed):
+    changed = ("--circuits.set-sizes", "2")
+    message = of_user(call("eval", done, *changed), "eval/circuits.json", "--overwrite")
+    assert not any(f"eval/{part}.json" in message for part in PARTS if part != "circuits")
+    assert call("eval", done, "circuits", *changed, "--overwrite")[0] == 0
+    assert (computed, eval_status(done)) == (["circuits"], "done")
+    task = json.loads((done / "eval/circuits.json").read_text())["tasks"]["closing-bracket"]
+    assert [size["size"] for size in task["suites"]["groups"]["sizes"]] == [2]
+
+
+def test_circuits_and_similarity_are_of_every_suite_and_shown(done, call):
+    task = json.loads((done / "eval/circuits.json").read_text())["tasks"]["closing-bracket"]
+    assert task["skipped"] is None and list(task["suites"]) == ["baseline", "groups"]
+    similarity = json.loads((done / "eval/similarity.json").read_text())
+    assert len(similarity["mmcs"]) == len(similarity["dictionaries"]) == 4
+    _, out, _ = call("show", done)
+    assert "circuits, all latents" in out and "concordance with" in out
+    suites = json.loads(call("show", done, "--json")[1])["suites"]
+    known = [row["one_in_other"] for row in similarity["concordance"]]
+    assert suites[0]["mean_concordance"] is None
+    assert suites[1]["mean_concordance"] == pytest.approx(sum(known) / len(known))
+
+
+PAIRS = [
+    {"clean_prefix": f"{letter}(", "patch_prefix": f"{letter}[", "clean_answer": ")", "patch_answer": "]"}
+    for letter in "abcdefghijklmnop"
+]
+
+
+def test_a_file_of_pairs_is_read_and_a_changed_one_makes_the_evaluation_stale(done, call):
+    Path("mine.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
+    asked = ("circuits", "--circuits.tasks", "mine.jsonl", "--overwrite")
+    assert call("eval", done, *asked)[0] == 0
+    assert list(json.loads((done / "eval/circuits.json").read_text())["tasks"]) == ["mine"]
+    assert eval_status(done) == "done"
+    Path("mine.jsonl").write_text("\n".join(map(json.dumps, PAIRS[:14])))
+    assert eval_status(done) == "stale"
+    of_user(call("eval", done, "circuits"), "eval/circuits.json", "--overwrite")
+
+
+@pytest.mark.parametrize("verb", ["eval", "run"])
+def test_a_file_of_pairs_that_is_not_there_is_named_before_anything_is_computed(unevaluated, call, computed, verb):
+    flags = ("--circuits.tasks", "none.json", "--overwrite")
+    of_user(call(verb, unevaluated, *flags), "circuits.tasks names the file none.json")
+    assert computed == []
 
 
 def test_a_lost_part_alone_is_made_again(done, call, computed):
@@ -85,7 +134,7 @@ def test_a_lost_part_alone_is_made_again(done, call, computed):
 
 @pytest.mark.parametrize(
     ("name", "texts"),
-    [("losess", ("did you mean 'losses'",)), ("zzz", ("known are reconstruction, losses",))],
+    [("losess", ("did you mean 'losses'",)), ("zzz", (f"known are {', '.join(PARTS)}",))],
 )
 def test_an_unknown_part_names_the_nearest(done, call, name, texts):
     of_user(call("eval", done, name), *texts)
@@ -121,6 +170,10 @@ def test_two_runs_are_evaluated_side_by_side_on_the_same_tokens(done, other, cal
     summary = json.loads((done / "eval/against/other/summary.json").read_text())
     assert list(summary["suites"]) == list(found["suites"])
     assert summary["suites"]["other/groups"]["mean_l0"] == 3
+    for suite in summary["suites"].values():
+        assert (suite["mean_concordance"] is None) == suite["name"].endswith("baseline")
+    tasks = json.loads((done / "eval/against/other/circuits.json").read_text())["tasks"].values()
+    assert all(list(task["suites"]) == list(summary["suites"]) for task in tasks)
     assert json.loads(call("eval", done, "--against", other, "--json")[1])["suites"] == summary["suites"]
     assert {path: path.read_bytes() for path in before} == before
     assert eval_status(done) == "done"

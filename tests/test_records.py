@@ -6,7 +6,16 @@ import textwrap
 
 import pytest
 
-from groupsae.config import EvalConfig, GroupConfig, ModelConfig, RunConfig, TextConfig, TopKConfig, TrainConfig
+from groupsae.config import (
+    CircuitsConfig,
+    EvalConfig,
+    GroupConfig,
+    ModelConfig,
+    RunConfig,
+    TextConfig,
+    TopKConfig,
+    TrainConfig,
+)
 from groupsae.errors import RunError, StorageError
 from groupsae.records import STAGES, RunDirectory
 from groupsae.storage import write_atomically
@@ -142,6 +151,7 @@ CHANGES = {
     "sae": (RunConfig(sae=TopKConfig(k=7)), STAGES[3:]),
     "train": (RunConfig(train=TrainConfig(num_tokens=7)), STAGES[3:]),
     "eval": (RunConfig(eval=EvalConfig(num_tokens=7)), STAGES[5:]),
+    "circuits": (RunConfig(circuits=CircuitsConfig(num_pairs=7)), STAGES[5:]),
     "name": (RunConfig(name="other"), ()),
     "device": (RunConfig(model=ModelConfig(device="cpu")), ()),
     "log_every_tokens": (RunConfig(train=TrainConfig(log_every_tokens=7, save_every_tokens=8)), ()),

@@ -5,6 +5,7 @@ Unknown keys are errors that name the nearest known one. Nothing here imports to
 receives its own section.
 """
 
+from groupsae.config.circuits import CircuitsConfig
 from groupsae.config.run import RunConfig, commented_toml, load_config
 from groupsae.config.saes import (
     BatchTopKConfig,
@@ -38,6 +39,7 @@ __all__ = [
     "GROUP_METHODS",
     "ActivationsConfig",
     "BatchTopKConfig",
+    "CircuitsConfig",
     "Direction",
     "DistancesConfig",
     "EvalConfig",

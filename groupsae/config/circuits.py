@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
@@ -47,6 +48,11 @@ class CircuitsConfig(Section):
     """What latents outside a circuit are set to: their mean over clean prompts, or their value on the patched one."""
     resamples: Count = 1000
     """Bootstrap resamples of the test prompts, for the intervals."""
+
+    @property
+    def files(self) -> list[Path]:
+        """The files among the tasks."""
+        return [Path(task) for task in self.tasks if task not in CIRCUIT_TASKS]
 
     @field_validator("tasks")
     @classmethod

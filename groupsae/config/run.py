@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tomli_w
 from pydantic import Field, model_validator
 
+from groupsae.config.circuits import CircuitsConfig
 from groupsae.config.saes import SAEConfig, TopKConfig
 from groupsae.config.section import Section, Whole
 from groupsae.config.stages import (
@@ -41,6 +42,7 @@ class RunConfig(Section):
     sae: SAEConfig = Field(TopKConfig(), discriminator="architecture")
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    circuits: CircuitsConfig = CircuitsConfig()
     experiment: ExperimentConfig = ExperimentConfig()
 
     @model_validator(mode="after")

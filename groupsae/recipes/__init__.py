@@ -50,6 +50,7 @@ RECIPES: dict[str, Recipe] = {
 INPUTS: dict[str, Callable[[RunConfig], list[Path]]] = {
     "tokens": lambda config: source_files(config.text.source),
     "group": lambda config: [Path(config.group.method)] if Path(config.group.method).suffix else [],
+    "eval": lambda config: config.circuits.files,
 }
 """The files from outside the run that a stage reads; a stage is out of date once they have changed."""
 NEEDS_NOTHING = ("plan", "report")

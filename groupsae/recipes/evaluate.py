@@ -5,18 +5,23 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from groupsae.errors import ConfigError, RunError
 from groupsae.evaluation.aggregate import differences, summary
+from groupsae.evaluation.circuits import UNITS as CIRCUIT_UNITS
+from groupsae.evaluation.circuits import evaluate_circuits
 from groupsae.evaluation.density import DENSITY_EDGES
 from groupsae.evaluation.losses import METRICS as LOSS_METRICS
 from groupsae.evaluation.losses import Losses, evaluate_losses
 from groupsae.evaluation.measures import Measured
 from groupsae.evaluation.reconstruction import METRICS as RECONSTRUCTION_METRICS
 from groupsae.evaluation.reconstruction import Reconstructions, evaluate_reconstructions
-from groupsae.progress import say
+from groupsae.evaluation.similarity import UNITS as SIMILARITY_UNITS
+from groupsae.evaluation.similarity import evaluate_similarity
+from groupsae.progress import bar, say
 from groupsae.recipes.contest import Contest, contest
 from groupsae.report.comparison import write_comparison
 from groupsae.saes.suite import Suite
@@ -81,7 +86,32 @@ def _losses_record(suites: dict[str, Suite], found: Losses) -> Record:
     }
 
 
-PARTS: dict[str, Part] = {"reconstruction": reconstruction, "losses": losses}
+def circuits(compared: Contest) -> Record:
+    """What a few latents carry of a task: `eval/circuits.json`."""
+    bench = compared.bench
+    config = bench.run.config.circuits
+    with bar("eval circuits", len(config.tasks), "tasks") as advance:
+        found = evaluate_circuits(
+            compared.suites, compared.source, bench.tokenizer, config, seed=compared.seed, progress=advance
+        )
+    return {"units": CIRCUIT_UNITS, **asdict(found)}
+
+
+def similarity(compared: Contest) -> Record:
+    """What dictionaries share: `eval/similarity.json`."""
+    with compared.progress("similarity") as advance:
+        found = evaluate_similarity(
+            compared.suites, compared.source, compared.num_tokens, seed=compared.seed, progress=advance
+        )
+    return {"units": SIMILARITY_UNITS, **asdict(found)}
+
+
+PARTS: dict[str, Part] = {
+    "reconstruction": reconstruction,
+    "losses": losses,
+    "circuits": circuits,
+    "similarity": similarity,
+}
 
 
 def require_parts(names: Sequence[str]) -> None:
@@ -106,7 +136,8 @@ def evaluate(bench: Workbench, parts: Sequence[str] = (), against: Path | None =
     for part in wanted:
         began = time.perf_counter()
         run.write_json(files[part], PARTS[part](compared))
-        run.finish("eval", time.perf_counter() - began, [files[part]], part=files[part], beside=compared.beside)
+        inputs = run.config.circuits.files if part == "circuits" else []
+        run.finish("eval", time.perf_counter() - began, [files[part]], inputs, part=files[part], beside=compared.beside)
     if not wanted:
         say(f"eval {' '.join(parts or PARTS)}: done already (--overwrite makes it again)")
     written = write_comparison(run, compared.other)
@@ -116,6 +147,7 @@ def evaluate(bench: Workbench, parts: Sequence[str] = (), against: Path | None =
 
 def wanted_parts(bench: Workbench, parts: Sequence[str], against: Path | None) -> list[str]:
     """The parts that `evaluate` will measure; raises what it raises before anything is loaded."""
+    bench.require_tasks()
     compared = contest(bench, against)
     files = _files(compared)
     status = {part: bench.run.status("eval", file, beside=compared.beside) for part, file in files.items()}

@@ -11,7 +11,6 @@ from groupsae.config import TrainConfig
 from groupsae.errors import ConfigError, RunError
 from groupsae.evaluation.losses import evaluate_losses
 from groupsae.evaluation.matched import TOLERANCE, fvu_at_equal_l0
-from groupsae.evaluation.measures import Measured
 from groupsae.evaluation.reconstruction import evaluate_reconstructions
 from groupsae.partition import Partition
 from groupsae.progress import bar, say
@@ -134,7 +133,8 @@ class _Experiment:
         found = evaluate_reconstructions(suites, self.held_out, num_tokens, seed=seed).suites
         spliced = evaluate_losses(suites, self.held_out, num_tokens, seed=seed).suites
         return {
-            name: {layer: _record(found[name][layer], spliced[name][layer]) for layer in found[name]} for name in suites
+            name: {layer: found[name][layer].as_record() | spliced[name][layer].as_record() for layer in found[name]}
+            for name in suites
         }
 
     def transfers(self) -> tuple[list[Any], dict[str, float]]:
@@ -228,12 +228,6 @@ def _settings(train: TrainConfig, num_tokens: int) -> TrainConfig:
 
 def _transfer_tokens(run: RunDirectory) -> int:
     return run.config.experiment.num_tokens or run.config.train.num_tokens // 2
-
-
-def _record(reconstruction: Measured, loss: Measured) -> dict[str, Any]:
-    """All metrics of one SAE, and their intervals."""
-    one, other = reconstruction.as_record(), loss.as_record()
-    return one | other | {"intervals": one["intervals"] | other["intervals"]}
 
 
 def _missing() -> Any:

@@ -128,10 +128,13 @@ class RunDirectory:
         self.require_own(stage)
         return stages_before(self.config, stage)
 
-    def fingerprint(self, stage: str) -> str:
-        """What a stage's result depends on, as a hash: its config sections and those of all stages before it."""
+    def fingerprint(self, stage: str, part: str = "") -> str:
+        """What a stage's result depends on, as a hash: its config sections and those of all stages before it.
+
+        Of a part of a stage, named by its file: without the sections that only another part reads.
+        """
         self.require_own(stage)
-        return fingerprint(self.config, stage)
+        return fingerprint(self.config, stage, part)
 
     def describe(self, **facts: Any) -> None:
         """Put facts about the run into the manifest: its model, its device."""
@@ -147,7 +150,7 @@ class RunDirectory:
         if not done or any(not self.file(name).exists() for name in done["files"]):
             return "missing"
         made_of = (done["fingerprint"], done.get("made_from"), done.get("beside", ""))
-        now = (self.fingerprint(stage), self._made_from(stage, manifest["stages"]), beside)
+        now = (self.fingerprint(stage, part), self._made_from(stage, manifest["stages"]), beside)
         return "done" if made_of == now and not changes(self.path, done) else "stale"
 
     def changes(self, stage: str, *, verify: bool = False) -> list[str]:
@@ -215,7 +218,7 @@ class RunDirectory:
         manifest["environment"] = environment()
         done = manifest["parts" if part else "stages"]
         done[part or stage] = {
-            "fingerprint": self.fingerprint(stage),
+            "fingerprint": self.fingerprint(stage, part),
             "made_from": self._made_from(stage, manifest["stages"]),
             **({"beside": beside} if beside else {}),
             "seconds": round(seconds, 3),

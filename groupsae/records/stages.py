@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from groupsae.config import RunConfig
@@ -15,10 +16,13 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "group": ("group",),
     "plan": ("sae", "train", "plan"),
     "train": ("sae", "train"),
-    "eval": ("eval",),
+    "eval": ("circuits", "eval"),
     "report": (),
 }
 """The config sections that each stage reads first; it depends on those of all stages before it as well."""
+
+SECTIONS_OF_A_PART = ("circuits",)
+"""The sections that only the part of a stage reads whose file bears their name."""
 
 _WITHOUT_EFFECT = {
     "model": {"device", "trust_remote_code"},
@@ -47,14 +51,19 @@ def stages_before(config: RunConfig, stage: str) -> tuple[str, ...]:
     return tuple(name for name in own[: own.index(stage)] if name != "plan" or counts)
 
 
-def fingerprint(config: RunConfig, stage: str) -> str:
-    """What a stage's result depends on, as a hash: its config sections and those of all stages before it."""
+def fingerprint(config: RunConfig, stage: str, part: str = "") -> str:
+    """What a stage's result depends on, as a hash: its config sections and those of all stages before it.
+
+    Of a part of a stage, named by its file: without the sections that only another part reads.
+    """
     values: dict[str, Any] = {"seed": config.seed}
     for earlier in (*stages_before(config, stage), stage):
         sections = STAGE_SECTIONS[earlier]
         if earlier == "train" and "distances" not in stages_of(config):
             sections = ("activations", *sections)
         for section in sections:
+            if part and section in SECTIONS_OF_A_PART and section != Path(part).stem:
+                continue
             dumped = getattr(config, section).model_dump(mode="json")
             values[section] = {k: v for k, v in dumped.items() if k not in _WITHOUT_EFFECT.get(section, ())}
     return digest(values)

@@ -57,9 +57,9 @@ def compare_with(run: RunDirectory, other: RunDirectory) -> Comparison:
     """The suites of two runs, on the tokens of the first."""
     label = label_of(other.path)
     folder = f"{AGAINST}/{label}"
-    records = {name: _read(run, f"{folder}/{name}.json") for name in ("reconstruction", "losses")}
+    records = {name: _read(run, f"{folder}/{name}.json") for name in _OF_RUN}
     mine = replace(read_run(run), **records)
-    its = replace(read_run(other), **{name: _of_run(record, f"{label}/") for name, record in records.items()})
+    its = replace(read_run(other), **{name: of(records[name], f"{label}/") for name, of in _OF_RUN.items()})
     summaries = [*summarise_data(mine), *(replace(one, name=f"{label}/{one.name}") for one in summarise_data(its))]
     curves = _curves(mine) | {f"{label}/{name}": points for name, points in _curves(its).items()}
     return Comparison(label, tuple(summaries), _readings(curves))
@@ -98,16 +98,44 @@ def _read(run: RunDirectory, name: str) -> Record | None:
     return run.read_json(name) if run.file(name).exists() else None
 
 
-def _of_run(record: Record | None, prefix: str) -> Record | None:
+def _measures_of_run(record: Record | None, prefix: str) -> Record | None:
     """The part of a comparison's record that is about the suites whose names begin so, under their own names."""
-    if record is None:
-        return None
-
-    def own(by_suite: dict[str, Any]) -> dict[str, Any]:
-        return {name.removeprefix(prefix): found for name, found in by_suite.items() if name.startswith(prefix)}
-
     keys = ("suites", "layers", "groups", "differences", "all_layers", "all_layers_differences")
-    return record | {key: own(record[key]) for key in keys if key in record}
+    return record and record | {key: _own(record[key], prefix) for key in keys if key in record}
+
+
+def _circuits_of_run(record: Record | None, prefix: str) -> Record | None:
+    """The same of circuits."""
+    return record and record | {
+        "tasks": {name: task | {"suites": _own(task["suites"], prefix)} for name, task in record["tasks"].items()}
+    }
+
+
+def _similarity_of_run(record: Record | None, prefix: str) -> Record | None:
+    """The same of what fires together."""
+
+    def named(one: Record) -> Record:
+        return one | {"suite": one["suite"].removeprefix(prefix)}
+
+    rows = [
+        row | {side: named(row[side]) for side in ("one", "other")}
+        for row in (record or {}).get("concordance", [])
+        if all(row[side]["suite"].startswith(prefix) for side in ("one", "other"))
+    ]
+    return record and record | {"concordance": rows}
+
+
+_OF_RUN = {
+    "reconstruction": _measures_of_run,
+    "losses": _measures_of_run,
+    "circuits": _circuits_of_run,
+    "similarity": _similarity_of_run,
+}
+"""The parts of an evaluation, and what of a comparison's record is about one of the runs."""
+
+
+def _own(by_suite: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): found for name, found in by_suite.items() if name.startswith(prefix)}
 
 
 def _curves(data: RunData) -> dict[str, list[Point]]:

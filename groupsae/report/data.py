@@ -29,6 +29,8 @@ class RunData:
     train: Record | None = None
     reconstruction: Record | None = None
     losses: Record | None = None
+    circuits: Record | None = None
+    similarity: Record | None = None
     metrics: list[Record] = field(default_factory=list)
     manifest: Record = field(default_factory=dict)
     max_amad: float | None = None
@@ -110,6 +112,18 @@ class RunData:
                 return found
         return {}
 
+    def ceilings(self, suite: str) -> list[float]:
+        """What all latents of a suite together do with errors removed, by task that was scored."""
+        tasks = (self.circuits or {}).get("tasks", {}).values()
+        found = [task["suites"][suite]["error_removed"]["ceiling"] for task in tasks if suite in task["suites"]]
+        return [estimate["value"] for estimate in found if estimate]
+
+    def concordances(self, suite: str) -> list[float]:
+        """How closely latents of layers' own SAEs are met by those of a suite's, by layer where the two differ."""
+        rows = (self.similarity or {}).get("concordance", [])
+        between = [row for row in rows if (row["one"]["suite"], row["other"]["suite"]) == (BASELINE, suite)]
+        return [row["one_in_other"] for row in between if row["one_in_other"] is not None]
+
     def measured(self, suite: str, measure: str) -> dict[str, float]:
         """One measure of one suite by layer; layers without a number are left out."""
         values: dict[str, float] = {}
@@ -129,6 +143,8 @@ def read_run(run: RunDirectory) -> RunData:
         "train": "train.json",
         "reconstruction": "eval/reconstruction.json",
         "losses": "eval/losses.json",
+        "circuits": "eval/circuits.json",
+        "similarity": "eval/similarity.json",
     }
     records = {key: run.read_json(name) if run.file(name).exists() else None for key, name in optional.items()}
     return RunData(

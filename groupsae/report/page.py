@@ -14,9 +14,12 @@ from markupsafe import Markup
 from groupsae.config import dump_config
 from groupsae.records import RunDirectory
 from groupsae.report import figures, prices, tables, verdicts, wording
+from groupsae.report.circuits import circuit_folds
 from groupsae.report.data import RunData, read_run
 from groupsae.report.figures import Drawing
+from groupsae.report.similarity import similarity_folds
 from groupsae.report.summary import summarise_data
+from groupsae.report.tables import Fold
 
 _HERE = Path(__file__).parent
 PAGE = "report/index.html"
@@ -31,6 +34,7 @@ class Section:
     lead: str
     drawings: tuple[Drawing, ...]
     command: str
+    folds: tuple[Fold, ...] = ()
 
 
 def write_report(run: RunDirectory) -> Path:
@@ -66,7 +70,6 @@ def render(run: RunDirectory) -> str:
         price_note=prices.note(data),
         standings=[one for one in (verdicts.standing(data), *verdicts.against(run)) if one is not None],
         standing_note=verdicts.STANDING_NOTE,
-        folds=verdicts.folds(data),
         forecast=prices.forecast_table(data),
         forecast_sentences=prices.forecast_sentences(data),
         unpredicted=prices.unpredicted(run, data),
@@ -116,6 +119,20 @@ _SECTIONS: tuple[tuple[str, str, str, str, tuple[Callable[[RunData], Drawing | N
         (figures.layer_quality, figures.layer_sparsity),
     ),
     (
+        "circuits",
+        "Which latents a task needs",
+        "What is left of the model’s skill at simple tasks where only a few latents of every layer are kept.",
+        "eval",
+        (lambda data: figures.faithfulness_curves(data.circuits),),
+    ),
+    (
+        "similarity",
+        "What dictionaries share",
+        "How far SAEs hold the same directions and fire on the same tokens, and how a group’s latents spread.",
+        "eval",
+        (lambda data: figures.shared_directions(data.similarity),),
+    ),
+    (
         "training",
         "How training went",
         "",
@@ -124,6 +141,14 @@ _SECTIONS: tuple[tuple[str, str, str, str, tuple[Callable[[RunData], Drawing | N
     ),
 )
 
+_OPTIONAL = ("circuits", "similarity")
+"""Sections that are left out where there is nothing to show: not every evaluation has these parts."""
+_FOLDS: dict[str, Callable[[RunData], tuple[Fold, ...]]] = {
+    "quality": verdicts.folds,
+    "circuits": lambda data: circuit_folds(data.circuits),
+    "similarity": lambda data: similarity_folds(data.similarity),
+}
+
 
 def _sections(run: RunDirectory, data: RunData) -> list[Section]:
     sections = []
@@ -131,6 +156,9 @@ def _sections(run: RunDirectory, data: RunData) -> list[Section]:
         if stage not in run.own_stages:
             continue
         drawings = tuple(drawing for drawing in (one(data) for one in draw) if drawing is not None)
-        there = prices.is_priced(data) if stage == "plan" else bool(drawings)
-        sections.append(Section(key, title, lead, drawings, "" if there else tables.command(run, stage)))
+        folds = _FOLDS[key](data) if key in _FOLDS else ()
+        if key in _OPTIONAL and not drawings and not folds:
+            continue
+        there = prices.is_priced(data) if stage == "plan" else bool(drawings or folds)
+        sections.append(Section(key, title, lead, drawings, "" if there else tables.command(run, stage), folds))
     return sections

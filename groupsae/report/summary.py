@@ -44,6 +44,11 @@ class SuiteSummary:
     all_layers_kl: float | None = None
     mean_l0: float | None = None
     mean_dead_share: float | None = None
+    circuit_ceiling: float | None = None
+    """What all latents together do of the model's tasks with the SAEs' errors removed, mean over tasks; 1 is all."""
+    mean_concordance: float | None = None
+    """How closely latents of each layer's own SAE are met by latents of this suite's (best Jaccard index of the
+    tokens on which they fire), mean over layers that another SAE serves here; in [0, 1], 1 is the same."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """95 % intervals over rows of the values above, by name, where they are known."""
     changes: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -97,6 +102,8 @@ def _summarise(data: RunData, name: str, partition: Partition) -> SuiteSummary:
         all_layers_kl=together.get("kl"),
         mean_l0=_mean(data.measured(name, "l0").values()),
         mean_dead_share=_mean(data.measured(name, "dead_share").values()),
+        circuit_ceiling=_mean(data.ceilings(name)),
+        mean_concordance=_mean(data.concordances(name)),
         intervals=_intervals(data, name, together.get("intervals", {})),
         changes=_changes(data, name),
         mflop_per_token=mflop,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from groupsae.hookpoints import natural_key
@@ -52,6 +53,28 @@ class SortableTable:
         """The columns with which a head begins."""
         widths = [width for _, width in self.heads]
         return {sum(widths[:index]) for index in range(1, len(widths))}
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Tables that are folded away under a title."""
+
+    title: str
+    tables: tuple[SortableTable, ...]
+    note: str
+
+
+def plain_table(
+    key: str, names: Sequence[tuple[str, str]], rows: Sequence[Sequence[Cell]], heads: Sequence[str] = ()
+) -> SortableTable:
+    """A table whose columns have these names; those side by side under one head, if heads are given, share it."""
+    widths = [(head, len(list(same))) for head, same in groupby(heads or [""] * len(names))]
+    return SortableTable(key, tuple(widths), tuple(names), tuple(map(tuple, rows)))
+
+
+def value_cell(value: float | None, digits: int = 4) -> Cell:
+    """A number with this many decimals."""
+    return Cell(fixed(value, digits), "" if value is None else value)
 
 
 def _ratio(value: float, reference: float) -> str:

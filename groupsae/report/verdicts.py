@@ -13,19 +13,10 @@ from groupsae.report.data import BASELINE, GROUPS, Record, RunData
 from groupsae.report.figures.theme import group_label, in_order
 from groupsae.report.readings import Readings
 from groupsae.report.summary import SuiteSummary
-from groupsae.report.tables import SUITE_TITLES, Cell, SortableTable
+from groupsae.report.tables import SUITE_TITLES, Cell, Fold, SortableTable, plain_table, value_cell
 from groupsae.report.wording import count, duration, fixed, flops, percent, size
 
 _Show = Callable[[float | None], str]
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Tables that are folded away under a title."""
-
-    title: str
-    tables: tuple[SortableTable, ...]
-    note: str
 
 
 @dataclass(frozen=True)
@@ -113,18 +104,10 @@ STANDING_NOTE = (
 # ---- folded
 
 
-def folds(data: RunData) -> list[Fold]:
+def folds(data: RunData) -> tuple[Fold, ...]:
     """What not everybody wants to see: groups, further measures, special positions, densities."""
     found = [_groups(data), _more_layers(data), _scopes(data), _density(data)]
-    return [fold for fold in found if fold is not None]
-
-
-def _table(key: str, names: Sequence[tuple[str, str]], rows: Sequence[Sequence[Cell]]) -> SortableTable:
-    return SortableTable(key, (("", len(names)),), tuple(names), tuple(map(tuple, rows)))
-
-
-def _value(value: float | None, digits: int = 4) -> Cell:
-    return Cell(fixed(value, digits), "" if value is None else value)
+    return tuple(fold for fold in found if fold is not None)
 
 
 _GROUP_MEASURES = (("fvu", "FVU"), ("delta_ce", "ΔCE"), ("kl", "KL"), ("dead_share", "dead"))
@@ -144,12 +127,12 @@ def _groups(data: RunData) -> Fold | None:
         cells = [Cell(group_label(name), place, name), Cell(str(len(group)), len(group))]
         for measure, _ in _GROUP_MEASURES:
             row = measured.get(measure, {})
-            cells += [_value(row.get("mean")), _value(row.get("worst"))]
+            cells += [value_cell(row.get("mean")), value_cell(row.get("worst"))]
         rows.append(cells)
     names = [("group", "group"), ("layers", "layers")]
     for measure, title in _GROUP_MEASURES:
         names += [(f"{measure}_mean", title), (f"{measure}_worst", "worst")]
-    return Fold("Every group, mean and worst layer", (_table("group-table", names, rows),), "")
+    return Fold("Every group, mean and worst layer", (plain_table("group-table", names, rows),), "")
 
 
 _MORE = (
@@ -176,12 +159,12 @@ def _more_layers(data: RunData) -> Fold | None:
         [
             Cell(layer, place, layer),
             Cell(SUITE_TITLES[suite], suites.index(suite), suite),
-            *(_value(found[suite, key].get(layer), 3) for key, _ in shown),
+            *(value_cell(found[suite, key].get(layer), 3) for key, _ in shown),
         ]
         for place, layer in enumerate(in_order(data.hookpoints))
         for suite in suites
     ]
-    table = _table("more-table", [("layer", "layer"), ("suite", "suite"), *shown], rows)
+    table = plain_table("more-table", [("layer", "layer"), ("suite", "suite"), *shown], rows)
     note = "Definitions, and what other tools print under these names, are in docs/metrics.md."
     return Fold("Further measures of every layer", (table,), note)
 
@@ -202,8 +185,8 @@ def _scopes(data: RunData) -> Fold | None:
                 measured |= (record["other_scope"] if beside else record)["layers"].get(suite, {})
             scope = (records[0]["other_scope"] if beside else records[0])["scope"]
             cells = [Cell(SUITE_TITLES.get(suite, suite), suite_place, suite), Cell(scope, scope_place, scope)]
-            rows.append([*cells, *(_value(measured.get(key, {}).get("mean")) for key, _ in _SCOPED)])
-    table = _table("scope-table", [("suite", "suite"), ("positions", "positions"), *_SCOPED], rows)
+            rows.append([*cells, *(value_cell(measured.get(key, {}).get("mean")) for key, _ in _SCOPED)])
+    table = plain_table("scope-table", [("suite", "suite"), ("positions", "positions"), *_SCOPED], rows)
     note = "Special tokens begin and end a text, or pad it. The first row of a suite is what stands everywhere else."
     return Fold("With and without special positions", (table,), note)
 
@@ -224,5 +207,5 @@ def _density(data: RunData) -> Fold | None:
             text = f"{percent(low, 4)} to {percent(high, 4)}"
             rows.append([Cell(text, low), *(Cell(f"{number:,}", number) for number in counts)])
     names = [("share_of_tokens", "fires on"), *((name, SUITE_TITLES.get(name, name)) for name in totals)]
-    table = _table("density-table", names, rows)
+    table = plain_table("density-table", names, rows)
     return Fold("How often latents fire", (table,), "Numbers of latents, each counted at every layer that it serves.")

@@ -52,9 +52,10 @@ class BoundSAE:
         """The active latents of raw activations (N, D)."""
         return self.sae.encode_sparse(self._enter(self._normalise(x_ND)))
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """The raw activations (..., D) that latents (..., S) stand for."""
-        return self._restore(self.sae.decode(latents))
+    def decode(self, latents: Tensor, x: Tensor | None = None) -> Tensor:
+        """The raw activations (..., D) that latents (..., S) stand for; with those encoded, x, what is carried too."""
+        decoded = self._restore(self.sae.decode(latents))
+        return decoded if x is None else decoded + self._carried(x)
 
     def decode_sparse(self, latents: Latents, x_ND: Tensor | None = None) -> Tensor:
         """The raw activations (N, D) that active latents stand for; with those encoded, x, the whole reconstruction."""

@@ -2,7 +2,7 @@ import json
 import random
 
 import pytest
-from tiny import tiny_model, tiny_tokenizer
+from tiny import CONTEXT_LENGTH, tiny_model, tiny_tokenizer
 
 from groupsae.config.circuits import CIRCUIT_TASKS, CircuitsConfig
 from groupsae.errors import ConfigError, TextError
@@ -14,6 +14,7 @@ from groupsae.evaluation.circuits.prompts import (
     RARE_LENGTH,
     SAME_ANSWER,
     SPLIT_ANSWER,
+    TOO_LONG,
     TOO_MANY,
     UNEQUAL_LENGTH,
     TokenPair,
@@ -116,6 +117,14 @@ def test_pairs_that_the_tokenizer_splits_are_counted_by_reason(pair, reason):
     kept, dropped = tokenize_pairs([pair], tiny_tokenizer())
     assert dict(dropped) == ({reason: 1} if reason else {})
     assert len(kept) == (reason is None)
+
+
+def test_prompts_longer_than_the_model_reads_are_left_out():
+    model, filler = tiny_model("gpt2"), "x" * (CONTEXT_LENGTH - 1)
+    pairs = [one(clean=f"{filler}{name}", patch=f"{filler}b") for name in "aaccee"]
+    longer = [PromptPair(f"x{p.clean_prefix}", f"x{p.patch_prefix}", p.clean_answer, p.patch_answer) for p in pairs]
+    task = prepare([*pairs, *longer], model, tiny_tokenizer(), CircuitsConfig(), 0)
+    assert task.dropped[TOO_LONG] == len(longer)
 
 
 def test_answers_of_one_token_are_no_two_answers():

@@ -17,6 +17,7 @@ from groupsae.tokens import begin_token
 SPLIT_ANSWER = "an answer is not one token"
 SAME_ANSWER = "both answers begin with the same token"
 UNEQUAL_LENGTH = "prompts of unequal length"
+TOO_LONG = "longer than the model reads"
 SHARED_PROMPT = "a prompt stands on the other side already"
 TOO_MANY = "more than asked for"
 RARE_LENGTH = "too few prompts of this length"
@@ -61,8 +62,12 @@ class Prompts:
         return found_P2[:, 0] - found_P2[:, 1]
 
 
-def tokenize_pairs(pairs: Iterable[PromptPair], tokenizer: Any) -> tuple[list[TokenPair], Counter[str]]:
+def tokenize_pairs(
+    pairs: Iterable[PromptPair], tokenizer: Any, longest: int | None = None
+) -> tuple[list[TokenPair], Counter[str]]:
     """The pairs that the tokenizer allows, and how many were left out by reason.
+
+    Prompts of more than `longest` tokens are left out too.
 
     An answer is tokenized together with its prompt: it must add one token and leave the prompt's as
     they are. Each answer must do so after each of the two prompts.
@@ -70,7 +75,7 @@ def tokenize_pairs(pairs: Iterable[PromptPair], tokenizer: Any) -> tuple[list[To
     kept: dict[TokenPair, None] = {}
     dropped: Counter[str] = Counter()
     for pair in pairs:
-        found = _token_pair(pair, tokenizer)
+        found = _token_pair(pair, tokenizer, longest)
         if isinstance(found, str):
             dropped[found] += 1
         else:
@@ -110,7 +115,7 @@ def by_length(pairs: Iterable[TokenPair], device: torch.device | str) -> list[Pr
     return [Prompts.of(lengths[length], device) for length in sorted(lengths)]
 
 
-def _token_pair(pair: PromptPair, tokenizer: Any) -> TokenPair | str:
+def _token_pair(pair: PromptPair, tokenizer: Any, longest: int | None) -> TokenPair | str:
     clean, patch = _ids(pair.clean_prefix, tokenizer), _ids(pair.patch_prefix, tokenizer)
     prompts = ((pair.clean_prefix, clean), (pair.patch_prefix, patch))
     answers = [
@@ -123,6 +128,8 @@ def _token_pair(pair: PromptPair, tokenizer: Any) -> TokenPair | str:
         return SAME_ANSWER
     if len(clean) != len(patch):
         return UNEQUAL_LENGTH
+    if longest is not None and len(clean) > longest:
+        return TOO_LONG
     return TokenPair(clean, patch, *(found.pop() for found in answers))
 
 

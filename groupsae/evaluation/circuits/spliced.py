@@ -45,16 +45,19 @@ class SplicedModel:
         """The logits with every hookpoint's latents f (P, T, S) replaced by f' = edit(hookpoint, f).
 
         x becomes decode(f') + error, the error x - decode(f) being kept, or left out. Both f and the error
-        are those of the x that the hookpoints below have changed.
+        are those of the x that the hookpoints below have changed. What an absorber carries past the SAE has no
+        latents: it stays in x either way, part of the error where that is kept and of the reconstruction where not.
         """
         keep_PT1 = self.keep(ids_PT)[..., None]
 
         def splice(name: str, bound: BoundSAE) -> Callable[[Tensor], Tensor]:
             def change(x_PTD: Tensor) -> Tensor:
                 f_PTS = bound.encode(x_PTD)
-                changed_PTD = bound.decode(edit(name, f_PTS))
+                edited_PTS = edit(name, f_PTS)
                 if keep_error:
-                    changed_PTD = x_PTD + (changed_PTD - bound.decode(f_PTS))
+                    changed_PTD = x_PTD + (bound.decode(edited_PTS) - bound.decode(f_PTS))
+                else:
+                    changed_PTD = bound.decode(edited_PTS, x_PTD)
                 return torch.where(keep_PT1, changed_PTD, x_PTD.to(changed_PTD.dtype))
 
             return change

@@ -81,7 +81,7 @@ def task_pairs(config: CircuitsConfig, seed: int) -> dict[str, list[PromptPair]]
 
 def prepare(pairs: Sequence[PromptPair], model: nn.Module, tokenizer: Any, config: CircuitsConfig, seed: int) -> Task:
     """The task of these pairs, for a model and its tokenizer; skipped if they cannot do it."""
-    allowed, refused = tokenize_pairs(pairs, tokenizer)
+    allowed, refused = tokenize_pairs(pairs, tokenizer, _longest(model))
     choose, test, left_out = divide(allowed, config.num_pairs, seed)
     dropped = dict(refused + left_out)
     device = next(model.parameters()).device
@@ -89,6 +89,11 @@ def prepare(pairs: Sequence[PromptPair], model: nn.Module, tokenizer: Any, confi
     kept = len(choose) + len(test)
     skill = measure_skill(model, [*sides[0], *sides[1]]) if kept else None
     return Task(*sides, len(pairs), dropped, skill, _why_skipped(kept, len(pairs), dropped, skill, config))
+
+
+def _longest(model: nn.Module) -> int | None:
+    """Tokens that the model reads at most, as far as it says."""
+    return getattr(getattr(model, "config", None), "max_position_embeddings", None)
 
 
 @torch.no_grad()

@@ -1,10 +1,12 @@
 """The report's figures: each reads the run's records and returns a drawing, or None without its stage."""
 
+from groupsae.report.figures.circuits import faithfulness_curves
 from groupsae.report.figures.cost import cost_and_quality, stage_seconds
 from groupsae.report.figures.distances import distance_map
 from groupsae.report.figures.divisions import amad_curve, division_strip
 from groupsae.report.figures.frontier import frontier
 from groupsae.report.figures.quality import layer_quality, layer_sparsity
+from groupsae.report.figures.similarity import shared_directions
 from groupsae.report.figures.theme import Drawing
 from groupsae.report.figures.training import training_curves
 
@@ -14,9 +16,11 @@ __all__ = [
     "cost_and_quality",
     "distance_map",
     "division_strip",
+    "faithfulness_curves",
     "frontier",
     "layer_quality",
     "layer_sparsity",
+    "shared_directions",
     "stage_seconds",
     "training_curves",
 ]

@@ -29,7 +29,7 @@ def shared_directions(record: Record | None) -> Drawing | None:
         return None
     matrix = np.asarray(record["mmcs"], dtype=float)
     np.fill_diagonal(matrix, np.nan)
-    labels = [_label(one) for one in record["dictionaries"]]
+    labels = [dictionary_label(one) for one in record["dictionaries"]]
     with theme.canvas(height=min(7.5, 1.6 + 0.36 * len(labels)), width=6.4) as figure:
         axes = figure.subplots()
         _heat(figure, axes, matrix, labels)
@@ -47,7 +47,8 @@ def _random(record: Record) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _label(one: Record) -> str:
+def dictionary_label(one: Record) -> str:
+    """A dictionary by its suite and the numbers of its layers: `layer 3`, `group 4–5`."""
     suite = _SHORT.get(one["suite"], f"{one['suite']}:")
     return theme.short(f"{suite} {theme.group_label(one['group'])}")
 
