@@ -133,8 +133,7 @@ class _Experiment:
         found = evaluate_reconstructions(suites, self.held_out, num_tokens, seed=seed).suites
         spliced = evaluate_losses(suites, self.held_out, num_tokens, seed=seed).suites
         return {
-            name: {layer: found[name][layer].as_record() | spliced[name][layer].as_record() for layer in found[name]}
-            for name in suites
+            name: {layer: _record(found[name][layer], spliced[name][layer]) for layer in found[name]} for name in suites
         }
 
     def transfers(self) -> tuple[list[Any], dict[str, float]]:
@@ -240,3 +239,9 @@ def _key(run: RunDirectory) -> str:
     made_from = {name: facts["sha256"] for name, facts in files.items() if name.startswith(("groups/", "scales"))}
     own = [run.config.experiment.model_dump(mode="json"), run.config.eval.model_dump(mode="json")]
     return digest([run.fingerprint("train"), made_from, *own])
+
+
+def _record(reconstruction: Measured, loss: Measured) -> dict[str, Any]:
+    """All metrics of one SAE, and their intervals."""
+    one, other = reconstruction.as_record(), loss.as_record()
+    return one | other | {"intervals": one["intervals"] | other["intervals"]}
