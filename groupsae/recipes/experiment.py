@@ -11,6 +11,7 @@ from groupsae.config import TrainConfig
 from groupsae.errors import ConfigError, RunError
 from groupsae.evaluation.losses import evaluate_losses
 from groupsae.evaluation.matched import TOLERANCE, fvu_at_equal_l0
+from groupsae.evaluation.measures import Measured
 from groupsae.evaluation.reconstruction import evaluate_reconstructions
 from groupsae.partition import Partition
 from groupsae.progress import bar, say
