@@ -149,3 +149,24 @@ def test_published_costs_come_out_of_a_config_file_alone(model, groups, chosen, 
     assert (round(total[groups], 1), round(total[len(total)], 1)) == (chosen, baseline)
     assert plan["choice"]["num_groups"] == groups
     assert all(row["own_mflop_per_token"]["total"] < row["mflop_per_token"]["total"] for row in plan["candidates"])
+
+
+# ---- every layer of a token
+
+
+def test_every_layer_of_a_token_takes_less_of_the_model_and_as_much_of_the_saes(done, call):
+    alone = ("--train.no-baseline", "--no-calibrate")
+    one = plan_of(call, done, *alone)
+    every = plan_of(call, done, *alone, "--train.layers-per-token", "all")
+    for a, b in zip(one["candidates"], every["candidates"], strict=True):
+        largest = max(map(len, a["groups"]))
+        cheaper = b["total_flops"]["own"] < a["total_flops"]["own"]
+        assert cheaper == (min(map(len, a["groups"])) > 1 or largest > 1), a["groups"]
+
+
+def test_a_small_buffer_is_warned_of_where_every_layer_of_a_token_is_trained_on(done, call):
+    flags = ("--overwrite", "--no-calibrate", "--train.no-baseline")
+    _, _, err = call("plan", done, *flags, "--train.layers-per-token", "all")
+    assert "warning" in err and "buffer_tokens" in err
+    _, _, err = call("plan", done, *flags, "--train.layers-per-token", "1")
+    assert "warning" not in err and 'layers_per_token = "all" takes several times less text' in err

@@ -37,7 +37,7 @@ def plan(bench: Workbench) -> list[str]:
     ConfigError if nothing meets the budget; FitError, with the plan written, if the run does not fit.
     """
     run, config = bench.run, bench.run.config
-    _warn_of_small_buffer(bench)
+    _advise_on_layers_per_token(bench)
     found = _candidates(bench)
     pricing = _pricing(bench)
     quality = _quality(bench, found)
@@ -64,8 +64,13 @@ def plan(bench: Workbench) -> list[str]:
     return ["plan.json"]
 
 
-def _warn_of_small_buffer(bench: Workbench) -> None:
+def _advise_on_layers_per_token(bench: Workbench) -> None:
     config = bench.run.config
+    if config.train.layers_per_token == 1 and not config.train.baseline:
+        say(
+            'plan: without a baseline, train.layers_per_token = "all" takes several times less text, and gave a lower '
+            "FVU for the same cost on the built-in model (docs/results.md)"
+        )
     batches = config.activations.buffer_tokens / config.train.batch_tokens
     if config.train.layers_per_token == "all" and batches < ENOUGH_BATCHES:
         say(
