@@ -6,13 +6,12 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from groupsae.records import environment
+from groupsae.records import environment, version_of
 
 PEERS = ("sae-lens", "eai-sparsify", "dictionary-learning")
 
@@ -25,7 +24,7 @@ def set_conditions(threads: int) -> None:
 
 def conditions() -> dict[str, Any]:
     """What a number depends on: versions (peers included), processor, commit, threads."""
-    peers = {name: _version(name) for name in PEERS}
+    peers = {name: version_of(name) for name in PEERS}
     return environment() | {"date": date.today().isoformat(), "threads": torch.get_num_threads(), "peers": peers}
 
 
@@ -54,10 +53,3 @@ def write(path: Path, facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"conditions": facts, "rows": rows}, indent=1) + "\n")
     print(f"\nwritten: {path}", flush=True)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

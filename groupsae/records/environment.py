@@ -14,10 +14,10 @@ from typing import Any
 def environment() -> dict[str, Any]:
     """Versions, hardware and commit, as far as they can be told."""
     return {
-        "groupsae": _version("groupsae"),
+        "groupsae": version_of("groupsae"),
         "python": platform.python_version(),
-        "torch": _version("torch"),
-        "transformers": _version("transformers"),
+        "torch": version_of("torch"),
+        "transformers": version_of("transformers"),
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -25,7 +25,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The version of an installed package; None if it is not."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
