@@ -16,6 +16,11 @@
 Each message says what was asked, what was found, what is allowed and what to do.
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class GroupsaeError(Exception):
     """What every error of this package is."""
@@ -63,3 +68,15 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signal: int, message: str = "") -> None:
         super().__init__(message)
         self.signal = signal
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """A question with the nearest known name, after a space; empty where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that there is not: what it should have been of, the nearest, and all known."""
+    names = list(known)
+    return f"There is no {what} {name!r}.{meant(name, names)} Known are {', '.join(names)}."

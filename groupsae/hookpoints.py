@@ -7,12 +7,11 @@ read: `layers.3` is the residual stream after block 3 of a GPT-NeoX or Llama, `h
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
 from collections.abc import Iterable, Sequence
 
-from groupsae.errors import HookpointError
+from groupsae.errors import HookpointError, meant
 
 _NUMBER = re.compile(r"(\d+)")
 
@@ -44,11 +43,9 @@ def _matches(name: list[str], pattern: list[str]) -> bool:
 
 def _nothing_matches(pattern: str, available: Sequence[str], owner: str) -> str:
     ordered = sorted(available, key=natural_key)
-    near = difflib.get_close_matches(pattern, ordered, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
     numbered = [name for name in ordered if re.fullmatch(r"[^.]+\.\d+", name)] or ordered
     span = f"{numbered[0]} ... {numbered[-1]}" if numbered else "no module"
-    return f"{pattern!r} matches nothing in {owner}.{hint} It has {span}."
+    return f"{pattern!r} matches nothing in {owner}.{meant(pattern, ordered)} It has {span}."
 
 
 def layer_index(hookpoint: str) -> int:

@@ -287,8 +287,8 @@ def test_a_place_that_cannot_be_written_is_the_users(here, call):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["trian", "tiny.toml"], ("There is no verb 'trian'", "did you mean 'train'?")),
-        (["zzz"], ("There is no verb 'zzz'; known are tokens", "init")),
+        (["trian", "tiny.toml"], ("There is no verb 'trian'", "Did you mean 'train'?")),
+        (["zzz"], ("There is no verb 'zzz'. Known are tokens", "init")),
         (["run"], ("`groupsae run` needs a RUN",)),
         (["train", "--overwrite"], ("`groupsae train` needs a RUN",)),
         (["run", "none.toml"], ("There is no config file none.toml", "`groupsae init`")),

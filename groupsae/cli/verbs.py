@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from groupsae.errors import ConfigError
+from groupsae.errors import ConfigError, unknown
 
 STAGE_VERBS = {
     "tokens": "read text, pack it into rows, hold some documents out",
@@ -36,6 +34,4 @@ def list_verbs() -> str:
 def require_verb(verb: str) -> None:
     """Raises ConfigError for a verb that there is not, naming the nearest."""
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(VERBS)}."
-        raise ConfigError(f"There is no verb {verb!r}; {hint}")
+        raise ConfigError(unknown("verb", verb, VERBS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from groupsae.errors import ConfigError, PartitionError
+from groupsae.errors import ConfigError, PartitionError, unknown
 from groupsae.grouping import linkage
 from groupsae.grouping.matrix import Distances
 from groupsae.grouping.optimal import optimal
@@ -91,9 +90,7 @@ def make_partition(distances: Distances, method: str, groups: int, objective: st
             return linkage.legacy(distances, groups)
         case "equal":
             return equal(distances.hookpoints, groups)
-    near = difflib.get_close_matches(method, METHODS, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"There is no grouping method {method!r}.{hint} Known are {', '.join(METHODS)}.")
+    raise ConfigError(unknown("grouping method", method, METHODS))
 
 
 def equal(hookpoints: Sequence[str], groups: int) -> Partition:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 from groupsae.activations.source import ActivationSource
-from groupsae.errors import ConfigError
+from groupsae.errors import ConfigError, unknown
 from groupsae.grouping.angular import angular_distances
 from groupsae.grouping.cka import cka_distances
 from groupsae.grouping.matrix import Distances
@@ -33,7 +32,5 @@ def measure_distances(
     Raises ConfigError for an unknown metric.
     """
     if metric not in METRICS:
-        near = difflib.get_close_matches(metric, METRICS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"There is no metric {metric!r}.{hint} Known are {', '.join(METRICS)}.")
+        raise ConfigError(unknown("metric", metric, METRICS))
     return METRICS[metric](source, num_tokens, seed=seed, until_stderr=until_stderr, progress=progress)

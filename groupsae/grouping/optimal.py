@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 
-from groupsae.errors import ConfigError
+from groupsae.errors import ConfigError, unknown
 from groupsae.grouping.linkage import require_possible
 from groupsae.grouping.matrix import Distances
 from groupsae.partition import Partition
@@ -30,9 +29,7 @@ def optimal(distances: Distances, num_groups: int, objective: str = "mean-angle"
     """
     require_possible(num_groups, len(distances))
     if objective not in OBJECTIVES:
-        near = difflib.get_close_matches(objective, OBJECTIVES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"There is no objective {objective!r}.{hint} Known are {', '.join(OBJECTIVES)}.")
+        raise ConfigError(unknown("objective", objective, OBJECTIVES))
     cuts = OBJECTIVES[objective](distances.matrix, num_groups)
     names = distances.hookpoints
     return Partition(tuple(names[first:last] for first, last in pairwise(cuts)))
