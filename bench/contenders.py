@@ -26,6 +26,7 @@ from groupsae.grouping.metrics import measure_distances
 from groupsae.partition import Partition
 from groupsae.saes.suite import Suite
 from groupsae.training.trainer import train
+from groupsae.training.warm_start import WarmStart
 
 
 class Contender(ABC):
@@ -57,17 +58,22 @@ class OneSAEPerLayer(Contender):
     rate = 1e-2
 
     def train(self) -> None:
+        self.trained = self.suite_of(self.partition(), self.task.num_tokens)
+        self.trained.save(self.output / "own")
+
+    def suite_of(self, partition: Partition, num_tokens: int, start: WarmStart | None = None, **settings: str) -> Suite:
+        """A suite on so many tokens per SAE; `settings` are further keys of [train]."""
         task = self.task
         config = TrainConfig(
-            num_tokens=task.num_tokens,
+            num_tokens=num_tokens,
             batch_tokens=task.batch_tokens,
             learning_rate=self.rate,
             scale_tokens=task.scale_tokens,
+            **settings,
         )
-        self.trained = train(
-            self.source, self.partition(), task.sae, config, seed=task.seed, buffer_tokens=task.buffer_tokens
+        return train(
+            self.source, partition, task.sae, config, seed=task.seed, buffer_tokens=task.buffer_tokens, start=start
         )
-        self.trained.save(self.output / "own")
 
     def partition(self) -> Partition:
         """Which layers share an SAE."""
@@ -82,6 +88,17 @@ class OneSAEPerGroup(OneSAEPerLayer):
 
     def partition(self) -> Partition:
         return group_layers(measure_distances("angular", self.source, self.task.distance_tokens, seed=self.task.seed))
+
+
+class GroupsThenLayers(OneSAEPerGroup):
+    """groupsae, groups on half the tokens, every layer of each; then each layer from its group's SAE on a quarter."""
+
+    def train(self) -> None:
+        tokens = self.task.num_tokens
+        groups = self.suite_of(self.partition(), tokens // 2, layers_per_token="all")
+        layers = Partition.singletons(self.source.hookpoints)
+        self.trained = self.suite_of(layers, tokens // 4, start=WarmStart(groups, "group"))
+        self.trained.save(self.output / "own")
 
 
 class SAELens(Contender):
@@ -227,6 +244,7 @@ class SparsifyDefault(SparsifyAdam):
 CONTENDERS: dict[str, type[Contender]] = {
     "groupsae-layers": OneSAEPerLayer,
     "groupsae-groups": OneSAEPerGroup,
+    "groupsae-groups-then-layers": GroupsThenLayers,
     "saelens": SAELens,
     "sparsify-adam": SparsifyAdam,
     "sparsify-default": SparsifyDefault,

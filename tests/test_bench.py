@@ -69,7 +69,7 @@ def test_every_part_of_our_step_is_found(bench):
     assert [part for part, cost in costs.items() if not cost > 0] == []
 
 
-@pytest.mark.parametrize("name", ["groupsae-layers", "groupsae-groups", *PEER_OF])
+@pytest.mark.parametrize("name", ["groupsae-layers", "groupsae-groups", "groupsae-groups-then-layers", *PEER_OF])
 def test_a_contender_trains_every_layer_and_is_judged(bench, task, tmp_path, name):
     if name in PEER_OF:
         pytest.importorskip(PEER_OF[name])

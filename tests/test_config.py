@@ -31,7 +31,7 @@ ODD = RunConfig(
     text=TextConfig(source=("a b.txt", 'quo"ted', "back\\slash", "new\nline", "hf:ünï/code"), field="the text"),
     activations=ActivationsConfig(hookpoints=("layers.*.mlp", "residual")),
     sae=TopKConfig(d_sae=77, k=5, auxk_weight=1e-20),
-    train=TrainConfig(learning_rate=1e-3, centre=True, num_tokens=10**12),
+    train=TrainConfig(learning_rate=1e-3, centre=False, num_tokens=10**12),
 )
 
 
@@ -188,7 +188,7 @@ def test_two_rules_for_one_choice_are_an_error():
 
 def test_differing_keys_are_named_with_both_values():
     other = ODD.model_copy(update={"seed": 8, "train": TrainConfig(learning_rate=1e-3, num_tokens=10**12)})
-    assert differing_keys(ODD, other) == ["seed: 7 -> 8", "train.centre: True -> False"]
+    assert differing_keys(ODD, other) == ["seed: 7 -> 8", "train.centre: False -> True"]
     assert differing_keys(ODD, ODD) == []
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
 
 import torch
+from torch import nn
 
 from groupsae.partition import Group, group_name
 from groupsae.saes.suite import BoundSAE, Suite
@@ -62,5 +63,14 @@ def _equal_at(one: BoundSAE, other: BoundSAE) -> bool:
         return False
     if one.sae is other.sae:
         return True
-    weights, others = one.sae.state_dict(), other.sae.state_dict()
-    return one.sae.config == other.sae.config and all(torch.equal(weights[key], others[key]) for key in weights)
+    if one.sae.config != other.sae.config or (one.adapter is None) != (other.adapter is None):
+        return False
+    return _same(one.sae, other.sae) and (one.adapter is None or _same(one.adapter, other.adapter))
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    tensors, others = one.state_dict(), other.state_dict()
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    if shapes != {name: tensor.shape for name, tensor in others.items()}:
+        return False
+    return all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())

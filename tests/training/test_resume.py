@@ -65,7 +65,12 @@ def test_the_state_holds_weights_moments_dead_counters_meters_and_schedule(never
     parameters = ("W_enc", "b_enc", "W_dec", "b_dec")
     moments = {f"adam.{name}.{key}" for name in parameters for key in ("step", "exp_avg", "exp_avg_sq")}
     assert names == {f"sae.{name}" for name in parameters} | moments | {"silent", "meter", "watch", "schedule"}
-    assert any(tensor.any() for name, tensor in never_stopped[2].items() if name.endswith("silent"))
+
+
+def test_the_state_holds_for_how_long_latents_have_been_silent(tmp_path):
+    run(folder=tmp_path, sae=SAE.model_copy(update={"k": 1}))
+    _, tensors = state_on_disk(tmp_path)
+    assert any(tensor.any() for name, tensor in tensors.items() if name.endswith("silent"))
 
 
 def test_going_on_several_times_equals_never_having_stopped(tmp_path, never_stopped):
