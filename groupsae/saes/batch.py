@@ -35,14 +35,17 @@ class BatchThreshold(nn.Module):
     def strongest(self, z_ND: Tensor, W_SD: Tensor, b_S: Tensor) -> tuple[PreActivations, Tensor]:
         """Pre-activations of a batch, and their values with all but the N k largest, and the negative, set to zero.
 
-        Exact wherever the floor lies: if the list turns out to hold fewer than N k, all are taken instead.
+        Exact wherever the floor lies: if the list turns out to hold fewer than N k, all are taken instead; and
+        if even those are fewer, as some are not numbers, none is set to zero.
         """
         wanted = self.k * len(z_ND)
         pre = pre_activations_above(MARGIN * self.value, z_ND, W_SD, b_S, wanted)
         if pre.values.numel() < wanted:
             pre = pre_activations_above(-torch.inf, z_ND, W_SD, b_S)
-        place = pre.values.numel() - wanted + 1
-        weakest = pre.values.detach().flatten().kthvalue(place).values if wanted else pre.values.new_zeros(())
+        surplus = pre.values.numel() - wanted
+        if not wanted or surplus < 0:
+            return pre, pre.values.relu()
+        weakest = pre.values.detach().flatten().kthvalue(surplus + 1).values
         return pre, pre.values.relu() * (pre.values >= weakest)
 
     def above(self, z_ND: Tensor, W_SD: Tensor, b_S: Tensor) -> Latents:

@@ -19,7 +19,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 from groupsae.saes.base import Latents
-from groupsae.saes.sparse import TILE_NUMBERS
+from groupsae.saes.sparse import tile_rows
 
 DENSE_SHARE = 1 / 16
 """Above this share of pre-activations a list does not pay."""
@@ -192,7 +192,7 @@ def _bags(W_SD: Tensor, latents_M: Tensor, starts: Tensor, values_M: Tensor) -> 
 def _find(floor: float | Tensor, z_ND: Tensor, W_SD: Tensor, b_S: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
     """(tokens, latents, values) above the floor, tile by tile of tokens; None where they are too many to list."""
     count, d_sae = len(z_ND), len(W_SD)
-    rows = max(1, min(count, TILE_NUMBERS.get(z_ND.device.type, 256 * 2**20) // d_sae))
+    rows = tile_rows(z_ND, d_sae)
     tile_RS, most, parts = z_ND.new_empty(rows, d_sae), DENSE_SHARE * d_sae * count, []
     for number, z_RD in enumerate(z_ND.split(rows)):
         pre_RS = torch.addmm(b_S, z_RD, W_SD.T, out=tile_RS[: len(z_RD)])

@@ -26,6 +26,11 @@ Select = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From pre-activations (R, S) the chosen values and their latents, (R, K) each."""
 
 
+def tile_rows(z_ND: Tensor, d_sae: int) -> int:
+    """How many rows of z have their pre-activations held at once."""
+    return max(1, min(len(z_ND), TILE_NUMBERS.get(z_ND.device.type, TILE_NUMBERS["cuda"]) // d_sae))
+
+
 def select(
     z_ND: Tensor, W_SD: Tensor, b_S: Tensor, choose: Select, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -41,7 +46,7 @@ class _Select(Function):
     def forward(
         ctx: Any, z_ND: Tensor, W_SD: Tensor, b_S: Tensor, choose: Select, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        rows = max(1, min(len(z_ND), TILE_NUMBERS.get(z_ND.device.type, 256 * 2**20) // len(W_SD)))
+        rows = tile_rows(z_ND, len(W_SD))
         tile_RS = z_ND.new_empty(rows, len(W_SD), dtype=dtype)
         W_DS, b_cast_S = W_SD.to(dtype).T, b_S.to(dtype)
         # The bias is added while the tile is in the cache: addmm would fill the tile with it first.

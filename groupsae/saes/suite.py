@@ -20,7 +20,7 @@ from groupsae.saes.base import Latents, SparseAutoencoder
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import ARCHITECTURES, build_sae
 from groupsae.saes.weights import load_tensors, save_tensors
-from groupsae.storage import within, write_atomically
+from groupsae.storage import within, write_atomically, write_json
 
 ADAPTER_FILE = "adapter.safetensors"
 REMEDY = "Train again to make it."
@@ -158,8 +158,7 @@ def _require_fit(scales: Scales, group: Group, sae: SparseAutoencoder, folder: P
 
 def write_suite_index(folder: Path, partitions: dict[str, Partition]) -> None:
     """Write which suites a folder holds, by name."""
-    text = json.dumps({name: partition.groups for name, partition in partitions.items()}, indent=1)
-    write_atomically(folder / "suite.json", lambda path: path.write_text(text + "\n"))
+    write_json(folder / "suite.json", {name: partition.groups for name, partition in partitions.items()})
 
 
 def read_suite_index(folder: Path) -> dict[str, Partition]:
@@ -198,7 +197,7 @@ def save_sae(sae: SparseAutoencoder, folder: Path, adapter: Adapter | None = Non
         cfg["lineage"] = sae.lineage.to_json()
     if adapter is not None:
         cfg["per_layer"] = adapter.own.names
-    write_atomically(folder / "cfg.json", lambda path: path.write_text(json.dumps(cfg, indent=1) + "\n"))
+    write_json(folder / "cfg.json", cfg)
 
 
 def load_sae(folder: Path) -> SparseAutoencoder:

@@ -18,7 +18,7 @@ from typing import Any
 from groupsae.activations.shuffle import Position
 from groupsae.errors import RunError
 from groupsae.saes.weights import load_tensors, save_tensors
-from groupsae.storage import describe, storage_errors, within, write_atomically
+from groupsae.storage import describe, storage_errors, within, write_atomically, write_json
 from groupsae.training.group import GroupInTraining
 from groupsae.training.log import LogFile
 
@@ -76,8 +76,7 @@ class Checkpoints:
             "logs": {log.path.name: log.sync() for log in self.logs},
             "files": {name: describe(self.folder / name) for name in files},
         }
-        text = json.dumps(manifest, indent=1) + "\n"
-        write_atomically(self._file(progress.step), lambda path: path.write_text(text, encoding="utf-8"))
+        write_json(self._file(progress.step), manifest)
         self._thin(progress.step)
 
     def load(self, groups: Sequence[GroupInTraining]) -> Progress | None:

@@ -12,7 +12,7 @@ from groupsae.config import SAEConfig, TrainConfig
 from groupsae.errors import NumericalError
 from groupsae.partition import Group, group_name
 from groupsae.saes.adapter import Adapter
-from groupsae.saes.base import Losses, SparseAutoencoder
+from groupsae.saes.base import Latents, Losses, SparseAutoencoder
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import build_sae
 from groupsae.training.dead import DeadLatents
@@ -110,9 +110,16 @@ class GroupInTraining:
         sound = self.watch.look(losses.total, norm, z_ND, layers_N, number, progress * self.train.num_tokens)
         self._apply(rate, sound)
         self.schedule.advance(len(z_ND), losses.total.detach())
-        self.sae.after_step(losses.latents, rate)
+        self._after_step(losses.latents, rate, sound)
         self.dead.update(losses.latents, sound)
         self.meter.add(losses, self.dead.mask_S, sound)
+
+    def _after_step(self, latents: Latents, rate: float, sound: Tensor) -> None:
+        """The SAE's thresholds and weights of penalties follow a step, unless it was faulty."""
+        before = [buffer.clone() for buffer in self.sae.buffers()]
+        self.sae.after_step(latents, rate)
+        for buffer, was in zip(self.sae.buffers(), before, strict=True):
+            buffer.copy_(torch.where(sound, buffer, was))
 
     def _sparsity(self, progress: float) -> float:
         return 1.0 if self.start else warmup(progress, self.train.sparsity_warmup_share)

@@ -22,9 +22,8 @@ class Schedule:
     def __init__(self, train: TrainConfig, device: torch.device) -> None:
         self.seen, self.end = 0, train.num_tokens
         self._train = train
-        self._loss = torch.zeros((), dtype=torch.float64, device=device)
-        self._steps = self._tokens = 0
-        self._before = 0.0
+        self._loss_and_steps = torch.zeros(2, dtype=torch.float64, device=device)
+        self._tokens, self._before = 0, 0.0
 
     @property
     def finished(self) -> bool:
@@ -42,14 +41,18 @@ class Schedule:
         return self.seen / self.end
 
     def advance(self, tokens: int, loss: Tensor) -> None:
-        """Take note of a step on `tokens` tokens and its loss, a scalar that stays on the device."""
+        """Take note of a step on `tokens` tokens and its loss, a scalar that stays on the device.
+
+        A loss that is not finite is that of a step that changed nothing, and counts for the tokens alone.
+        """
         self.seen += tokens
         if self._train.stop_below is None or self._decaying:
             return
-        self._loss += loss
-        self._steps, self._tokens = self._steps + 1, self._tokens + tokens
+        self._loss_and_steps += torch.where(torch.isfinite(loss), torch.stack([loss, torch.ones_like(loss)]), 0)
+        self._tokens += tokens
         if self._tokens >= self._train.stop_window_tokens:
-            self._compare(self._loss.item() / self._steps)
+            loss_sum, steps = self._loss_and_steps.tolist()
+            self._compare(loss_sum / max(steps, 1))
 
     @property
     def _decaying(self) -> bool:
@@ -59,16 +62,16 @@ class Schedule:
         fallen = 1 - mean / self._before if self._before else math.inf
         if fallen / self._tokens * 1e6 < self._train.stop_below:
             self.end = min(self.end, math.ceil(self.seen / (1 - self._train.decay_share)))
-        self._before, self._steps, self._tokens = mean, 0, 0
-        self._loss.zero_()
+        self._before, self._tokens = mean, 0
+        self._loss_and_steps.zero_()
 
     def state(self) -> Tensor:
         """All of it as one tensor."""
-        numbers = torch.tensor([self.seen, self.end, self._steps, self._tokens, self._before], dtype=torch.float64)
-        return torch.cat([numbers.to(self._loss.device), self._loss[None]])
+        numbers = torch.tensor([self.seen, self.end, self._tokens, self._before], dtype=torch.float64)
+        return torch.cat([numbers.to(self._loss_and_steps.device), self._loss_and_steps])
 
     def restore(self, state: Tensor) -> None:
         """Take the state that `state()` gave."""
-        seen, end, steps, tokens, self._before, _ = state.tolist()
-        self.seen, self.end, self._steps, self._tokens = int(seen), int(end), int(steps), int(tokens)
-        self._loss.copy_(state[-1])
+        seen, end, tokens, self._before, *_ = state.tolist()
+        self.seen, self.end, self._tokens = int(seen), int(end), int(tokens)
+        self._loss_and_steps.copy_(state[-2:])

@@ -12,6 +12,7 @@ sys.path.append(str(Path(__file__).parents[1] / "training"))
 from training_cases import SAE, STEPS, TRAIN, Log, equal, last_manifest, make_source, run, weights
 
 from groupsae.activations.scale import measure_scales
+from groupsae.config import as_architecture
 from groupsae.errors import NumericalError
 from groupsae.training.faults import SPIKE, Watch
 from groupsae.training.group import GroupInTraining
@@ -61,11 +62,14 @@ def test_skipped_steps_are_counted_and_every_other_group_is_as_it_would_have_bee
     assert skipped["layers.0+2"] == 0 and 1 <= skipped["layers.1"] <= 4
 
 
-def test_a_skipped_step_changes_neither_weights_nor_moments_nor_counters():
-    group, x_ND, layers_N = _one_layer()
-    group.step(x_ND, layers_N, 0.0)
+@pytest.mark.parametrize("fault", [torch.nan, torch.inf])
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "matryoshka", "relu", "jumprelu", "gated"])
+def test_a_skipped_step_changes_neither_weights_nor_moments_nor_counters(architecture, fault):
+    group, x_ND, layers_N = _one_layer(as_architecture(SAE, architecture))
+    for _ in range(3):
+        group.step(x_ND, layers_N, 0.0)
     before = {name: tensor.clone() for name, tensor in group.state().items()}
-    group.step(x_ND * torch.nan, layers_N, 0.1)
+    group.step(x_ND * fault, layers_N, 0.1)
     after = group.state()
     for name, tensor in before.items():
         if name == "sae.W_dec":  # its rows are given unit norm once more
@@ -74,11 +78,11 @@ def test_a_skipped_step_changes_neither_weights_nor_moments_nor_counters():
             assert torch.equal(after[name], tensor), name
 
 
-def _one_layer():
+def _one_layer(sae=SAE):
     """A group of one layer, and a batch: x_ND, layers_N."""
     source = make_source()
     x_ND = source.read([1, 2])[1]
-    group = GroupInTraining(("layers.1",), measure_scales(source, 100), source.d_model, SAE, SKIP, 0)
+    group = GroupInTraining(("layers.1",), measure_scales(source, 100), source.d_model, sae, SKIP, 0)
     return group, x_ND, torch.zeros(len(x_ND), dtype=torch.long)
 
 

@@ -211,14 +211,14 @@ def test_a_save_that_the_disk_refuses_leaves_the_checkpoint_before_it_in_force(t
 
 
 def test_a_save_that_is_killed_before_the_marker_leaves_the_checkpoint_before_it_in_force(tmp_path, monkeypatch):
-    write = checkpoint.write_atomically
+    write = checkpoint.write_json
 
-    def killed(path, write_file):
+    def killed(path, value):
         if path.name == "step-8.json":
             raise KeyboardInterrupt
-        write(path, write_file)
+        write(path, value)
 
-    monkeypatch.setattr(checkpoint, "write_atomically", killed)
+    monkeypatch.setattr(checkpoint, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         run(folder=tmp_path)
     monkeypatch.undo()
