@@ -1,6 +1,6 @@
 """For a total budget of FLOPs, which plan gives the lowest FVU and delta CE over all layers?
 
-    python bench/budgets.py [--seeds 3] [--tokens 40000 120000 360000]
+    python bench/budgets.py [--seeds 0 1 2] [--tokens 40000 120000 360000]
 
 A budget is what one SAE per layer costs on so many tokens, by our own count (language model and sparse steps).
 Every plan spends it in its own way on the built-in model: one SAE per layer; groups; groups whose layers have maps
@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/demo.toml"))
     parser.add_argument("--tokens", type=int, nargs="+", default=[40_000, 120_000, 360_000])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
@@ -112,7 +112,7 @@ def main() -> None:
     bed = Bed(load_config(options.config), options.out / "bed", 2 * max(options.tokens))
     one = flops_per_token(bed, bed.layers, 1)
     rows = []
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         scales = measure_scales(bed.source, bed.config.train.scale_tokens, centre=bed.config.train.centre, seed=seed)
         for tokens in options.tokens:
             for name, plan in PLANS.items():

@@ -115,7 +115,7 @@ def evaluate_losses(
     """
     rows = _special_first(source, chosen_rows(source, num_tokens, seed))
     means = MeanActivations(source, rows)
-    bench = _Bench(suites, source, means)
+    bench = _Bench(suites, source, means, len(rows))
     for ids_BT in _batches(source, rows):
         bench.measure(ids_BT)
         if progress:
@@ -144,19 +144,23 @@ def _batches(source: Harvester, rows: Tensor) -> Iterator[Tensor]:
 class _Bench:
     """Splices everything that is measured into each batch, and keeps each row's sums in both scopes."""
 
-    def __init__(self, suites: Mapping[str, Suite], source: Harvester, means: MeanActivations) -> None:
+    def __init__(self, suites: Mapping[str, Suite], source: Harvester, means: MeanActivations, num_rows: int) -> None:
         self._suites, self._source = suites, source
         self._subjects = subjects(suites)
         served = {subject.hookpoint for subject in self._subjects}
         self._hookpoints = [hookpoint for hookpoint in source.hookpoints if hookpoint in served]
         self._mean_D = dict(zip(source.hookpoints, means.mean_CLD[0].float(), strict=True))
-        self._sums: dict[Hashable, list[np.ndarray]] = defaultdict(list)
+        # One array per key from the start: small ones, batch by batch, would split the memory of freed logits.
+        self._sums: dict[Hashable, np.ndarray] = defaultdict(lambda: np.zeros((4, num_rows)))
+        self._measured = 0
 
     def measure(self, ids_BT: Tensor) -> None:
         """Take note of a batch of rows."""
         clean = CleanPass(self._source.model, ids_BT, self._hookpoints)
         special_BT = ~self._source.rows.keep(ids_BT)
-        batch = _Batch(CleanPredictions(clean.logits_BTV, ids_BT), counted(self._source, special_BT), self._sums)
+        place = slice(self._measured, self._measured + len(ids_BT))
+        self._measured = place.stop
+        batch = _Batch(CleanPredictions(clean.logits_BTV, ids_BT), counted(self._source, special_BT), self._sums, place)
         batch.note("clean", clean.logits_BTV)
         for hookpoints in self._ablated():
             for kind, change in (("zero", torch.zeros_like), ("mean", None)):
@@ -184,7 +188,7 @@ class _Bench:
 
     def _rows(self, key: Hashable, scope: int) -> np.ndarray:
         """(tokens with a next one, sum of CE, tokens, sum of KL) of each row, (4, R)."""
-        return np.concatenate(self._sums[key, scope], axis=-1)
+        return self._sums[key, scope]
 
     def result(self, scope: int, name: Scope) -> Losses:
         """Everything that was measured, in a scope."""
@@ -228,8 +232,10 @@ class _Bench:
 class _Batch:
     """One batch of rows: the clean predictions, and where reconstructions are spliced in for each scope."""
 
-    def __init__(self, predictions: CleanPredictions, keep_CBT: Tensor, sums: dict[Hashable, list[np.ndarray]]) -> None:
-        self._predictions, self._sums, self._keep_CBT = predictions, sums, keep_CBT.double()
+    def __init__(
+        self, predictions: CleanPredictions, keep_CBT: Tensor, sums: dict[Hashable, np.ndarray], place: slice
+    ) -> None:
+        self._predictions, self._sums, self._place, self._keep_CBT = predictions, sums, place, keep_CBT.double()
         if torch.equal(keep_CBT[0], keep_CBT[1]):
             self.splices = [((0, 1), keep_CBT[0])]
         else:
@@ -241,7 +247,7 @@ class _Batch:
         for scope in scopes_:
             keep_BT = self._keep_CBT[scope]
             sums_4B = [part.sum(-1) for part in (keep_BT[:, :-1], ce_BT * keep_BT[:, :-1], keep_BT, kl_BT * keep_BT)]
-            self._sums[key, scope].append(torch.stack(sums_4B).cpu().numpy())
+            self._sums[key, scope][:, self._place] = torch.stack(sums_4B).cpu().numpy()
 
 
 def _not_negative(found: dict[str, Any], name: str) -> dict[str, Any]:
