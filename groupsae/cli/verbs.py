@@ -10,7 +10,7 @@ STAGE_VERBS = {
     "group": "divide the layers into groups",
     "plan": "price every division before training: FLOPs, seconds, memory, quality",
     "train": "train one SAE per group, and one per layer to compare with",
-    "eval": "measure reconstruction and loss on held-out text, all parts or those named",
+    "eval": "measure reconstruction, loss, circuits and similarity on held-out text: all, or those named",
     "report": "write report/index.html",
 }
 OTHER_VERBS = {
