@@ -30,6 +30,12 @@ class Latents:
         zeros_NS = self.values_NK.new_zeros(len(self.values_NK), d_sae)
         return zeros_NS.scatter_add(1, self.indices_NK, self.values_NK)
 
+    def fired_only(self) -> Latents:
+        """The same with K as small as the token with most active latents allows, at least 1; without gradient."""
+        most = int((self.values_NK > 0).sum(1).max()) if len(self.values_NK) else 0
+        values_NK, places_NK = self.values_NK.detach().topk(max(1, most), dim=1)
+        return Latents(values_NK, self.indices_NK.gather(1, places_NK))
+
     def l0(self) -> Tensor:
         """Mean number of active latents per token, as a tensor."""
         return (self.values_NK > 0).sum() / max(1, len(self.values_NK))
@@ -46,11 +52,13 @@ class Latents:
 class Whole:
     """What losses of a part must know of the whole batch: its tokens, and V = sum_t ||z_t - mean z||^2.
 
-    Of a batch without variance, such as one token, V is sum_t ||z_t||^2.
+    Of a batch without variance, such as one token, V is sum_t ||z_t||^2. `weakest` is the pre-activation from which
+    on latents are kept, where that is decided by the batch and not by each token.
     """
 
     count: int
     variance: Tensor
+    weakest: Tensor | None = None
 
     @classmethod
     def of(cls, z_ND: Tensor) -> Whole:
@@ -117,6 +125,10 @@ class SparseAutoencoder(nn.Module, ABC):
         `sparsity` in [0, 1] is the warm-up of a sparsity penalty, where the architecture has one. Given
         the `whole` batch of which z is a part, it is that part's share of the whole batch's losses.
         """
+
+    def whole(self, z_ND: Tensor, parts: int) -> Whole:
+        """What `losses` must know of a batch that is taken in so many parts, those of `z_ND.tensor_split(parts)`."""
+        return Whole.of(z_ND)
 
     def after_step(self, latents: Latents, rate: float) -> None:
         """What a step on a batch with these latents changes besides the gradient's part: thresholds, weights."""

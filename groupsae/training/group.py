@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from groupsae.activations.parts import Parts
 from groupsae.activations.scale import Scales
 from groupsae.activations.shuffle import Batch
 from groupsae.activations.source import hash_seed
@@ -17,7 +18,7 @@ from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import build_sae
 from groupsae.training.dead import DeadLatents
 from groupsae.training.faults import Watch
-from groupsae.training.microbatch import MicroBatches, backward_in_parts
+from groupsae.training.microbatch import backward_in_parts, parts_of_steps
 from groupsae.training.optim import adam, clip, decay, learning_rate, warmup
 from groupsae.training.precision import product_dtype
 from groupsae.training.schedule import Schedule
@@ -33,7 +34,8 @@ class GroupInTraining:
     With `layers_per_token = "all"` every token is seen once at each layer of the group, in steps of their own, so that
     a group of m layers takes m steps for each batch of the stream. `name` is what it goes by, its group's name unless
     the group is trained more than once; `start` the weights it begins with, which take the warm start's learning
-    rate and no warm-up of sparsity; `adapter` what its layers have of their own.
+    rate and no warm-up of sparsity; `adapter` what its layers have of their own; `parts` in how many parts a batch is
+    taken, which groups that train together share.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class GroupInTraining:
         name: str | None = None,
         start: Start | None = None,
         adapter: Adapter | None = None,
+        parts: Parts | None = None,
     ) -> None:
         device = scales.scale_L.device
         self.group, self.name, self.train, self.start = group, name or group_name(group), train, start
@@ -66,7 +69,7 @@ class GroupInTraining:
         self.dead = DeadLatents(self.sae.d_sae, sae.dead_after_tokens, device)
         self.meter = Meter(device)
         self.watch = Watch(group, device)
-        self.micro_batches = MicroBatches()
+        self.parts = parts or parts_of_steps()
 
     @property
     def turns(self) -> int:
@@ -101,7 +104,7 @@ class GroupInTraining:
         if self.adapter is not None:
             z_ND = self.adapter.enter(z_ND, layers_N)
         sparsity, rate = self._sparsity(progress), self.rate * decay(progress, self.train.decay_share)
-        losses = self.micro_batches.run(
+        losses = self.parts.run(
             lambda parts: backward_in_parts(self.sae, z_ND, dead_S, sparsity, parts),
             self.optimizer.zero_grad,
             len(z_ND),

@@ -18,6 +18,7 @@ from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.suite import Suite
 from groupsae.training.checkpoint import Checkpoints, Progress
 from groupsae.training.group import GroupInTraining
+from groupsae.training.microbatch import parts_of_steps
 from groupsae.training.warm_start import Start, WarmStart
 
 PARTS = ("language model", "SAE steps", "shuffle buffer", "checkpoints", "other")
@@ -168,9 +169,19 @@ def train_together(
     """
     groups = [trainee.group for trainee in trainees.values()]
     _require_possible(source, groups, sae, train, buffer_tokens)
+    parts = parts_of_steps()
     in_training = [
         GroupInTraining(
-            each.group, scales, source.d_model, sae, each.train, seed, name=name, start=each.start, adapter=each.adapter
+            each.group,
+            scales,
+            source.d_model,
+            sae,
+            each.train,
+            seed,
+            name=name,
+            start=each.start,
+            adapter=each.adapter,
+            parts=parts,
         )
         for name, each in trainees.items()
     ]
@@ -285,7 +296,7 @@ class _Loop:
         for group in self.groups:
             group.require_finite(self.step)
         record = {"step": self.step, "tokens": self.position.tokens, "seconds": round(sum(self._parts()), 3)}
-        record["micro_batches"] = max(group.micro_batches.parts for group in self.groups)
+        record["micro_batches"] = max(group.parts.number for group in self.groups)
         record["groups"] = {
             group.name: {"tokens": group.schedule.seen}
             | reading

@@ -204,7 +204,7 @@ def test_out_of_memory_fewer_rows_are_read_at_once_and_give_the_same(monkeypatch
 
     monkeypatch.setattr(harvester, "_forward", limited)
     torch.testing.assert_close(harvester.read(list(range(7))), expected)
-    assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+    assert sizes == [7, 4, 2, 2, 2, 1]
     monkeypatch.setattr(harvester, "_forward", lambda ids_BT: limited(ids_BT.repeat(3, 1)))
     with pytest.raises(FitError, match="does not hold one row"):
         harvester.read([1, 2])
