@@ -69,7 +69,12 @@ class Harvester:
         )
 
     def narrowed(self, hookpoints: tuple[str, ...]) -> Harvester:
-        """The same text at some of the hookpoints; the model stops at the deepest of them."""
+        """The same text at some of the hookpoints; the model stops at the deepest of them.
+
+        Where positions are masked it stays at all, since any of them decides which positions are left out.
+        """
+        if self.on_nan == "mask":
+            return self
         narrow = copy.copy(self)
         narrow.hookpoints = tuple(name for name in self.hookpoints if name in hookpoints)
         narrow._modules = [_module(self.model, hookpoint) for hookpoint in narrow.hookpoints]

@@ -33,6 +33,8 @@ class Trained:
     scales: Scales
     seconds: dict[str, float]
     adapters: dict[str, Adapter] = field(default_factory=dict)
+    masked: int = 0
+    """Positions that the stream was read without, because their activations are not finite."""
 
     def suite(self, partition: Partition) -> Suite:
         """The suite of one partition whose groups were all trained."""
@@ -192,7 +194,8 @@ def train_together(
     loop.resume(resumed)
     loop.run()
     adapters = {name: each.adapter for name, each in trainees.items() if each.adapter is not None}
-    return Trained({group.name: group.trained() for group in in_training}, scales, loop.seconds, adapters)
+    saes = {group.name: group.trained() for group in in_training}
+    return Trained(saes, scales, loop.seconds, adapters, loop.position.masked)
 
 
 def _require_possible(
