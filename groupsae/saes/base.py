@@ -30,12 +30,6 @@ class Latents:
         zeros_NS = self.values_NK.new_zeros(len(self.values_NK), d_sae)
         return zeros_NS.scatter_add(1, self.indices_NK, self.values_NK)
 
-    def fired_only(self) -> Latents:
-        """The same with K as small as the token with most active latents allows, at least 1; without gradient."""
-        most = int((self.values_NK > 0).sum(1).max()) if len(self.values_NK) else 0
-        values_NK, places_NK = self.values_NK.detach().topk(max(1, most), dim=1)
-        return Latents(values_NK, self.indices_NK.gather(1, places_NK))
-
     def l0(self) -> Tensor:
         """Mean number of active latents per token, as a tensor."""
         return (self.values_NK > 0).sum() / max(1, len(self.values_NK))
@@ -46,6 +40,40 @@ class Latents:
         fired_S = torch.zeros(d_sae + 1, dtype=torch.bool, device=self.indices_NK.device)
         reached_NK = torch.where(self.values_NK > 0, self.indices_NK, d_sae)
         return fired_S.index_fill_(0, reached_NK.flatten(), True)[:d_sae]
+
+    @torch.no_grad()
+    def activity(self, d_sae: int) -> Activity:
+        """What they amount to; no synchronisation with the device."""
+        values_NK, active_NK = self.values_NK, self.values_NK > 0
+        none = values_NK.new_tensor(torch.inf)
+        weakest = torch.where(active_NK, values_NK, none).amin() if values_NK.numel() else none
+        return Activity(len(values_NK), active_NK.sum(), weakest, self.fired(d_sae))
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What the latents of a batch amount to: its tokens, how many values are above zero, and the smallest of those.
+
+    `weakest` is infinite where nothing fired; `fired_S` is true for each latent (S,) that fired on some token.
+    """
+
+    tokens: int
+    active: Tensor
+    weakest: Tensor
+    fired_S: Tensor
+
+    def __add__(self, other: Activity) -> Activity:
+        """That of two parts of a batch together."""
+        return Activity(
+            self.tokens + other.tokens,
+            self.active + other.active,
+            torch.minimum(self.weakest, other.weakest),
+            self.fired_S | other.fired_S,
+        )
+
+    def l0(self) -> Tensor:
+        """Mean number of active latents per token, as a tensor."""
+        return self.active / max(1, self.tokens)
 
 
 @dataclass(frozen=True)
@@ -130,8 +158,8 @@ class SparseAutoencoder(nn.Module, ABC):
         """What `losses` must know of a batch that is taken in so many parts, those of `z_ND.tensor_split(parts)`."""
         return Whole.of(z_ND)
 
-    def after_step(self, latents: Latents, rate: float) -> None:
-        """What a step on a batch with these latents changes besides the gradient's part: thresholds, weights."""
+    def after_step(self, activity: Activity, rate: float) -> None:
+        """What a step on a batch changes besides the gradient's part, by what was active: thresholds, weights."""
 
     def encode(self, z_ND: Tensor) -> Tensor:
         """The latents (N, S), dense."""

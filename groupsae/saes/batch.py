@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from groupsae.config import BatchTopKConfig, MatryoshkaConfig
 from groupsae.saes.auxk import auxk_error
-from groupsae.saes.base import Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
 from groupsae.saes.pre_activations import PreActivations, pre_activations_above
 
 MARGIN = 0.7
@@ -66,9 +66,9 @@ class BatchSAE(SparseAutoencoder):
         total = errors_M.sum() / variance + self.auxk_weight * auxk
         return Losses(total, errors_M[-1].detach(), variance, auxk.detach(), pre.latents(values))
 
-    def after_step(self, latents: Latents, rate: float) -> None:
+    def after_step(self, activity: Activity, rate: float) -> None:
         """Brings the threshold up to date."""
-        self.threshold.update(latents)
+        self.threshold.update(activity.weakest)
 
 
 class BatchThreshold(nn.Module):
@@ -142,10 +142,8 @@ class BatchThreshold(nn.Module):
         self.total /= factor
 
     @torch.no_grad()
-    def update(self, latents: Latents) -> None:
-        """Take note of a step's weakest kept value; a step in which nothing fired says nothing."""
-        fired_NK = latents.values_NK > 0
-        weakest = latents.values_NK.masked_fill(~fired_NK, torch.inf).amin()
-        seen = fired_NK.any()
+    def update(self, weakest: Tensor) -> None:
+        """Take note of a step's weakest kept value; a step in which nothing fired, whose is infinite, says nothing."""
+        seen = torch.isfinite(weakest)
         self.total.copy_(torch.where(seen, 0.99 * self.total + 0.01 * weakest, self.total))
         self.weight.copy_(torch.where(seen, 0.99 * self.weight + 0.01, self.weight))

@@ -13,12 +13,12 @@ from groupsae.config import SAEConfig, TrainConfig
 from groupsae.errors import NumericalError
 from groupsae.partition import Group, group_name
 from groupsae.saes.adapter import Adapter
-from groupsae.saes.base import Latents, Losses, SparseAutoencoder
+from groupsae.saes.base import Activity, SparseAutoencoder
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import build_sae
 from groupsae.training.dead import DeadLatents
 from groupsae.training.faults import Watch
-from groupsae.training.microbatch import backward_in_parts, parts_of_steps
+from groupsae.training.microbatch import Outcome, backward_in_parts, parts_of_steps
 from groupsae.training.optim import adam, clip, decay, learning_rate, warmup
 from groupsae.training.precision import product_dtype
 from groupsae.training.schedule import Schedule
@@ -104,23 +104,23 @@ class GroupInTraining:
         if self.adapter is not None:
             z_ND = self.adapter.enter(z_ND, layers_N)
         sparsity, rate = self._sparsity(progress), self.rate * decay(progress, self.train.decay_share)
-        losses = self.parts.run(
+        outcome = self.parts.run(
             lambda parts: backward_in_parts(self.sae, z_ND, dead_S, sparsity, parts),
             self.optimizer.zero_grad,
             len(z_ND),
         )
         norm = clip(self.sae.parameters(), self.train.clip_norm)
-        sound = self.watch.look(losses.total, norm, z_ND, layers_N, number, progress * self.train.num_tokens)
+        sound = self.watch.look(outcome.total, norm, z_ND, layers_N, number, progress * self.train.num_tokens)
         self._apply(rate, sound)
-        self.schedule.advance(len(z_ND), losses.total.detach())
-        self._after_step(losses.latents, rate, sound)
-        self.dead.update(losses.latents, sound)
-        self.meter.add(losses, self.dead.mask_S, sound)
+        self.schedule.advance(len(z_ND), outcome.total)
+        self._after_step(outcome.activity, rate, sound)
+        self.dead.update(outcome.activity, sound)
+        self.meter.add(outcome, self.dead.mask_S, sound)
 
-    def _after_step(self, latents: Latents, rate: float, sound: Tensor) -> None:
+    def _after_step(self, activity: Activity, rate: float, sound: Tensor) -> None:
         """The SAE's thresholds and weights of penalties follow a step, unless it was faulty."""
         before = [buffer.clone() for buffer in self.sae.buffers()]
-        self.sae.after_step(latents, rate)
+        self.sae.after_step(activity, rate)
         for buffer, was in zip(self.sae.buffers(), before, strict=True):
             buffer.copy_(torch.where(sound, buffer, was))
 
@@ -204,17 +204,16 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
 
-    def add(self, losses: Losses, dead_S: Tensor, sound: Tensor) -> None:
+    def add(self, outcome: Outcome, dead_S: Tensor, sound: Tensor) -> None:
         """Take note of a step, if it is sound."""
-        values_NK = losses.latents.values_NK
         self.sums[0] += sound
-        self.sums[1] += len(values_NK) * sound
+        self.sums[1] += outcome.activity.tokens * sound
         parts = (
-            losses.total.detach(),
-            losses.auxk,
-            losses.error,
-            losses.variance,
-            (values_NK > 0).sum(),
+            outcome.total,
+            outcome.auxk,
+            outcome.error,
+            outcome.variance,
+            outcome.activity.active,
             dead_S.float().mean(),
         )
         self.sums[2:] += torch.where(sound, torch.stack([part.double() for part in parts]), 0)

@@ -20,8 +20,8 @@ def gradients(parts, dead):
     sae.initialise(1)
     z_ND = torch.randn(37, 8, generator=torch.Generator().manual_seed(2)) + torch.linspace(0, 5, 37)[:, None]
     dead_S = torch.arange(24) < dead
-    losses = backward_in_parts(sae, z_ND, dead_S, 1.0, parts)
-    return losses, {name: p.grad for name, p in sae.named_parameters()}
+    outcome = backward_in_parts(sae, z_ND, dead_S, 1.0, parts)
+    return outcome, {name: p.grad for name, p in sae.named_parameters()}
 
 
 @pytest.mark.parametrize("dead", [0, 3, 20])
@@ -29,12 +29,13 @@ def gradients(parts, dead):
 def test_parts_add_up_to_the_whole_batch(parts, dead):
     """V is the batch's variance about the batch's mean: with each part's own V the gradients differ."""
     whole, expected = gradients(1, dead)
-    losses, found = gradients(parts, dead)
+    outcome, found = gradients(parts, dead)
     for name, grad in expected.items():
         torch.testing.assert_close(found[name], grad, rtol=1e-5, atol=1e-7)
     for name in ("total", "error", "variance", "auxk"):
-        torch.testing.assert_close(getattr(losses, name), getattr(whole, name).detach(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(losses.latents.dense(24), whole.latents.dense(24))
+        torch.testing.assert_close(getattr(outcome, name), getattr(whole, name), rtol=1e-6, atol=0)
+    assert torch.equal(outcome.activity.fired_S, whole.activity.fired_S)
+    assert (outcome.activity.tokens, outcome.activity.active) == (37, whole.activity.active)
     assert bool(whole.auxk > 0) == bool(dead)
 
 
