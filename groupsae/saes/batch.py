@@ -54,9 +54,9 @@ class BatchThreshold(nn.Module):
         return pre.latents(pre.values * (pre.values > self.value))
 
     @torch.no_grad()
-    def divide(self, factor: float) -> None:
-        """Divide the threshold, as when latents change their units."""
-        self.total /= factor
+    def scale(self, factor: Tensor | float) -> None:
+        """Multiply the threshold, as when latents change their units."""
+        self.total *= factor
 
     @torch.no_grad()
     def update(self, latents: Latents) -> None:

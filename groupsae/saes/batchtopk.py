@@ -30,10 +30,10 @@ class BatchTopKSAE(SparseAutoencoder):
         self.config, self.auxk_weight = config, config.auxk_weight
         self.threshold = BatchThreshold(config.k)
 
-    def change_inputs(self, factor: float, shift_D: Tensor) -> None:
-        """As every SAE; the threshold is divided with the latents."""
-        super().change_inputs(factor, shift_D)
-        self.threshold.divide(factor)
+    def scale_biases(self, factor: Tensor | float) -> None:
+        """As every SAE; the threshold too."""
+        super().scale_biases(factor)
+        self.threshold.scale(factor)
 
     def encode_sparse(self, z_ND: Tensor) -> Latents:
         """The latents above the threshold."""
