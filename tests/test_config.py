@@ -205,3 +205,9 @@ def test_another_architecture_keeps_what_both_have():
     assert as_architecture(matryoshka, "matryoshka") is matryoshka
     with pytest.raises(ConfigError, match="did you mean 'gated'"):
         as_architecture(relu, "gatd")
+
+
+def test_an_encoder_is_not_fitted_where_that_spoils_the_thresholds():
+    with pytest.raises(ConfigError, match=r"fit_encoder.*jumprelu"):
+        RunConfig(train={"fit_encoder": True}, sae={"architecture": "jumprelu"})
+    assert RunConfig(train={"fit_encoder": True}, sae={"architecture": "batchtopk"}).train.fit_encoder

@@ -190,11 +190,29 @@ class SparseAutoencoder(nn.Module, ABC):
         """Do to y from now on what was done to z = factor * y + shift until now, in the units of y.
 
         The reconstruction of y becomes (z_hat - shift) / factor. Unit decoder rows stay as they are, so
-        latents are divided by the factor, and with them whatever is compared with or added to
-        pre-activations: b_enc here, thresholds in architectures that have them. The factor must be above 0.
+        latents are divided by the factor, which must be above 0, and biases and thresholds with them.
         """
-        self.b_enc /= factor
+        self.scale_biases(1 / factor)
         self.b_dec.sub_(shift_D).div_(factor)
+
+    @torch.no_grad()
+    def scale_biases(self, factor: Tensor | float) -> None:
+        """Multiply whatever is compared with or added to pre-activations: b_enc, in some architectures thresholds."""
+        self.b_enc *= factor
+
+    @torch.no_grad()
+    def fit_latents(self, z_ND: Tensor, dead_S: Tensor) -> None:
+        """Multiply all latents, by the encoder, with the factor that reconstructs a batch z (N, D) best.
+
+        <z - b_dec, y> / <y, y> with y = z_hat - b_dec, the least-squares solution. An encoder that is the decoder's
+        transpose overshoots: k rows that all point to where z does add up to several times z. Nothing is changed
+        where the factor is not a positive number, as on a batch that holds NaN.
+        """
+        y_ND = weighted_rows(self.W_dec, self.losses(z_ND, dead_S).latents)
+        factor = ((z_ND - self.b_dec) * y_ND).sum() / y_ND.square().sum()
+        factor = torch.where((factor > 0) & torch.isfinite(factor), factor, 1.0)
+        self.W_enc *= factor
+        self.scale_biases(factor)
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:

@@ -39,10 +39,10 @@ class BatchSAE(SparseAutoencoder):
     def reconstruct(self, pre: PreActivations, values: Tensor) -> Tensor:
         """What the latents, values >= 0 that go with `pre`, stand for without b_dec: (M, N, D), the whole one last."""
 
-    def change_inputs(self, factor: float, shift_D: Tensor) -> None:
-        """As every SAE; the threshold is divided with the latents."""
-        super().change_inputs(factor, shift_D)
-        self.threshold.divide(factor)
+    def scale_biases(self, factor: Tensor | float) -> None:
+        """As every SAE; the threshold too."""
+        super().scale_biases(factor)
+        self.threshold.scale(factor)
 
     def encode_sparse(self, z_ND: Tensor) -> Latents:
         """The latents above the threshold."""
@@ -137,9 +137,9 @@ class BatchThreshold(nn.Module):
         return pre.latents(pre.values * (pre.values > self.value))
 
     @torch.no_grad()
-    def divide(self, factor: float) -> None:
-        """Divide the threshold, as when latents change their units."""
-        self.total /= factor
+    def scale(self, factor: Tensor | float) -> None:
+        """Multiply the threshold, as when latents change their units."""
+        self.total *= factor
 
     @torch.no_grad()
     def update(self, weakest: Tensor) -> None:

@@ -43,11 +43,11 @@ class GatedSAE(SparseAutoencoder):
             self.r_mag.zero_()
             self.b_mag.zero_()
 
-    def change_inputs(self, factor: float, shift_D: Tensor) -> None:
-        """As every SAE; b_mag is divided with the latents."""
-        super().change_inputs(factor, shift_D)
-        with torch.no_grad():
-            self.b_mag /= factor
+    @torch.no_grad()
+    def scale_biases(self, factor: Tensor | float) -> None:
+        """As every SAE; b_mag too."""
+        super().scale_biases(factor)
+        self.b_mag *= factor
 
     def encode_sparse(self, z_ND: Tensor) -> Latents:
         """The latents whose gate is open, where their size is above zero."""

@@ -55,11 +55,11 @@ class JumpReLUSAE(SparseAutoencoder):
         with torch.no_grad():
             self.log_threshold.fill_(math.log(start_threshold(self.d_model, self.d_sae, self.config.k) / 3))
 
-    def change_inputs(self, factor: float, shift_D: Tensor) -> None:
-        """As every SAE; thresholds are divided with the latents."""
-        super().change_inputs(factor, shift_D)
-        with torch.no_grad():
-            self.log_threshold -= math.log(factor)
+    @torch.no_grad()
+    def scale_biases(self, factor: Tensor | float) -> None:
+        """As every SAE; thresholds too."""
+        super().scale_biases(factor)
+        self.log_threshold += torch.as_tensor(factor).log()
 
     def encode_sparse(self, z_ND: Tensor) -> Latents:
         """The latents above their thresholds."""

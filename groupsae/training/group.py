@@ -24,6 +24,8 @@ from groupsae.training.precision import product_dtype
 from groupsae.training.schedule import Schedule
 from groupsae.training.warm_start import Start, warm_rate
 
+FIT_TOKENS = 1024
+"""Of the first batch, what the encoder is scaled to."""
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -103,7 +105,9 @@ class GroupInTraining:
         z_ND, dead_S = self.scales.normalise(x_ND, layers_N), self.dead.mask_S
         if self.adapter is not None:
             z_ND = self.adapter.enter(z_ND, layers_N)
-        sparsity, rate = self._sparsity(progress), self.rate * decay(progress, self.train.decay_share)
+        if self._fits_encoder:
+            self.sae.fit_latents(z_ND[:FIT_TOKENS], dead_S)
+        sparsity, rate = self._sparsity(progress), self._rate(progress, len(z_ND))
         outcome = self.parts.run(
             lambda parts: backward_in_parts(self.sae, z_ND, dead_S, sparsity, parts),
             self.optimizer.zero_grad,
@@ -123,6 +127,15 @@ class GroupInTraining:
         self.sae.after_step(activity, rate)
         for buffer, was in zip(self.sae.buffers(), before, strict=True):
             buffer.copy_(torch.where(sound, buffer, was))
+
+    @property
+    def _fits_encoder(self) -> bool:
+        return self.schedule.seen == 0 and self.start is None and self.train.fit_encoder
+
+    def _rate(self, progress: float, tokens: int) -> float:
+        """The learning rate of a step on so many tokens, after a share `progress` of all."""
+        after = progress + tokens / self.schedule.end
+        return self.rate * warmup(after, self.train.warmup_share) * decay(progress, self.train.decay_share)
 
     def _sparsity(self, progress: float) -> float:
         return 1.0 if self.start else warmup(progress, self.train.sparsity_warmup_share)

@@ -242,3 +242,27 @@ def test_in_other_units_every_sae_does_to_raw_activations_what_it_did(architectu
         torch.testing.assert_close(moved.encode(y_ND), sae.encode(z_ND) / factor, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(moved(y_ND), (sae(z_ND) - shift_D) / factor, rtol=1e-9, atol=1e-9)
         assert sae.encode(z_ND).any()
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_fitted_latents_are_the_same_ones_at_the_size_that_reconstructs_best(architecture):
+    sae, fitted = random_sae_of(architecture), random_sae_of(architecture)
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # what an SAE gives is near enough to what it was given for a factor above zero
+        z_ND = 3 * sae(torch.randn(20, D_MODEL, generator=random, dtype=torch.float64))
+    dead_S = torch.zeros(D_SAE, dtype=torch.bool)
+    fitted.fit_latents(z_ND, dead_S)
+    with torch.no_grad():
+        before, after = (one.losses(z_ND, dead_S).latents.dense(D_SAE) for one in (sae, fitted))
+        factor = after.sum() / before.sum()
+        assert (factor - 1).abs() > 0.01
+        torch.testing.assert_close(after, factor * before, rtol=1e-9, atol=1e-12)
+        e_ND = z_ND - after @ sae.W_dec - sae.b_dec
+        assert abs((e_ND * (after @ sae.W_dec)).sum()) < 1e-9 * z_ND.square().sum()
+
+
+def test_latents_are_not_fitted_to_a_batch_that_holds_nan():
+    sae = random_sae_of("topk")
+    before = sae.W_enc.detach().clone()
+    sae.fit_latents(torch.full((4, D_MODEL), torch.nan, dtype=torch.float64), torch.zeros(D_SAE, dtype=torch.bool))
+    assert torch.equal(sae.W_enc, before)

@@ -66,6 +66,32 @@ def test_a_step_uses_the_decayed_rate():
     assert group.optimizer.param_groups[0]["lr"] == pytest.approx(3e-3 * 0.25)
 
 
+def test_the_rate_rises_on_a_straight_line_over_the_first_share_and_is_never_zero():
+    train = TRAIN.model_copy(update={"warmup_share": 0.5})
+    group, count = make_group(train=train), len(batch()[0])
+    for progress in (0.0, 0.25, 0.6):
+        group.step(*batch(), progress)
+        expected = min(1.0, (progress + count / train.num_tokens) / 0.5)
+        assert group.optimizer.param_groups[0]["lr"] == pytest.approx(3e-3 * expected)
+
+
+def test_the_first_step_fits_the_encoder_to_its_tokens_once_and_where_asked():
+    """At a rate of zero nothing else moves."""
+    still = {"learning_rate": 1e-30}
+    group = make_group(train=TRAIN.model_copy(update=still | {"fit_encoder": True}))
+    before = group.sae.W_enc.detach().clone()
+    group.step(*batch(), 0.0)
+    factors_SD = group.sae.W_enc / before
+    torch.testing.assert_close(factors_SD, factors_SD[:1, :1].expand_as(factors_SD), rtol=1e-4, atol=0)
+    assert (factors_SD - 1).abs().min() > 0.05
+    once = group.sae.W_enc.detach().clone()
+    group.step(*batch(), 0.1)
+    assert torch.equal(group.sae.W_enc, once)
+    published = make_group(train=TRAIN.model_copy(update=still))
+    published.step(*batch(), 0.0)
+    assert torch.equal(published.sae.W_enc, before)
+
+
 @pytest.mark.parametrize("clip_norm", [0.01, 1.0, 100.0])
 def test_steps_equal_clipping_projecting_adam_and_normalising_by_hand(clip_norm):
     group = make_group(train=TRAIN.model_copy(update={"clip_norm": clip_norm}))
