@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from groupsae.grouping.choice import group_layers as group_layers
     from groupsae.grouping.matrix import Distances as Distances
     from groupsae.grouping.metrics import measure_distances as measure_distances
+    from groupsae.interop.saelens import export_saelens as export_saelens
+    from groupsae.interop.sparsify import export_sparsify as export_sparsify
     from groupsae.models import find_hookpoints as find_hookpoints
     from groupsae.models import load_model as load_model
     from groupsae.models import residual_stream as residual_stream
@@ -58,6 +60,8 @@ _HOMES = {
     "angular_distances": "grouping.angular",
     "evaluate_losses": "evaluation.losses",
     "evaluate_reconstruction": "evaluation.reconstruction",
+    "export_saelens": "interop.saelens",
+    "export_sparsify": "interop.sparsify",
     "find_hookpoints": "models",
     "group_layers": "grouping.choice",
     "load_config": "config",

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from signal import SIGINT
 
 from groupsae.cli.commands import init, run, show
+from groupsae.cli.export import export
 from groupsae.cli.transfer import experiment, transfer
 from groupsae.cli.verbs import OTHER_VERBS, STAGE_VERBS, list_verbs, require_verb
 from groupsae.errors import GroupsaeError
@@ -22,7 +23,7 @@ from groupsae.progress import say
 
 __all__ = ["OTHER_VERBS", "STAGE_VERBS", "main"]
 
-_COMMANDS = {"init": init, "show": show, "transfer": transfer, "experiment": experiment}
+_COMMANDS = {"init": init, "show": show, "transfer": transfer, "experiment": experiment, "export": export}
 """The verbs that are no stages of a run, nor all of them."""
 
 

@@ -18,6 +18,7 @@ OTHER_VERBS = {
     "demo": "the same, on the built-in model and your Python's standard library",
     "transfer": "one SAE per layer, started from those of another run: the layer's before, after, or its group's",
     "experiment": "`experiment transfer RUN`: what such starts save, against SAEs from scratch",
+    "export": "write the SAEs of one suite in the files of SAELens or sparsify",
     "show": "what is done, what is missing, and the results so far",
     "init": "write a config file to start from",
 }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from groupsae.saes.activation import Activation
 from groupsae.saes.lineage import Lineage
 
 ROWS_NUMBERS = 2**17
@@ -145,6 +146,10 @@ class SparseAutoencoder(nn.Module, ABC):
     @abstractmethod
     def encode_sparse(self, z_ND: Tensor) -> Latents:
         """The active latents of each token."""
+
+    @abstractmethod
+    def activation(self) -> Activation:
+        """Which latents pre-activations W_enc (z - b_dec) + b_enc become: `encode_sparse` as a formula."""
 
     @abstractmethod
     def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from groupsae.config import BatchTopKConfig, MatryoshkaConfig
+from groupsae.saes.activation import Threshold
 from groupsae.saes.auxk import auxk_error
 from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
 from groupsae.saes.pre_activations import PreActivations, pre_activations_above
@@ -47,6 +48,10 @@ class BatchSAE(SparseAutoencoder):
     def encode_sparse(self, z_ND: Tensor) -> Latents:
         """The latents above the threshold."""
         return self.threshold.above(z_ND, self.W_enc, self.folded_bias())
+
+    def activation(self) -> Threshold:
+        """Those above the one threshold."""
+        return Threshold(self.threshold.value.expand(self.d_sae))
 
     def whole(self, z_ND: Tensor, parts: int) -> Whole:
         """As every SAE; of several parts also what they keep together, found in a pass of its own."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from groupsae.config import GatedConfig
+from groupsae.saes.activation import Gate
 from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
 from groupsae.saes.controller import PenaltyWeight, start_threshold
 from groupsae.saes.pre_activations import PreActivations, pre_activations_above
@@ -53,6 +54,11 @@ class GatedSAE(SparseAutoencoder):
         """The latents whose gate is open, where their size is above zero."""
         gate = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias())
         return gate.latents(self._sizes(gate))
+
+    def activation(self) -> Gate:
+        """exp(r_mag) (gate - b_enc) + b_mag where the gate, which is the pre-activation, is open."""
+        scale_S = self.r_mag.detach().exp()
+        return Gate(scale_S, self.b_mag.detach() - scale_S * self.b_enc.detach())
 
     def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:
         """The loss of the class docstring on a batch z (N, D); nothing is done for dead latents."""

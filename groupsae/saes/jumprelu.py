@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from groupsae.config import JumpReLUConfig
+from groupsae.saes.activation import Threshold
 from groupsae.saes.auxk import auxk_error
 from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
 from groupsae.saes.controller import PenaltyWeight, start_threshold
@@ -65,6 +66,10 @@ class JumpReLUSAE(SparseAutoencoder):
         """The latents above their thresholds."""
         pre, values, theta = self._pre_activations(z_ND, 0.0)
         return pre.latents(values * (values > theta))
+
+    def activation(self) -> Threshold:
+        """Those above their thresholds."""
+        return Threshold(self.threshold.detach())
 
     def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:
         """The loss of the class docstring on a batch z (N, D)."""

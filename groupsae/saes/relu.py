@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from groupsae.config import ReLUConfig
+from groupsae.saes.activation import ReLU
 from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
 from groupsae.saes.controller import PenaltyWeight, start_threshold
 from groupsae.saes.pre_activations import pre_activations_above
@@ -41,6 +42,10 @@ class ReLUSAE(SparseAutoencoder):
         """The latents above zero."""
         pre = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias())
         return pre.latents(pre.values.relu())
+
+    def activation(self) -> ReLU:
+        """Those above zero."""
+        return ReLU()
 
     def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:
         """The loss of the class docstring on a batch z (N, D); nothing is done for dead latents."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from groupsae.config import TopKConfig
+from groupsae.saes.activation import TopK
 from groupsae.saes.auxk import auxk_error
 from groupsae.saes.base import Latents, Losses, SparseAutoencoder, Whole
 from groupsae.saes.sparse import select, squared_error, top_k
@@ -39,6 +40,10 @@ class TopKSAE(SparseAutoencoder):
         choose = partial(top_k, k=self.k)
         values_NK, indices_NK = select(z_ND - self.b_dec, self.W_enc, self.b_enc, choose, self.product_dtype)
         return Latents(values_NK.relu(), indices_NK)
+
+    def activation(self) -> TopK:
+        """The k strongest of each token."""
+        return TopK(self.k)
 
     def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:
         """The loss of the class docstring on a batch z (N, D); no penalty, so nothing to warm up."""

@@ -1,0 +1,36 @@
+"""The export verb: one suite of a run in the files of another tool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from groupsae.errors import RunError
+from groupsae.interop.layout import Facts, write_suite
+from groupsae.interop.saelens import SAELENS
+from groupsae.interop.sparsify import SPARSIFY
+from groupsae.lock import hold
+from groupsae.records import RunDirectory
+from groupsae.saes.suite import Suite, read_suite_index
+
+LAYOUTS = {layout.name: layout for layout in (SAELENS, SPARSIFY)}
+
+
+def export(
+    run: RunDirectory, to: str, name: str | None, out: Path | None, *, overwrite: bool = False
+) -> dict[str, Any]:
+    """Write a suite of a run into `out`, or the run's `exports/<tool>/<suite>`; what was written where, as JSON.
+
+    Without a name it is the suite of groups. Raises RunError if the run has no such suite, or the place is taken;
+    ConfigError for SAEs that the tool cannot hold.
+    """
+    run.require("train")
+    known = read_suite_index(run.path)
+    name = name or ("groups" if "groups" in known else next(iter(known)))
+    if name not in known:
+        raise RunError(f"{run.path} has no suite {name!r}; it has {', '.join(known)}.")
+    folder = out or run.file(f"exports/{to}/{name}")
+    facts = Facts(run.config.model.name, run.config.text.context_length)
+    with hold(run.path):
+        index = write_suite(Suite.load(run.path, name), folder, LAYOUTS[to], facts, overwrite=overwrite)
+    return {"folder": str(folder), "suite": name} | index

@@ -1,0 +1,61 @@
+"""Suites of random SAEs whose layers have everything of their own: centres, scales, gains, rotations, absorbers."""
+
+import torch
+from architecture_cases import random_sae_of
+from sae_cases import D_MODEL
+
+from groupsae.activations.scale import Scales
+from groupsae.config import PerLayer
+from groupsae.partition import Partition
+from groupsae.saes.adapter import Adapter
+from groupsae.saes.suite import Suite
+
+PARTITION = Partition((("layers.0", "layers.2"), ("layers.1",)))
+OWN = {
+    "nothing": PerLayer(),
+    "affine": PerLayer(affine=True),
+    "rotation": PerLayer(rotation=True),
+    "absorber": PerLayer(absorber=3),
+    "all": PerLayer(affine=True, rotation=True, absorber=2),
+}
+
+
+def random_suite(architecture, own="nothing", seed=0):
+    """A suite of three layers in two groups, in float64."""
+    random = torch.Generator().manual_seed(seed)
+    hookpoints = PARTITION.hookpoints
+    scales = Scales(
+        hookpoints,
+        torch.rand(len(hookpoints), generator=random) + 0.3,
+        torch.randn(len(hookpoints), D_MODEL, generator=random),
+    )
+    saes = {name: trained(random_sae_of(architecture, place)) for place, name in enumerate(PARTITION.names)}
+    adapters = {
+        name: random_adapter(len(group), OWN[own], random)
+        for group, name in zip(PARTITION.groups, PARTITION.names, strict=True)
+        if OWN[own].any
+    }
+    return Suite(PARTITION, saes, scales, adapters)
+
+
+def trained(sae):
+    """The SAE, with the threshold that steps would have given it, if it has one for all latents."""
+    for name, buffer in sae.named_buffers():
+        if name in ("threshold.total", "threshold.weight"):
+            buffer.fill_(0.5 if name.endswith("weight") else 0.2)
+    return sae.requires_grad_(False)
+
+
+def random_adapter(layers, own, random):
+    """Maps that no data has led to."""
+    adapter = Adapter(layers, D_MODEL, own).double()
+    square = torch.randn(layers, D_MODEL, D_MODEL, generator=random, dtype=torch.float64)
+    orthogonal = torch.linalg.qr(square).Q
+    if own.affine:
+        adapter.gain_MD.uniform_(0.5, 2, generator=random)
+    if own.rotation:
+        adapter.rotation_MDD.copy_(orthogonal)
+    if own.absorber:
+        adapter.basis_MRD.copy_(orthogonal.mT[:, : own.absorber])
+        adapter.mean_MD.normal_(generator=random)
+    return adapter
