@@ -45,6 +45,8 @@ def test_the_public_names_are_a_list_that_is_kept():
         "angular_distances",
         "evaluate_losses",
         "evaluate_reconstruction",
+        "export_saelens",
+        "export_sparsify",
         "find_hookpoints",
         "group_layers",
         "load_config",

@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from groupsae.errors import ConfigError, RunError
+from groupsae.records.environment import version_of
 from groupsae.saes.activation import Activation
 from groupsae.saes.folded import Folded
 from groupsae.saes.suite import BoundSAE, Suite
@@ -72,7 +72,7 @@ def write_suite(suite: Suite, folder: Path, layout: Layout, facts: Facts, *, ove
         _require_held(suite[hookpoint], layout)
     _require_free(folder, overwrite)
     with _instead_of(folder) as scratch:
-        index = {"layout": layout.name, "groupsae": version("groupsae"), "hookpoints": {}}
+        index = {"layout": layout.name, "groupsae": version_of("groupsae"), "hookpoints": {}}
         for hookpoint in suite.partition.hookpoints:
             exported = _exported(suite, hookpoint, facts)
             index["hookpoints"][hookpoint] = {"absorber": exported.folded.absorber is not None}
@@ -87,7 +87,7 @@ def _exported(suite: Suite, hookpoint: str, facts: Facts) -> Exported:
         "hookpoint": hookpoint,
         "group": list(suite.partition.group_of(hookpoint)),
         "sae": bound.sae.config.model_dump(mode="json"),
-        "groupsae": version("groupsae"),
+        "groupsae": version_of("groupsae"),
     }
     if bound.sae.lineage is not None:
         provenance["lineage"] = bound.sae.lineage.to_json()

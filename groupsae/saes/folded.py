@@ -48,7 +48,7 @@ class Folded:
     @classmethod
     @torch.no_grad()
     def of(cls, bound: BoundSAE) -> Folded:
-        """That of `suite[hookpoint]`: rows of W_enc go through s R diag(g), those of W_dec through R diag(1 / g) / s."""
+        """That of `suite[hookpoint]`: rows of W_enc go through s R diag(g), of W_dec through R diag(1 / g) / s."""
         sae, scale, centre_D = bound.sae, bound.scale, bound.centre_D.double()
         enter_DD, leave_DD = _maps(bound.adapter, bound.layer, sae.d_model, centre_D.device)
         W_enc_SD = scale * sae.W_enc.double() @ enter_DD
