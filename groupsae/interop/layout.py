@@ -49,16 +49,16 @@ class Exported:
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of another tool: `cfg.json` and one file of weights; `holds` names the kinds of latents that it
-    can express.
+    """The files of another tool: JSON, such as `cfg.json`, and one file of weights.
 
-    `config` gives the first, `tensors` the second, float64 tensors that are written as float32.
+    `holds` names the kinds of latents that it can express. `documents` gives the JSON by file name, `tensors` the
+    weights, in float64, which are written in float32.
     """
 
     name: str
     weights_file: str
     holds: dict[type[Activation], str]
-    config: Callable[[Exported], dict[str, Any]]
+    documents: Callable[[Exported], dict[str, dict[str, Any]]]
     tensors: Callable[[Folded], dict[str, Tensor]]
 
 
@@ -104,7 +104,8 @@ def _write(exported: Exported, folder: Path, layout: Layout) -> None:
     for name, tensors in files.items():
         single = {key: tensor.float() for key, tensor in tensors.items()}
         write_atomically(folder / name, lambda path, single=single: save_tensors(single, path))
-    write_json(folder / "cfg.json", layout.config(exported))
+    for name, document in layout.documents(exported).items():
+        write_json(folder / name, document)
 
 
 def _require_held(bound: BoundSAE, layout: Layout) -> None:

@@ -39,7 +39,7 @@ def export_saelens(
     return write_suite(suite, Path(folder), SAELENS, Facts(model_name, context_length), overwrite=overwrite)
 
 
-def _config(exported: Exported) -> dict[str, Any]:
+def _documents(exported: Exported) -> dict[str, dict[str, Any]]:
     folded, activation = exported.folded, exported.folded.activation
     config = {
         "architecture": ARCHITECTURES[type(activation)],
@@ -63,7 +63,7 @@ def _config(exported: Exported) -> dict[str, Any]:
     }
     if isinstance(activation, TopK):
         config |= {"k": activation.k, "rescale_acts_by_decoder_norm": False}
-    return config
+    return {"cfg.json": config}
 
 
 def _tensors(folded: Folded) -> dict[str, Tensor]:
@@ -86,4 +86,4 @@ def _hook_name(hookpoint: str) -> str:
         return hookpoint
 
 
-SAELENS = Layout("saelens", "sae_weights.safetensors", ARCHITECTURES, _config, _tensors)
+SAELENS = Layout("saelens", "sae_weights.safetensors", ARCHITECTURES, _documents, _tensors)

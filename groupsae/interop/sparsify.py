@@ -25,9 +25,9 @@ def export_sparsify(suite: Suite, folder: str | Path, *, overwrite: bool = False
     return write_suite(suite, Path(folder), SPARSIFY, Facts(), overwrite=overwrite)
 
 
-def _config(exported: Exported) -> dict[str, Any]:
+def _documents(exported: Exported) -> dict[str, dict[str, Any]]:
     d_sae, d_model = exported.folded.W_enc_SD.shape
-    return {
+    config = {
         "activation": "topk",
         "expansion_factor": d_sae // d_model,
         "num_latents": d_sae,  # counts, where the factor is no whole number
@@ -37,8 +37,8 @@ def _config(exported: Exported) -> dict[str, Any]:
         "skip_connection": False,
         "transcode": False,
         "d_in": d_model,
-        "groupsae": exported.provenance,
     }
+    return {"cfg.json": config, "groupsae.json": exported.provenance}
 
 
 def _tensors(folded: Folded) -> dict[str, Tensor]:
@@ -50,4 +50,4 @@ def _tensors(folded: Folded) -> dict[str, Tensor]:
     }
 
 
-SPARSIFY = Layout("sparsify", "sae.safetensors", {TopK: "topk"}, _config, _tensors)
+SPARSIFY = Layout("sparsify", "sae.safetensors", {TopK: "topk"}, _documents, _tensors)
