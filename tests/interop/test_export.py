@@ -95,6 +95,17 @@ def test_the_files_are_those_that_the_tools_look_for_and_say_where_the_sae_comes
     assert "basis" in metadata["groupsae"]["absorber"]["reconstruction"]
 
 
+def test_sparsify_finds_no_key_that_it_does_not_know(tmp_path):
+    export_sparsify(single("topk", "absorber"), tmp_path / "out")
+    cfg, _ = read(tmp_path / "out" / "layers.2", "sae.safetensors")
+    assert set(cfg) == {
+        *("activation", "expansion_factor", "num_latents", "k", "normalize_decoder"),
+        *("multi_topk", "skip_connection", "transcode", "d_in"),
+    }
+    provenance = json.loads((tmp_path / "out" / "layers.2" / "groupsae.json").read_text())
+    assert provenance["group"] == ["layers.0", "layers.2"] and "basis" in provenance["absorber"]["reconstruction"]
+
+
 @pytest.mark.parametrize("architecture", OTHERS)
 def test_what_sparsify_cannot_hold_is_refused_before_anything_is_written(architecture, tmp_path):
     with pytest.raises(ConfigError, match=f"sparsify cannot hold the SAE of layers.0, which is '{architecture}'.*topk"):
