@@ -1,6 +1,6 @@
 """SAEs in the files of sparsify: `cfg.json` and `sae.safetensors` in a folder per hookpoint. It holds TopK only.
 
-pre = encoder.weight (x - b_dec) + encoder.bias      x_hat = W_dec^T latents + b_dec
+    pre = encoder.weight (x - b_dec) + encoder.bias      x_hat = W_dec^T latents + b_dec
 
 Keys that it does not know it complains about, so that where an SAE comes from stands in `groupsae.json`.
 """

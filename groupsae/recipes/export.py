@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,6 @@ def export(
         raise RunError(f"{run.path} has no suite {name!r}; it has {', '.join(known)}.")
     folder = out or run.file(f"exports/{to}/{name}")
     facts = Facts(run.config.model.name, run.config.text.context_length)
-    with hold(run.path):
+    with hold(run.path) if out is None else nullcontext():  # elsewhere, the run is only read
         index = write_suite(Suite.load(run.path, name), folder, LAYOUTS[to], facts, overwrite=overwrite)
     return {"folder": str(folder), "suite": name} | index

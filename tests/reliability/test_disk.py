@@ -69,6 +69,17 @@ def test_a_read_only_run_can_be_looked_at_and_says_so_when_written(done, call, c
     assert contents(done) == before
 
 
+def test_a_read_only_run_is_exported_to_another_place(done, call, tmp_path):
+    before = contents(done)
+    for folder in (done, *(path for path in done.rglob("*") if path.is_dir())):
+        folder.chmod(0o500)
+    with permissions.binding():
+        code, _, err = call("export", done, "--to", "saelens")
+        assert code == 2 and "Permission denied" in err and "Traceback" not in err
+        assert call("export", done, "--to", "saelens", "--out", tmp_path / "out")[0] == 0
+    assert contents(done) == before
+
+
 def test_a_clock_that_jumps_changes_nothing(place, tmp_path, whole, call, monkeypatch):
     choose = random.Random(5)
     monkeypatch.setattr(time, "time", lambda: choose.uniform(-1e9, 1e10))

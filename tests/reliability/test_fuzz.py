@@ -234,6 +234,7 @@ COMMANDS = {
     "group": ("group", "--overwrite"),
     "eval": ("eval", "--overwrite"),
     "train": ("train",),
+    "export": ("export", "--to", "saelens"),
     "run": ("run",),
 }
 

@@ -48,7 +48,13 @@ def test_a_second_process_is_told_who_is_at_work(holder):
 
 @needs_fork
 @pytest.mark.parametrize(
-    ("verb", "flags"), [("train", ()), ("eval", ()), ("experiment transfer", ("--experiment.looks", "2"))]
+    ("verb", "flags"),
+    [
+        ("train", ()),
+        ("eval", ()),
+        ("export", ("--to", "saelens")),
+        ("experiment transfer", ("--experiment.looks", "2")),
+    ],
 )
 def test_a_command_on_a_run_that_is_in_use_is_refused_and_looking_at_it_is_not(done, call, holder, verb, flags):
     folder, pid = holder
