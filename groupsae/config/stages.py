@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from groupsae.config.section import Count, Names, Positive, Section, Share, Whole, as_tuple
+from groupsae.errors import unknown
 
 
 class ModelConfig(Section):
@@ -148,9 +148,7 @@ class GroupConfig(Section):
     @classmethod
     def _known_or_a_file(cls, method: str) -> str:
         if method not in GROUP_METHODS and not method.endswith((".toml", ".json")):
-            near = difflib.get_close_matches(method, GROUP_METHODS, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"method {method!r} is unknown; {hint}known are {', '.join(GROUP_METHODS)}, or a file")
+            raise ValueError(f"{unknown('method', method, GROUP_METHODS)} A .toml or .json file will do as well.")
         return method
 
 
