@@ -198,7 +198,7 @@ def _write_facts(bench: Workbench, trained: Trained, groups: Iterable[Group], sn
         },
         "scales": dict(zip(trained.scales.hookpoints, trained.scales.scale_L.tolist(), strict=True)),
         "snapshots": {str(tokens): files for tokens, files in snapshots.items()},
-        "masked_positions": bench.source.num_masked,
+        "masked_positions": trained.masked,
     }
     bench.run.write_json("train.json", facts)
 

@@ -41,16 +41,52 @@ class Latents:
         reached_NK = torch.where(self.values_NK > 0, self.indices_NK, d_sae)
         return fired_S.index_fill_(0, reached_NK.flatten(), True)[:d_sae]
 
+    @torch.no_grad()
+    def activity(self, d_sae: int) -> Activity:
+        """What they amount to; no synchronisation with the device."""
+        values_NK, active_NK = self.values_NK, self.values_NK > 0
+        none = values_NK.new_tensor(torch.inf)
+        weakest = torch.where(active_NK, values_NK, none).amin() if values_NK.numel() else none
+        return Activity(len(values_NK), active_NK.sum(), weakest, self.fired(d_sae))
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What the latents of a batch amount to: its tokens, how many values are above zero, and the smallest of those.
+
+    `weakest` is infinite where nothing fired; `fired_S` is true for each latent (S,) that fired on some token.
+    """
+
+    tokens: int
+    active: Tensor
+    weakest: Tensor
+    fired_S: Tensor
+
+    def __add__(self, other: Activity) -> Activity:
+        """That of two parts of a batch together."""
+        return Activity(
+            self.tokens + other.tokens,
+            self.active + other.active,
+            torch.minimum(self.weakest, other.weakest),
+            self.fired_S | other.fired_S,
+        )
+
+    def l0(self) -> Tensor:
+        """Mean number of active latents per token, as a tensor."""
+        return self.active / max(1, self.tokens)
+
 
 @dataclass(frozen=True)
 class Whole:
     """What losses of a part must know of the whole batch: its tokens, and V = sum_t ||z_t - mean z||^2.
 
-    Of a batch without variance, such as one token, V is sum_t ||z_t||^2.
+    Of a batch without variance, such as one token, V is sum_t ||z_t||^2. `weakest` is the pre-activation from which
+    on latents are kept, where that is decided by the batch and not by each token.
     """
 
     count: int
     variance: Tensor
+    weakest: Tensor | None = None
 
     @classmethod
     def of(cls, z_ND: Tensor) -> Whole:
@@ -118,8 +154,12 @@ class SparseAutoencoder(nn.Module, ABC):
         the `whole` batch of which z is a part, it is that part's share of the whole batch's losses.
         """
 
-    def after_step(self, latents: Latents, rate: float) -> None:
-        """What a step on a batch with these latents changes besides the gradient's part: thresholds, weights."""
+    def whole(self, z_ND: Tensor, parts: int) -> Whole:
+        """What `losses` must know of a batch that is taken in so many parts, those of `z_ND.tensor_split(parts)`."""
+        return Whole.of(z_ND)
+
+    def after_step(self, activity: Activity, rate: float) -> None:
+        """What a step on a batch changes besides the gradient's part, by what was active: thresholds, weights."""
 
     def encode(self, z_ND: Tensor) -> Tensor:
         """The latents (N, S), dense."""

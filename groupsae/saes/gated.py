@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from groupsae.config import GatedConfig
-from groupsae.saes.base import Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
 from groupsae.saes.controller import PenaltyWeight, start_threshold
 from groupsae.saes.pre_activations import PreActivations, pre_activations_above
 
@@ -66,9 +66,9 @@ class GatedSAE(SparseAutoencoder):
         total = (error + gate_error) / variance + sparsity * self.penalty.value * l1
         return Losses(total, error.detach(), variance, variance.new_zeros(()), gate.latents(sizes))
 
-    def after_step(self, latents: Latents, rate: float) -> None:
+    def after_step(self, activity: Activity, rate: float) -> None:
         """Steers lambda."""
-        self.penalty.update(latents.l0(), rate)
+        self.penalty.update(activity.l0(), rate)
 
     def _sizes(self, gate: PreActivations) -> Tensor:
         linear = gate.values - gate.of(self.b_enc)

@@ -11,7 +11,7 @@ from torch.autograd import Function
 
 from groupsae.config import JumpReLUConfig
 from groupsae.saes.auxk import auxk_error
-from groupsae.saes.base import Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
 from groupsae.saes.controller import PenaltyWeight, start_threshold
 from groupsae.saes.pre_activations import PreActivations, pre_activations_above
 
@@ -79,9 +79,9 @@ class JumpReLUSAE(SparseAutoencoder):
         total = error / variance + sparsity * self.penalty.value * l0 / self.config.k + self.auxk_weight * auxk
         return Losses(total, error.detach(), variance, auxk.detach(), pre.latents(latents))
 
-    def after_step(self, latents: Latents, rate: float) -> None:
+    def after_step(self, activity: Activity, rate: float) -> None:
         """Steers lambda."""
-        self.penalty.update(latents.l0(), rate)
+        self.penalty.update(activity.l0(), rate)
 
     def _pre_activations(self, z_ND: Tensor, margin: float) -> tuple[PreActivations, Tensor, Tensor]:
         """Those above theta + margin, their values, and theta for each: found as above a floor common to all."""

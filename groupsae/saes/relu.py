@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from groupsae.config import ReLUConfig
-from groupsae.saes.base import Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
 from groupsae.saes.controller import PenaltyWeight, start_threshold
 from groupsae.saes.pre_activations import pre_activations_above
 
@@ -52,6 +52,6 @@ class ReLUSAE(SparseAutoencoder):
         total = error / variance + sparsity * self.penalty.value * l1
         return Losses(total, error.detach(), variance, variance.new_zeros(()), pre.latents(values))
 
-    def after_step(self, latents: Latents, rate: float) -> None:
+    def after_step(self, activity: Activity, rate: float) -> None:
         """Steers lambda."""
-        self.penalty.update(latents.l0(), rate)
+        self.penalty.update(activity.l0(), rate)

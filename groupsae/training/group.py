@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from groupsae.activations.parts import Parts
 from groupsae.activations.scale import Scales
 from groupsae.activations.shuffle import Batch
 from groupsae.activations.source import hash_seed
@@ -12,12 +13,12 @@ from groupsae.config import SAEConfig, TrainConfig
 from groupsae.errors import NumericalError
 from groupsae.partition import Group, group_name
 from groupsae.saes.adapter import Adapter
-from groupsae.saes.base import Latents, Losses, SparseAutoencoder
+from groupsae.saes.base import Activity, SparseAutoencoder
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import build_sae
 from groupsae.training.dead import DeadLatents
 from groupsae.training.faults import Watch
-from groupsae.training.microbatch import MicroBatches, backward_in_parts
+from groupsae.training.microbatch import Outcome, backward_in_parts, parts_of_steps
 from groupsae.training.optim import adam, clip, decay, learning_rate, warmup
 from groupsae.training.precision import product_dtype
 from groupsae.training.schedule import Schedule
@@ -35,7 +36,8 @@ class GroupInTraining:
     With `layers_per_token = "all"` every token is seen once at each layer of the group, in steps of their own, so that
     a group of m layers takes m steps for each batch of the stream. `name` is what it goes by, its group's name unless
     the group is trained more than once; `start` the weights it begins with, which take the warm start's learning
-    rate and no warm-up of sparsity; `adapter` what its layers have of their own.
+    rate and no warm-up of sparsity; `adapter` what its layers have of their own; `parts` in how many parts a batch is
+    taken, which groups that train together share.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class GroupInTraining:
         name: str | None = None,
         start: Start | None = None,
         adapter: Adapter | None = None,
+        parts: Parts | None = None,
     ) -> None:
         device = scales.scale_L.device
         self.group, self.name, self.train, self.start = group, name or group_name(group), train, start
@@ -68,7 +71,7 @@ class GroupInTraining:
         self.dead = DeadLatents(self.sae.d_sae, sae.dead_after_tokens, device)
         self.meter = Meter(device)
         self.watch = Watch(group, device)
-        self.micro_batches = MicroBatches()
+        self.parts = parts or parts_of_steps()
 
     @property
     def turns(self) -> int:
@@ -105,23 +108,23 @@ class GroupInTraining:
         if self._fits_encoder:
             self.sae.fit_latents(z_ND[:FIT_TOKENS], dead_S)
         sparsity, rate = self._sparsity(progress), self._rate(progress, len(z_ND))
-        losses = self.micro_batches.run(
+        outcome = self.parts.run(
             lambda parts: backward_in_parts(self.sae, z_ND, dead_S, sparsity, parts),
             self.optimizer.zero_grad,
             len(z_ND),
         )
         norm = clip(self.sae.parameters(), self.train.clip_norm)
-        sound = self.watch.look(losses.total, norm, z_ND, layers_N, number, progress * self.train.num_tokens)
+        sound = self.watch.look(outcome.total, norm, z_ND, layers_N, number, progress * self.train.num_tokens)
         self._apply(rate, sound)
-        self.schedule.advance(len(z_ND), losses.total.detach())
-        self._after_step(losses.latents, rate, sound)
-        self.dead.update(losses.latents, sound)
-        self.meter.add(losses, self.dead.mask_S, sound)
+        self.schedule.advance(len(z_ND), outcome.total)
+        self._after_step(outcome.activity, rate, sound)
+        self.dead.update(outcome.activity, sound)
+        self.meter.add(outcome, self.dead.mask_S, sound)
 
-    def _after_step(self, latents: Latents, rate: float, sound: Tensor) -> None:
+    def _after_step(self, activity: Activity, rate: float, sound: Tensor) -> None:
         """The SAE's thresholds and weights of penalties follow a step, unless it was faulty."""
         before = [buffer.clone() for buffer in self.sae.buffers()]
-        self.sae.after_step(latents, rate)
+        self.sae.after_step(activity, rate)
         for buffer, was in zip(self.sae.buffers(), before, strict=True):
             buffer.copy_(torch.where(sound, buffer, was))
 
@@ -214,17 +217,16 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
 
-    def add(self, losses: Losses, dead_S: Tensor, sound: Tensor) -> None:
+    def add(self, outcome: Outcome, dead_S: Tensor, sound: Tensor) -> None:
         """Take note of a step, if it is sound."""
-        values_NK = losses.latents.values_NK
         self.sums[0] += sound
-        self.sums[1] += len(values_NK) * sound
+        self.sums[1] += outcome.activity.tokens * sound
         parts = (
-            losses.total.detach(),
-            losses.auxk,
-            losses.error,
-            losses.variance,
-            (values_NK > 0).sum(),
+            outcome.total,
+            outcome.auxk,
+            outcome.error,
+            outcome.variance,
+            outcome.activity.active,
             dead_S.float().mean(),
         )
         self.sums[2:] += torch.where(sound, torch.stack([part.double() for part in parts]), 0)

@@ -18,6 +18,7 @@ from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.suite import Suite
 from groupsae.training.checkpoint import Checkpoints, Progress
 from groupsae.training.group import GroupInTraining
+from groupsae.training.microbatch import parts_of_steps
 from groupsae.training.warm_start import Start, WarmStart
 
 PARTS = ("language model", "SAE steps", "shuffle buffer", "checkpoints", "other")
@@ -32,6 +33,8 @@ class Trained:
     scales: Scales
     seconds: dict[str, float]
     adapters: dict[str, Adapter] = field(default_factory=dict)
+    masked: int = 0
+    """Positions that the stream was read without, because their activations are not finite."""
 
     def suite(self, partition: Partition) -> Suite:
         """The suite of one partition whose groups were all trained."""
@@ -168,9 +171,19 @@ def train_together(
     """
     groups = [trainee.group for trainee in trainees.values()]
     _require_possible(source, groups, sae, train, buffer_tokens)
+    parts = parts_of_steps()
     in_training = [
         GroupInTraining(
-            each.group, scales, source.d_model, sae, each.train, seed, name=name, start=each.start, adapter=each.adapter
+            each.group,
+            scales,
+            source.d_model,
+            sae,
+            each.train,
+            seed,
+            name=name,
+            start=each.start,
+            adapter=each.adapter,
+            parts=parts,
         )
         for name, each in trainees.items()
     ]
@@ -181,7 +194,8 @@ def train_together(
     loop.resume(resumed)
     loop.run()
     adapters = {name: each.adapter for name, each in trainees.items() if each.adapter is not None}
-    return Trained({group.name: group.trained() for group in in_training}, scales, loop.seconds, adapters)
+    saes = {group.name: group.trained() for group in in_training}
+    return Trained(saes, scales, loop.seconds, adapters, loop.position.masked)
 
 
 def _require_possible(
@@ -285,7 +299,7 @@ class _Loop:
         for group in self.groups:
             group.require_finite(self.step)
         record = {"step": self.step, "tokens": self.position.tokens, "seconds": round(sum(self._parts()), 3)}
-        record["micro_batches"] = max(group.micro_batches.parts for group in self.groups)
+        record["micro_batches"] = max(group.parts.number for group in self.groups)
         record["groups"] = {
             group.name: {"tokens": group.schedule.seen}
             | reading

@@ -40,6 +40,12 @@ def test_singletons_beside_a_group_equal_each_layer_trained_alone(sae):
     assert any(name.startswith("layers.0+2/") for name in together)
 
 
+def test_a_matryoshka_sae_of_one_prefix_trains_as_a_batchtopk_sae():
+    plain = weights(run(sae=section("batchtopk")))
+    assert equal(weights(run(sae=section("matryoshka", prefixes=(1.0,)))), plain)
+    assert not equal(weights(run(sae=section("matryoshka", prefixes=(0.5, 1.0)))), plain)
+
+
 def test_a_group_of_several_layers_serves_each_in_its_own_units(sae):
     source = make_source(drift=0.05)
     trained = run(source=source, sae=sae, train=TRAIN.model_copy(update={"num_tokens": 3000, "learning_rate": 1e-2}))

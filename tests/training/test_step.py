@@ -230,31 +230,32 @@ def test_bf16_is_float32_where_the_hardware_lacks_it(monkeypatch):
 # ---- dead latents
 
 
-def latents(*pairs):
-    """One token's latents, given as (number, value)."""
-    return Latents(torch.tensor([[value for _, value in pairs]]), torch.tensor([[number for number, _ in pairs]]))
+def activity(*pairs):
+    """That of one token's latents of three, given as (number, value)."""
+    values_NK, indices_NK = ([[pair[place] for pair in pairs]] for place in (1, 0))
+    return Latents(torch.tensor(values_NK), torch.tensor(indices_NK)).activity(3)
 
 
 def test_a_latent_is_dead_once_it_has_been_silent_for_the_given_tokens():
     counter = DeadLatents(3, 2, torch.device("cpu"))
-    counter.update(latents((0, 1.0), (2, 1.0)))
+    counter.update(activity((0, 1.0), (2, 1.0)))
     assert counter.mask_S.tolist() == [False, False, False]
-    counter.update(latents((0, 1.0)))
+    counter.update(activity((0, 1.0)))
     assert counter.silent_S.tolist() == [0, 2, 1]
     assert counter.mask_S.tolist() == [False, True, False]
-    counter.update(latents((1, 0.5)))
+    counter.update(activity((1, 0.5)))
     assert counter.mask_S.tolist() == [False, False, True]
 
 
 def test_a_selected_latent_of_value_zero_has_not_fired():
     counter = DeadLatents(3, 1, torch.device("cpu"))
-    counter.update(latents((0, 1.0), (1, 0.0)))
+    counter.update(activity((0, 1.0), (1, 0.0)))
     assert counter.silent_S.tolist() == [0, 1, 1]
 
 
 def test_silence_is_counted_in_tokens():
     counter = DeadLatents(2, 10, torch.device("cpu"))
-    counter.update(Latents(torch.ones(7, 1), torch.zeros(7, 1, dtype=torch.int64)))
+    counter.update(Latents(torch.ones(7, 1), torch.zeros(7, 1, dtype=torch.int64)).activity(2))
     assert counter.silent_S.tolist() == [0, 7]
 
 
