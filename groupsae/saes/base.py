@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from groupsae.saes.bias import Bias
 from groupsae.saes.lineage import Lineage
 
 ROWS_NUMBERS = 2**17
@@ -111,11 +112,19 @@ class SparseAutoencoder(nn.Module, ABC):
         """The active latents of each token."""
 
     @abstractmethod
-    def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:
+    def losses(
+        self,
+        z_ND: Tensor,
+        dead_S: Tensor,
+        sparsity: float = 1.0,
+        whole: Whole | None = None,
+        own: Bias | None = None,
+    ) -> Losses:
         """The training losses of a batch; `dead_S` marks the latents that count as dead.
 
         `sparsity` in [0, 1] is the warm-up of a sparsity penalty, where the architecture has one. Given
-        the `whole` batch of which z is a part, it is that part's share of the whole batch's losses.
+        the `whole` batch of which z is a part, it is that part's share of the whole batch's losses. What the
+        tokens' layers have of their `own` is added to b_enc.
         """
 
     def after_step(self, latents: Latents, rate: float) -> None:
@@ -139,11 +148,20 @@ class SparseAutoencoder(nn.Module, ABC):
 
     def pre_activations(self, z_ND: Tensor) -> Tensor:
         """W_enc (z - b_dec) + b_enc, (N, S)."""
-        return F.linear(z_ND - self.b_dec, self.W_enc, self.b_enc)
+        return self.bias().linear(z_ND - self.b_dec, self.W_enc)
 
-    def folded_bias(self) -> Tensor:
-        """b_enc - W_enc b_dec, (S,): pre-activations are W_enc z plus this."""
-        return self.b_enc - self.W_enc @ self.b_dec
+    def bias(self, own: Bias | None = None) -> Bias:
+        """b_enc, and what tokens' layers have of their own: pre-activations are W_enc (z - b_dec) plus this."""
+        return own.plus(self.b_enc) if own else Bias(self.b_enc)
+
+    def folded_bias(self, own: Bias | None = None) -> Bias:
+        """`bias` - W_enc b_dec: pre-activations are W_enc z plus this."""
+        return self.bias(own).plus(-(self.W_enc @ self.b_dec))
+
+    @torch.no_grad()
+    def shift_products(self, shift_S: Tensor) -> None:
+        """Do to W_enc (z - b_dec) from now on what was done to W_enc (z - b_dec) + shift until now."""
+        self.b_enc += shift_S
 
     @torch.no_grad()
     def change_inputs(self, factor: float, shift_D: Tensor) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from groupsae.saes.base import Latents
+from groupsae.saes.bias import Bias
 from groupsae.saes.pre_activations import PreActivations, pre_activations_above
 
 MARGIN = 0.7
@@ -32,25 +33,25 @@ class BatchThreshold(nn.Module):
         """The threshold; zero before the first step."""
         return self.total / self.weight.clamp_min(torch.finfo(self.weight.dtype).tiny)
 
-    def strongest(self, z_ND: Tensor, W_SD: Tensor, b_S: Tensor) -> tuple[PreActivations, Tensor]:
+    def strongest(self, z_ND: Tensor, W_SD: Tensor, bias: Bias) -> tuple[PreActivations, Tensor]:
         """Pre-activations of a batch, and their values with all but the N k largest, and the negative, set to zero.
 
         Exact wherever the floor lies: if the list turns out to hold fewer than N k, all are taken instead; and
         if even those are fewer, as some are not numbers, none is set to zero.
         """
         wanted = self.k * len(z_ND)
-        pre = pre_activations_above(MARGIN * self.value, z_ND, W_SD, b_S, wanted)
+        pre = pre_activations_above(MARGIN * self.value, z_ND, W_SD, bias, wanted)
         if pre.values.numel() < wanted:
-            pre = pre_activations_above(-torch.inf, z_ND, W_SD, b_S)
+            pre = pre_activations_above(-torch.inf, z_ND, W_SD, bias)
         surplus = pre.values.numel() - wanted
         if not wanted or surplus < 0:
             return pre, pre.values.relu()
         weakest = pre.values.detach().flatten().kthvalue(surplus + 1).values
         return pre, pre.values.relu() * (pre.values >= weakest)
 
-    def above(self, z_ND: Tensor, W_SD: Tensor, b_S: Tensor) -> Latents:
+    def above(self, z_ND: Tensor, W_SD: Tensor, bias: Bias) -> Latents:
         """The latents above the threshold: the rule outside training, where no batch decides."""
-        pre = pre_activations_above(self.value, z_ND, W_SD, b_S)
+        pre = pre_activations_above(self.value, z_ND, W_SD, bias)
         return pre.latents(pre.values * (pre.values > self.value))
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from groupsae.config import MatryoshkaConfig
 from groupsae.saes.auxk import auxk_error
 from groupsae.saes.base import Latents, Losses, SparseAutoencoder, Whole
 from groupsae.saes.batch import BatchThreshold
+from groupsae.saes.bias import Bias
 
 
 @final
@@ -41,13 +42,20 @@ class MatryoshkaSAE(SparseAutoencoder):
         """The latents above the threshold."""
         return self.threshold.above(z_ND, self.W_enc, self.folded_bias())
 
-    def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:
+    def losses(
+        self,
+        z_ND: Tensor,
+        dead_S: Tensor,
+        sparsity: float = 1.0,
+        whole: Whole | None = None,
+        own: Bias | None = None,
+    ) -> Losses:
         """The loss of the class docstring on a batch z (N, D); no penalty, so nothing to warm up."""
         whole = whole or Whole.of(z_ND)
-        pre, values = self.threshold.strongest(z_ND, self.W_enc, self.folded_bias())
+        pre, values = self.threshold.strongest(z_ND, self.W_enc, self.folded_bias(own))
         e_MND = z_ND - pre.decode_nested(values, self.W_dec, self.sizes) - self.b_dec
         errors_M, variance = e_MND.square().sum((1, 2)), whole.variance
-        auxk = auxk_error(self, z_ND, e_MND[-1], dead_S) / variance
+        auxk = auxk_error(self, z_ND, e_MND[-1], dead_S, own) / variance
         total = errors_M.sum() / variance + self.auxk_weight * auxk
         return Losses(total, errors_M[-1].detach(), variance, auxk.detach(), pre.latents(values))
 

@@ -7,6 +7,7 @@ computed first, and the parts' gradients add up to the batch's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from groupsae.errors import FitError
 from groupsae.saes.base import Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.bias import Bias
 
 Result = TypeVar("Result")
 
@@ -45,13 +47,15 @@ class MicroBatches:
                 torch.cuda.empty_cache()
 
 
-def backward_in_parts(sae: SparseAutoencoder, z_ND: Tensor, dead_S: Tensor, sparsity: float, parts: int) -> Losses:
+def backward_in_parts(
+    sae: SparseAutoencoder, z_ND: Tensor, dead_S: Tensor, sparsity: float, parts: int, own: Bias | None = None
+) -> Losses:
     """The losses of a batch, whose gradient has been added to the weights, computed in so many parts."""
-    whole, each = Whole.of(z_ND), []
-    for z_PD in z_ND.tensor_split(parts) if parts > 1 else (z_ND,):
-        each.append(sae.losses(z_PD, dead_S, sparsity, whole))
+    whole, size, each = Whole.of(z_ND), -(-len(z_ND) // parts), []
+    for z_PD, own_P in zip(z_ND.split(size), own.split(size) if own else repeat(None), strict=False):
+        each.append(sae.losses(z_PD, dead_S, sparsity, whole, own_P))
         each[-1].total.backward()
-    if parts == 1:
+    if len(each) == 1:
         return each[0]
     return Losses(
         total=torch.stack([losses.total.detach() for losses in each]).sum(),

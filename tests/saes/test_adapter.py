@@ -118,9 +118,9 @@ def test_parts_are_named_in_the_config():
     assert PerLayer.parse(("none",)) == PerLayer.parse(()) == PerLayer()
 
 
-@pytest.mark.parametrize("names", [["rotations"], ["absorber"], ["absorber:0"], ["rotation:2"], ["none", "affine"]])
+@pytest.mark.parametrize("names", [["rotations"], ["absorber"], ["absorber:0"], ["rotation:2"], ["none:", "affine"]])
 def test_an_unknown_part_is_refused_with_those_known(names):
-    with pytest.raises(ConfigError, match="known are none, affine, rotation, absorber:R"):
+    with pytest.raises(ConfigError, match="known are none, affine, bias, rotation, absorber:R"):
         GroupConfig(per_layer=names)
 
 
