@@ -104,6 +104,13 @@ class PerLayer:
         return self.affine or self.rotation or self.absorber > 0
 
     @property
+    def starts_warm(self) -> bool:
+        """Whether SAEs of single layers can start from such a group's: gains and absorbers do not fold into an SAE
+        whose decoder rows are kept at unit norm.
+        """
+        return not (self.affine or self.absorber)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """As a config spells it."""
         absorber = (f"absorber:{self.absorber}",) if self.absorber else ()
@@ -127,7 +134,7 @@ class PerLayer:
             elif word in PER_LAYER and not colon:
                 values[word] = True
             elif name == "none":
-                raise ValueError("per_layer 'none' stands alone; leave it out beside others")
+                raise ValueError("per_layer 'none' stands alone; leave it out, or the others")
             else:
                 known = ("none", *PER_LAYER, "absorber:R")
                 raise ValueError(f"per_layer {name!r} is unknown; {_hint(name, known)}known are {', '.join(known)}")

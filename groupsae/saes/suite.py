@@ -32,9 +32,9 @@ class BoundSAE:
 
     z = s (x - c)        x_hat = z_hat / s + c
 
-    Where layers of the group have maps of their own, the SAE sees z' and gives z'_hat (`Adapter`); a layer's own bias
-    is in `sae` already. What an
-    absorber carries past the SAE has no latents: it is in the reconstruction, and in what is decoded beside x.
+    Where layers of the group have maps of their own, the SAE sees z' and gives z'_hat (`Adapter`); a layer's own
+    encoder bias is in `sae` already. What an absorber carries past the SAE has no latents: it is in the
+    reconstruction, and in what is decoded beside x.
     """
 
     hookpoint: str
