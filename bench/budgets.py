@@ -21,7 +21,7 @@ import torch
 from held import Bed, means
 
 from groupsae.activations.scale import Scales, measure_scales
-from groupsae.config import PerLayer, TrainConfig, load_config
+from groupsae.config import PerLayer, SAEConfig, TrainConfig, load_config
 from groupsae.partition import Partition
 from groupsae.planning.cost import run_cost, sparse_step_flops
 from groupsae.saes.adapter import fit_adapters
@@ -35,10 +35,10 @@ FIRST_SHARE = 0.75
 
 
 class Spender:
-    """Trains suites of the built-in model for a budget of FLOPs, with one seed."""
+    """Trains suites of the built-in model for a budget of FLOPs, with one seed; SAEs are the config's, or of `sae`."""
 
-    def __init__(self, bed: Bed, scales: Scales, seed: int) -> None:
-        self.bed, self.scales, self.seed = bed, scales, seed
+    def __init__(self, bed: Bed, scales: Scales, seed: int, sae: SAEConfig | None = None) -> None:
+        self.bed, self.scales, self.seed, self.sae = bed, scales, seed, sae or bed.config.sae
 
     def train(
         self,
@@ -72,14 +72,14 @@ class Spender:
             self.scales,
             own,
             train.scale_tokens,
-            d_sae=bed.config.sae.width(bed.source.d_model),
+            d_sae=self.sae.width(bed.source.d_model),
             seed=self.seed,
         )
         trained = train_groups(
             bed.source,
             partition.groups,
             self.scales,
-            bed.config.sae,
+            self.sae,
             settings,
             seed=self.seed,
             buffer_tokens=bed.config.activations.buffer_tokens,
