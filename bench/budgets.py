@@ -88,9 +88,9 @@ class Spender:
         )
         return trained.suite(partition)
 
-    def specialised(self, flops: float, per_token: str | int = 1) -> Suite:
+    def specialised(self, flops: float, per_token: str | int = 1, own: PerLayer = NOTHING) -> Suite:
         """Groups, then each layer from its group's SAE."""
-        groups = self.train(self.bed.groups, FIRST_SHARE * flops, per_token=per_token)
+        groups = self.train(self.bed.groups, FIRST_SHARE * flops, per_token=per_token, own=own)
         return self.train(self.bed.layers, (1 - FIRST_SHARE) * flops, start=WarmStart(groups, "group"))
 
     def alternate(self, flops: float) -> Suite:
@@ -117,6 +117,9 @@ PLANS: dict[str, Callable[[Spender, float], Suite]] = {
     "per layer, absorber:4": lambda do, flops: do.train(do.bed.layers, flops, own=PerLayer(absorber=4)),
     "groups, then per layer": Spender.specialised,
     "groups of every layer, then per layer": lambda do, flops: do.specialised(flops, "all"),
+    "groups of every layer, bias + rotation, then per layer": lambda do, flops: do.specialised(
+        flops, "all", PerLayer(bias=True, rotation=True)
+    ),
     "alternate layers, then backward": Spender.alternate,
 }
 
