@@ -68,9 +68,9 @@ def test_layers_start_from_their_group_with_their_own_bias_in_their_sae(trained,
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        (["biases"], "did you mean 'bias'?"),
-        (["bias:2"], "did you mean 'bias'?"),
-        (["absorbers:4"], "did you mean 'absorber:R'?"),
+        (["biases"], "Did you mean 'bias'?"),
+        (["bias:2"], "Did you mean 'bias'?"),
+        (["absorbers:4"], "Did you mean 'absorber:R'?"),
         (["none", "bias"], "'none' stands alone"),
     ],
 )
