@@ -190,22 +190,36 @@ def print_table(rows: list[dict], budgets: list[int]) -> None:
 
 
 def draw(rows: list[dict], budgets: list[int], path: Path) -> None:
-    """FVU over the budget, one line per plan."""
-    from matplotlib import pyplot
+    """FVU by budget as a share of the first plan's: dotted for groups, dashed if single layers follow, else solid."""
+    from matplotlib import colormaps, pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), layout="constrained")
-    for plan in plans_in(rows, budgets):
-        chosen = [[row for row in rows if (row["plan"], row["tokens"]) == (plan, tokens)] for tokens in budgets]
-        x = [some[0]["gflop"] for some in chosen]
-        y, spread = zip(*(means(some, "fvu") for some in chosen), strict=True)
-        axes.errorbar(x, y, spread, marker="o", markersize=4, capsize=2, label=plan)
+    plans = plans_in(rows, budgets)
+    some = {
+        (plan, at): [row for row in rows if (row["plan"], row["tokens"]) == (plan, at)]
+        for plan in plans
+        for at in budgets
+    }
+    figure, axes = pyplot.subplots(figsize=(10, 5), layout="constrained")
+    for number, plan in enumerate(plans):
+        first = [means(some[plans[0], at], "fvu")[0] for at in budgets]
+        mean, spread = zip(*(means(some[plan, at], "fvu") for at in budgets), strict=True)
+        axes.errorbar(
+            [some[plan, at][0]["gflop"] for at in budgets],
+            [one / of for one, of in zip(mean, first, strict=True)],
+            [one / of for one, of in zip(spread, first, strict=True)],
+            linestyle="--" if "then" in plan else ":" if plan.startswith("groups") else "-",
+            color=colormaps["tab20"](number),
+            marker="o",
+            markersize=4,
+            capsize=2,
+            label=plan,
+        )
     axes.set(
         xscale="log",
-        yscale="log",
         xlabel="budget, GFLOP (language model and SAE steps)",
-        ylabel="FVU, mean over layers",
+        ylabel=f"FVU, share of that of {plans[0]!r}",
     )
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(path)
 
 
