@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupsae.saes.activation import Activation
+from groupsae.saes.bias import Bias
 from groupsae.saes.lineage import Lineage
 
 ROWS_NUMBERS = 2**17
@@ -152,15 +153,23 @@ class SparseAutoencoder(nn.Module, ABC):
         """Which latents pre-activations W_enc (z - b_dec) + b_enc become: `encode_sparse` as a formula."""
 
     @abstractmethod
-    def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:
+    def losses(
+        self,
+        z_ND: Tensor,
+        dead_S: Tensor,
+        sparsity: float = 1.0,
+        whole: Whole | None = None,
+        own: Bias | None = None,
+    ) -> Losses:
         """The training losses of a batch; `dead_S` marks the latents that count as dead.
 
         `sparsity` in [0, 1] is the warm-up of a sparsity penalty, where the architecture has one. Given
-        the `whole` batch of which z is a part, it is that part's share of the whole batch's losses.
+        the `whole` batch of which z is a part, it is that part's share of the whole batch's losses. What the
+        tokens' layers have of their `own` is added to b_enc.
         """
 
-    def whole(self, z_ND: Tensor, parts: int) -> Whole:
-        """What `losses` must know of a batch that is taken in so many parts, those of `z_ND.tensor_split(parts)`."""
+    def whole(self, z_ND: Tensor, size: int, own: Bias | None = None) -> Whole:
+        """What `losses` must know of a batch that is taken in parts of `size` tokens."""
         return Whole.of(z_ND)
 
     def after_step(self, activity: Activity, rate: float) -> None:
@@ -184,11 +193,20 @@ class SparseAutoencoder(nn.Module, ABC):
 
     def pre_activations(self, z_ND: Tensor) -> Tensor:
         """W_enc (z - b_dec) + b_enc, (N, S)."""
-        return F.linear(z_ND - self.b_dec, self.W_enc, self.b_enc)
+        return self.bias().linear(z_ND - self.b_dec, self.W_enc)
 
-    def folded_bias(self) -> Tensor:
-        """b_enc - W_enc b_dec, (S,): pre-activations are W_enc z plus this."""
-        return self.b_enc - self.W_enc @ self.b_dec
+    def bias(self, own: Bias | None = None) -> Bias:
+        """b_enc, and what tokens' layers have of their own: pre-activations are W_enc (z - b_dec) plus this."""
+        return own.plus(self.b_enc) if own else Bias(self.b_enc)
+
+    def folded_bias(self, own: Bias | None = None) -> Bias:
+        """`bias` - W_enc b_dec: pre-activations are W_enc z plus this."""
+        return self.bias(own).plus(-(self.W_enc @ self.b_dec))
+
+    @torch.no_grad()
+    def shift_products(self, shift_S: Tensor) -> None:
+        """Do to W_enc (z - b_dec) from now on what was done to W_enc (z - b_dec) + shift until now."""
+        self.b_enc += shift_S
 
     @torch.no_grad()
     def change_inputs(self, factor: float, shift_D: Tensor) -> None:
@@ -206,14 +224,15 @@ class SparseAutoencoder(nn.Module, ABC):
         self.b_enc *= factor
 
     @torch.no_grad()
-    def fit_latents(self, z_ND: Tensor, dead_S: Tensor) -> None:
+    def fit_latents(self, z_ND: Tensor) -> None:
         """Multiply all latents, by the encoder, with the factor that reconstructs a batch z (N, D) best.
 
         <z - b_dec, y> / <y, y> with y = z_hat - b_dec, the least-squares solution. An encoder that is the decoder's
         transpose overshoots: k rows that all point to where z does add up to several times z. Nothing is changed
         where the factor is not a positive number, as on a batch that holds NaN.
         """
-        y_ND = weighted_rows(self.W_dec, self.losses(z_ND, dead_S).latents)
+        none_S = torch.zeros(self.d_sae, dtype=torch.bool, device=z_ND.device)
+        y_ND = weighted_rows(self.W_dec, self.losses(z_ND, none_S).latents)
         factor = ((z_ND - self.b_dec) * y_ND).sum() / y_ND.square().sum()
         factor = torch.where((factor > 0) & torch.isfinite(factor), factor, 1.0)
         self.W_enc *= factor

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -13,6 +12,7 @@ from groupsae.config import BatchTopKConfig, MatryoshkaConfig
 from groupsae.saes.activation import Threshold
 from groupsae.saes.auxk import auxk_error
 from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.bias import Bias
 from groupsae.saes.pre_activations import PreActivations, pre_activations_above
 
 MARGIN = 0.7
@@ -53,21 +53,27 @@ class BatchSAE(SparseAutoencoder):
         """Those above the one threshold."""
         return Threshold(self.threshold.value.expand(self.d_sae))
 
-    def whole(self, z_ND: Tensor, parts: int) -> Whole:
+    def whole(self, z_ND: Tensor, size: int, own: Bias | None = None) -> Whole:
         """As every SAE; of several parts also what they keep together, found in a pass of its own."""
-        whole = super().whole(z_ND, parts)
-        if parts == 1:
+        whole = super().whole(z_ND, size, own)
+        if size >= len(z_ND):
             return whole
-        weakest = self.threshold.weakest(z_ND.tensor_split(parts), self.W_enc, self.folded_bias())
-        return replace(whole, weakest=weakest)
+        return replace(whole, weakest=self.threshold.weakest(z_ND, self.W_enc, self.folded_bias(own), size))
 
-    def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:
+    def losses(
+        self,
+        z_ND: Tensor,
+        dead_S: Tensor,
+        sparsity: float = 1.0,
+        whole: Whole | None = None,
+        own: Bias | None = None,
+    ) -> Losses:
         """The loss of the class docstring on a batch z (N, D); no penalty, so nothing to warm up."""
-        whole = whole or self.whole(z_ND, 1)
-        pre, values = self.threshold.strongest(z_ND, self.W_enc, self.folded_bias(), whole.weakest)
+        whole = whole or self.whole(z_ND, len(z_ND), own)
+        pre, values = self.threshold.strongest(z_ND, self.W_enc, self.folded_bias(own), whole.weakest)
         e_MND = z_ND - self.reconstruct(pre, values) - self.b_dec
         errors_M, variance = e_MND.square().sum((1, 2)), whole.variance
-        auxk = auxk_error(self, z_ND, e_MND[-1], dead_S) / variance
+        auxk = auxk_error(self, z_ND, e_MND[-1], dead_S, own) / variance
         total = errors_M.sum() / variance + self.auxk_weight * auxk
         return Losses(total, errors_M[-1].detach(), variance, auxk.detach(), pre.latents(values))
 
@@ -97,7 +103,7 @@ class BatchThreshold(nn.Module):
         return self.total / self.weight.clamp_min(torch.finfo(self.weight.dtype).tiny)
 
     def strongest(
-        self, z_ND: Tensor, W_SD: Tensor, b_S: Tensor, weakest: Tensor | None = None
+        self, z_ND: Tensor, W_SD: Tensor, bias: Bias, weakest: Tensor | None = None
     ) -> tuple[PreActivations, Tensor]:
         """Pre-activations of a batch, and their values with all but the N k largest, and the negative, set to zero.
 
@@ -106,12 +112,12 @@ class BatchThreshold(nn.Module):
         numbers, none is set to zero.
         """
         if weakest is not None:
-            pre = pre_activations_above(MARGIN * weakest.relu(), z_ND, W_SD, b_S)
+            pre = pre_activations_above(MARGIN * weakest.relu(), z_ND, W_SD, bias)
             return pre, pre.values.relu() * (pre.values >= weakest)
         wanted = self.k * len(z_ND)
-        pre = pre_activations_above(MARGIN * self.value, z_ND, W_SD, b_S, wanted)
+        pre = pre_activations_above(MARGIN * self.value, z_ND, W_SD, bias, wanted)
         if pre.values.numel() < wanted:
-            pre = pre_activations_above(-torch.inf, z_ND, W_SD, b_S)
+            pre = pre_activations_above(-torch.inf, z_ND, W_SD, bias)
         surplus = pre.values.numel() - wanted
         if not wanted or surplus < 0:
             return pre, pre.values.relu()
@@ -119,26 +125,26 @@ class BatchThreshold(nn.Module):
         return pre, pre.values.relu() * (pre.values >= weakest)
 
     @torch.no_grad()
-    def weakest(self, parts: Sequence[Tensor], W_SD: Tensor, b_S: Tensor) -> Tensor:
-        """What the N k largest pre-activations of a batch are at least, found part by part.
+    def weakest(self, z_ND: Tensor, W_SD: Tensor, bias: Bias, size: int) -> Tensor:
+        """What the N k largest pre-activations of a batch are at least, found in parts of `size` tokens.
 
         It lies halfway between the last that is kept and the first that is not, so that rounding does not decide.
         -inf where no more than N k can be found.
         """
-        wanted = self.k * sum(map(len, parts))
+        wanted = self.k * len(z_ND)
         for floor in (MARGIN * self.value, -torch.inf):
-            largest = b_S[:0]
-            for z_PD in parts:
-                pre = pre_activations_above(floor, z_PD, W_SD, b_S, wanted + 1)
+            largest = z_ND.new_zeros(0)
+            for z_PD, bias_P in zip(z_ND.split(size), bias.split(size), strict=False):
+                pre = pre_activations_above(floor, z_PD, W_SD, bias_P, wanted + 1)
                 largest = torch.cat([largest, pre.values.flatten()])
                 largest = largest.topk(min(wanted + 1, len(largest))).values
             if len(largest) > wanted:
                 return largest[wanted - 1 :].mean()
         return largest.new_tensor(-torch.inf)
 
-    def above(self, z_ND: Tensor, W_SD: Tensor, b_S: Tensor) -> Latents:
+    def above(self, z_ND: Tensor, W_SD: Tensor, bias: Bias) -> Latents:
         """The latents above the threshold: the rule outside training, where no batch decides."""
-        pre = pre_activations_above(self.value, z_ND, W_SD, b_S)
+        pre = pre_activations_above(self.value, z_ND, W_SD, bias)
         return pre.latents(pre.values * (pre.values > self.value))
 
     @torch.no_grad()

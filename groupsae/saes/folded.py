@@ -1,7 +1,8 @@
 """One hookpoint's SAE as plain weights in raw units: what other tools can hold.
 
-Centre, scale, gains and rotation are linear, and so go into the weights exactly. What an absorber takes away before
-the encoder is linear too; what it carries past the SAE is not the SAE's, and stands beside it.
+Centre, scale, gains and rotation are linear, and so go into the weights exactly; a layer's own encoder bias is in the
+bound SAE already. What an absorber takes away before the encoder is linear too; what it carries past the SAE is not
+the SAE's, and stands beside it.
 """
 
 from __future__ import annotations

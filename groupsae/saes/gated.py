@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from groupsae.config import GatedConfig
 from groupsae.saes.activation import Gate
 from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.bias import Bias
 from groupsae.saes.controller import PenaltyWeight, start_threshold
 from groupsae.saes.pre_activations import PreActivations, pre_activations_above
 
@@ -50,6 +51,12 @@ class GatedSAE(SparseAutoencoder):
         super().scale_biases(factor)
         self.b_mag *= factor
 
+    def shift_products(self, shift_S: Tensor) -> None:
+        """As every SAE; sizes see the shift in their own units."""
+        super().shift_products(shift_S)
+        with torch.no_grad():
+            self.b_mag += self.r_mag.exp() * shift_S
+
     def encode_sparse(self, z_ND: Tensor) -> Latents:
         """The latents whose gate is open, where their size is above zero."""
         gate = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias())
@@ -60,10 +67,17 @@ class GatedSAE(SparseAutoencoder):
         scale_S = self.r_mag.detach().exp()
         return Gate(scale_S, self.b_mag.detach() - scale_S * self.b_enc.detach())
 
-    def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:
+    def losses(
+        self,
+        z_ND: Tensor,
+        dead_S: Tensor,
+        sparsity: float = 1.0,
+        whole: Whole | None = None,
+        own: Bias | None = None,
+    ) -> Losses:
         """The loss of the class docstring on a batch z (N, D); nothing is done for dead latents."""
         whole = whole or Whole.of(z_ND)
-        gate = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias())
+        gate = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias(own))
         sizes, opened = self._sizes(gate), gate.values.relu()
         error = (z_ND - gate.decode(sizes, self.W_dec) - self.b_dec).square().sum()
         by_gate_ND = gate.decode(opened, self.W_dec.detach()) + self.b_dec.detach()

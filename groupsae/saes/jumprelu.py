@@ -13,6 +13,7 @@ from groupsae.config import JumpReLUConfig
 from groupsae.saes.activation import Threshold
 from groupsae.saes.auxk import auxk_error
 from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.bias import Bias
 from groupsae.saes.controller import PenaltyWeight, start_threshold
 from groupsae.saes.pre_activations import PreActivations, pre_activations_above
 
@@ -71,16 +72,23 @@ class JumpReLUSAE(SparseAutoencoder):
         """Those above their thresholds."""
         return Threshold(self.threshold.detach())
 
-    def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:
+    def losses(
+        self,
+        z_ND: Tensor,
+        dead_S: Tensor,
+        sparsity: float = 1.0,
+        whole: Whole | None = None,
+        own: Bias | None = None,
+    ) -> Losses:
         """The loss of the class docstring on a batch z (N, D)."""
         whole = whole or Whole.of(z_ND)
-        pre, values, _ = self._pre_activations(z_ND, -self.bandwidth / 2)
+        pre, values, _ = self._pre_activations(z_ND, -self.bandwidth / 2, own)
         theta = pre.of(self.threshold).expand_as(values)
         active = Step.apply(values, theta, self.bandwidth)
         latents = Jump.apply(values, theta, self.bandwidth)
         e_ND = z_ND - pre.decode(latents, self.W_dec) - self.b_dec
         error, variance, l0 = e_ND.square().sum(), whole.variance, active.sum() / whole.count
-        auxk = auxk_error(self, z_ND, e_ND, dead_S) / variance
+        auxk = auxk_error(self, z_ND, e_ND, dead_S, own) / variance
         total = error / variance + sparsity * self.penalty.value * l0 / self.config.k + self.auxk_weight * auxk
         return Losses(total, error.detach(), variance, auxk.detach(), pre.latents(latents))
 
@@ -88,10 +96,12 @@ class JumpReLUSAE(SparseAutoencoder):
         """Steers lambda."""
         self.penalty.update(activity.l0(), rate)
 
-    def _pre_activations(self, z_ND: Tensor, margin: float) -> tuple[PreActivations, Tensor, Tensor]:
+    def _pre_activations(
+        self, z_ND: Tensor, margin: float, own: Bias | None = None
+    ) -> tuple[PreActivations, Tensor, Tensor]:
         """Those above theta + margin, their values, and theta for each: found as above a floor common to all."""
         theta_S = self.threshold.detach()
-        pre = pre_activations_above(margin, z_ND, self.W_enc, self.folded_bias() - theta_S)
+        pre = pre_activations_above(margin, z_ND, self.W_enc, self.folded_bias(own).plus(-theta_S))
         return pre, pre.values + pre.of(theta_S), pre.of(theta_S)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from groupsae.config import ReLUConfig
 from groupsae.saes.activation import ReLU
 from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.bias import Bias
 from groupsae.saes.controller import PenaltyWeight, start_threshold
 from groupsae.saes.pre_activations import pre_activations_above
 
@@ -47,10 +48,17 @@ class ReLUSAE(SparseAutoencoder):
         """Those above zero."""
         return ReLU()
 
-    def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:
+    def losses(
+        self,
+        z_ND: Tensor,
+        dead_S: Tensor,
+        sparsity: float = 1.0,
+        whole: Whole | None = None,
+        own: Bias | None = None,
+    ) -> Losses:
         """The loss of the class docstring on a batch z (N, D); nothing is done for dead latents."""
         whole = whole or Whole.of(z_ND)
-        pre = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias())
+        pre = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias(own))
         values = pre.values.relu()
         error = (z_ND - pre.decode(values, self.W_dec) - self.b_dec).square().sum()
         variance, l1 = whole.variance, values.sum() / whole.count

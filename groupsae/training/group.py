@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from groupsae.activations.parts import Parts
 from groupsae.activations.scale import Scales
@@ -56,7 +58,8 @@ class GroupInTraining:
     ) -> None:
         device = scales.scale_L.device
         self.group, self.name, self.train, self.start = group, name or group_name(group), train, start
-        self.scales, self.adapter = scales.at(group), adapter
+        self.scales = scales.at(group)
+        self.adapter = copy.deepcopy(adapter).requires_grad_() if adapter is not None else None
         self.sae = build_sae(d_model, sae)
         if start is None:
             self.sae.initialise(hash_seed(seed, f"weights/{group_name(group)}"))
@@ -67,7 +70,7 @@ class GroupInTraining:
         self.sae.to(device)
         self.sae.product_dtype = product_dtype(train.precision, device)
         self.schedule = Schedule(train, device)
-        self.optimizer = adam(self.sae.parameters(), self.rate)
+        self.optimizer = adam(self._learned.values(), self.rate)
         self.dead = DeadLatents(self.sae.d_sae, sae.dead_after_tokens, device)
         self.meter = Meter(device)
         self.watch = Watch(group, device)
@@ -105,15 +108,16 @@ class GroupInTraining:
         z_ND, dead_S = self.scales.normalise(x_ND, layers_N), self.dead.mask_S
         if self.adapter is not None:
             z_ND = self.adapter.enter(z_ND, layers_N)
+        own = self.adapter.bias(layers_N) if self.adapter is not None else None
         if self._fits_encoder:
-            self.sae.fit_latents(z_ND[:FIT_TOKENS], dead_S)
+            self.sae.fit_latents(z_ND[:FIT_TOKENS])
         sparsity, rate = self._sparsity(progress), self._rate(progress, len(z_ND))
         outcome = self.parts.run(
-            lambda parts: backward_in_parts(self.sae, z_ND, dead_S, sparsity, parts),
+            lambda parts: backward_in_parts(self.sae, z_ND, dead_S, sparsity, parts, own),
             self.optimizer.zero_grad,
             len(z_ND),
         )
-        norm = clip(self.sae.parameters(), self.train.clip_norm)
+        norm = clip(self._learned.values(), self.train.clip_norm)
         sound = self.watch.look(outcome.total, norm, z_ND, layers_N, number, progress * self.train.num_tokens)
         self._apply(rate, sound)
         self.schedule.advance(len(z_ND), outcome.total)
@@ -149,9 +153,17 @@ class GroupInTraining:
         self.optimizer.zero_grad()
         self.sae.normalise_decoder()
 
+    @property
+    def _learned(self) -> dict[str, nn.Parameter]:
+        """The SAE's parameters, and what layers have of their own to learn."""
+        own = dict(self.adapter.named_parameters()) if self.adapter is not None else {}
+        return dict(self.sae.named_parameters()) | own
+
     def trained(self) -> SparseAutoencoder:
         """The SAE as it is used from now on: frozen, in float32 throughout, with its lineage."""
         self.sae.product_dtype = None
+        if self.adapter is not None:
+            self.adapter.requires_grad_(False)
         self.sae.lineage = Lineage(self.schedule.seen, self.start.origin if self.start else None)
         return self.sae.requires_grad_(False)
 
@@ -167,7 +179,7 @@ class GroupInTraining:
                 f"Group {self.name}: {fault}. The last saved state is kept; try a lower train.learning_rate, "
                 "or leave such steps out by train.on_nan = 'skip'."
             )
-        weights = [tensor.detach().sum(dtype=torch.float64) for tensor in self.sae.parameters()]
+        weights = [tensor.detach().sum(dtype=torch.float64) for tensor in self._learned.values()]
         if not torch.isfinite(torch.stack(weights)).all():
             raise NumericalError(
                 f"NaN or infinity in the weights of group {self.name}, at or shortly before step {step}. "
@@ -177,7 +189,9 @@ class GroupInTraining:
     def state(self) -> dict[str, Tensor]:
         """Everything that training changes, by name: weights, Adam's moments, silent tokens, meter, watch, schedule."""
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
-        for name, parameter in self.sae.named_parameters():
+        if self.adapter is not None:
+            tensors |= {f"adapter.{name}": parameter for name, parameter in self.adapter.named_parameters()}
+        for name, parameter in self._learned.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"adam.{name}.{key}"] = value
         return tensors | {
@@ -191,7 +205,7 @@ class GroupInTraining:
         """Tensors of the names, shapes and dtypes that `state()` has after a step."""
         adam = {
             f"adam.{name}.{key}": torch.zeros(()) if key == "step" else parameter
-            for name, parameter in self.sae.named_parameters()
+            for name, parameter in self._learned.items()
             for key in ADAM_STATE
         }
         return self.state() | adam
@@ -199,7 +213,10 @@ class GroupInTraining:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take the state that `state()` gave, of the names, shapes and dtypes of `layout()`, from any device."""
         self.sae.load_state_dict({name[4:]: t for name, t in tensors.items() if name.startswith("sae.")})
-        for name, parameter in self.sae.named_parameters():
+        if self.adapter is not None:
+            for name, parameter in self.adapter.named_parameters():
+                parameter.data.copy_(tensors[f"adapter.{name}"])
+        for name, parameter in self._learned.items():
             moments = {key: tensors[f"adam.{name}.{key}"] for key in ADAM_STATE}
             # The fused Adam wants its step count on the device too.
             self.optimizer.state[parameter] = {k: t.to(parameter.device, copy=True) for k, t in moments.items()}

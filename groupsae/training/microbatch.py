@@ -9,11 +9,13 @@ from __future__ import annotations
 import operator
 from dataclasses import dataclass
 from functools import reduce
+from itertools import repeat
 
 from torch import Tensor
 
 from groupsae.activations.parts import Parts
 from groupsae.saes.base import Activity, Losses, SparseAutoencoder
+from groupsae.saes.bias import Bias
 
 
 def parts_of_steps() -> Parts:
@@ -48,13 +50,16 @@ class Outcome:
         )
 
 
-def backward_in_parts(sae: SparseAutoencoder, z_ND: Tensor, dead_S: Tensor, sparsity: float, parts: int) -> Outcome:
-    """The outcome of a batch, whose gradient has been added to the weights, computed in so many parts."""
-    whole = sae.whole(z_ND, parts)
+def backward_in_parts(
+    sae: SparseAutoencoder, z_ND: Tensor, dead_S: Tensor, sparsity: float, parts: int, own: Bias | None = None
+) -> Outcome:
+    """The outcome of a batch, whose gradient has been added to the weights, computed in so many parts or fewer."""
+    size = -(-len(z_ND) // parts)
+    whole = sae.whole(z_ND, size, own)
 
-    def backward(z_PD: Tensor) -> Outcome:
-        losses = sae.losses(z_PD, dead_S, sparsity, whole)
+    def backward(z_PD: Tensor, own_P: Bias | None) -> Outcome:
+        losses = sae.losses(z_PD, dead_S, sparsity, whole, own_P)
         losses.total.backward()
         return Outcome.of(losses, sae.d_sae)
 
-    return reduce(operator.add, map(backward, z_ND.tensor_split(parts)))
+    return reduce(operator.add, map(backward, z_ND.split(size), own.split(size) if own else repeat(None)))

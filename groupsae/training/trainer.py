@@ -94,7 +94,15 @@ def train(
         seed=seed,
         buffer_tokens=buffer_tokens,
         starts=start.starts(partition.hookpoints, scales) if start else None,
-        adapters=fit_adapters(source, partition.groups, scales, per_layer, train.scale_tokens, seed=seed),
+        adapters=fit_adapters(
+            source,
+            partition.groups,
+            scales,
+            per_layer,
+            train.scale_tokens,
+            d_sae=sae.width(source.d_model),
+            seed=seed,
+        ),
         progress=progress,
     )
     return trained.suite(partition)
@@ -193,8 +201,8 @@ def train_together(
     loop = _Loop(stream, in_training, train, checkpoints, looks, progress, log, stop)
     loop.resume(resumed)
     loop.run()
-    adapters = {name: each.adapter for name, each in trainees.items() if each.adapter is not None}
     saes = {group.name: group.trained() for group in in_training}
+    adapters = {group.name: group.adapter for group in in_training if group.adapter is not None}
     return Trained(saes, scales, loop.seconds, adapters, loop.position.masked)
 
 

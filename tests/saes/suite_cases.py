@@ -1,8 +1,8 @@
-"""Suites of random SAEs whose layers have everything of their own: centres, scales, gains, rotations, absorbers."""
+"""Suites of random SAEs whose layers have all of their own: centres, scales, gains, biases, rotations, absorbers."""
 
 import torch
 from architecture_cases import random_sae_of
-from sae_cases import D_MODEL
+from sae_cases import D_MODEL, D_SAE
 
 from groupsae.activations.scale import Scales
 from groupsae.config import PerLayer
@@ -14,9 +14,10 @@ PARTITION = Partition((("layers.0", "layers.2"), ("layers.1",)))
 OWN = {
     "nothing": PerLayer(),
     "affine": PerLayer(affine=True),
+    "bias": PerLayer(bias=True),
     "rotation": PerLayer(rotation=True),
     "absorber": PerLayer(absorber=3),
-    "all": PerLayer(affine=True, rotation=True, absorber=2),
+    "all": PerLayer(affine=True, bias=True, rotation=True, absorber=2),
 }
 
 
@@ -48,7 +49,7 @@ def trained(sae):
 
 def random_adapter(layers, own, random):
     """Maps that no data has led to."""
-    adapter = Adapter(layers, D_MODEL, own).double()
+    adapter = Adapter(layers, D_MODEL, own, D_SAE).double()
     square = torch.randn(layers, D_MODEL, D_MODEL, generator=random, dtype=torch.float64)
     orthogonal = torch.linalg.qr(square).Q
     if own.affine:
@@ -58,4 +59,6 @@ def random_adapter(layers, own, random):
     if own.absorber:
         adapter.basis_MRD.copy_(orthogonal.mT[:, : own.absorber])
         adapter.mean_MD.normal_(generator=random)
-    return adapter
+    if adapter.bias_MS is not None:
+        adapter.bias_MS.data.normal_(std=0.2, generator=random)
+    return adapter.requires_grad_(False)

@@ -251,7 +251,7 @@ def test_fitted_latents_are_the_same_ones_at_the_size_that_reconstructs_best(arc
     with torch.no_grad():  # what an SAE gives is near enough to what it was given for a factor above zero
         z_ND = 3 * sae(torch.randn(20, D_MODEL, generator=random, dtype=torch.float64))
     dead_S = torch.zeros(D_SAE, dtype=torch.bool)
-    fitted.fit_latents(z_ND, dead_S)
+    fitted.fit_latents(z_ND)
     with torch.no_grad():
         before, after = (one.losses(z_ND, dead_S).latents.dense(D_SAE) for one in (sae, fitted))
         factor = after.sum() / before.sum()
@@ -264,5 +264,5 @@ def test_fitted_latents_are_the_same_ones_at_the_size_that_reconstructs_best(arc
 def test_latents_are_not_fitted_to_a_batch_that_holds_nan():
     sae = random_sae_of("topk")
     before = sae.W_enc.detach().clone()
-    sae.fit_latents(torch.full((4, D_MODEL), torch.nan, dtype=torch.float64), torch.zeros(D_SAE, dtype=torch.bool))
+    sae.fit_latents(torch.full((4, D_MODEL), torch.nan, dtype=torch.float64))
     assert torch.equal(sae.W_enc, before)

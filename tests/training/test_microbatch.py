@@ -71,12 +71,12 @@ class OutOfMemory:
         self.failures = 0
         whole = backward_in_parts
 
-        def limited(sae, z_ND, dead_S, sparsity, parts):
+        def limited(sae, z_ND, dead_S, sparsity, parts, own):
             if -(-len(z_ND) // parts) > most:
                 self.failures += 1
                 sae.losses(z_ND[:1], dead_S).total.backward()
                 raise torch.OutOfMemoryError("CUDA out of memory (not really)")
-            return whole(sae, z_ND, dead_S, sparsity, parts)
+            return whole(sae, z_ND, dead_S, sparsity, parts, own)
 
         monkeypatch.setattr(group_module, "backward_in_parts", limited)
 

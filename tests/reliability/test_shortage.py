@@ -21,11 +21,11 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a limit o
 
 D_MODEL, MIB = 8, 2**20
 SAES = {
-    "topk": (TopKConfig(d_sae=128, k=64), 2**15),
+    "topk": (TopKConfig(d_sae=128, k=64), 2**16),
     "batchtopk": (BatchTopKConfig(d_sae=1024, k=4), 2**13),
     "jumprelu": (JumpReLUConfig(d_sae=1024, k=4), 2**13),
 }
-"""SAEs, and so many tokens at once that a step on them needs more than a hundred MiB."""
+"""SAEs, and so many tokens at once that a step on them needs well over a hundred MiB."""
 
 
 def limited(room: int) -> None:
