@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from groupsae.config import TopKConfig
+from groupsae.saes.active import Active
 from groupsae.saes.auxk import auxk_error
 from groupsae.saes.base import Latents, Losses, SparseAutoencoder, Whole
-from groupsae.saes.sparse import select, squared_error, top_k
+from groupsae.saes.sparse import Transposed, select, squared_error, top_k
 
 
 @final
@@ -30,6 +31,9 @@ class TopKSAE(SparseAutoencoder):
     variance (one token) has V = sum_t ||z_t||^2.
     """
 
+    path: type[Active] = Transposed
+    """How sums over active latents are computed in training; paths differ in rounding only."""
+
     def __init__(self, d_model: int, config: TopKConfig) -> None:
         super().__init__(d_model, config.width(d_model))
         self.config, self.k, self.auxk_weight = config, config.k, config.auxk_weight
@@ -45,7 +49,15 @@ class TopKSAE(SparseAutoencoder):
         with torch.no_grad():
             latents = self.encode_sparse(z_ND)
         error, e_ND = squared_error(
-            z_ND, latents.values_NK, latents.indices_NK, self.W_enc, self.b_enc, self.W_dec, self.b_dec
+            z_ND,
+            latents.values_NK,
+            latents.indices_NK,
+            self.W_enc,
+            self.b_enc,
+            self.W_dec,
+            self.b_dec,
+            self.path,
+            self.product_dtype,
         )
         variance = (whole or Whole.of(z_ND)).variance
         auxk = auxk_error(self, z_ND, e_ND, dead_S) / variance
