@@ -13,6 +13,7 @@ from groupsae.activations.source import ActivationSource, stream
 from groupsae.config import SAEConfig, TrainConfig
 from groupsae.planning.pricing import Rates
 from groupsae.training.group import GroupInTraining
+from groupsae.training.path import settle
 
 
 def time_steps(
@@ -31,6 +32,7 @@ def time_steps(
     x_ND = torch.cat(parts)[:wanted]
     scales = measure_scales(source, max(1, len(x_ND)), seed=seed)
     group = GroupInTraining((source.hookpoints[-1],), scales, source.d_model, sae, train, seed)
+    settle([group.sae], len(x_ND))
     layers_N = torch.zeros(len(x_ND), dtype=torch.long, device=source.device)
     step = _median(lambda: group.step(x_ND, layers_N, 0.0), repeats, source.device)
     return Rates(read, step * wanted / len(x_ND), wanted)
