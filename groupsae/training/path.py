@@ -144,15 +144,15 @@ def _take_turns(works: dict[str, Work], repeats: int, device: torch.device) -> d
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
-            began = _now(device)
+            began = now(device)
             work()
-            spent = _now(device) - began
+            spent = now(device) - began
             if turn:
                 seconds[name].append(spent)
     return {name: statistics.median(spent) for name, spent in seconds.items()}
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     """Seconds on the clock once the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

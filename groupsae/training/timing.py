@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -13,7 +12,7 @@ from groupsae.activations.source import ActivationSource, stream
 from groupsae.config import SAEConfig, TrainConfig
 from groupsae.planning.pricing import Rates
 from groupsae.training.group import GroupInTraining
-from groupsae.training.path import settle
+from groupsae.training.path import now, settle
 
 
 def time_steps(
@@ -42,9 +41,7 @@ def _median(work: Callable[[], object], repeats: int, device: torch.device) -> f
     work()
     seconds = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = now(device)
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(now(device) - began)
     return statistics.median(seconds)
