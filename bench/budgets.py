@@ -1,12 +1,13 @@
 """For a total budget of FLOPs, which plan gives the lowest FVU and delta CE over all layers?
 
-    python bench/budgets.py [--seeds 0 1 2] [--tokens 40000 120000 360000]
+    python bench/budgets.py [--seeds 0 1 2] [--tokens 40000 120000 360000] [--plans "per layer" groups]
 
 A budget is what one SAE per layer costs on so many tokens, by our own count (language model and sparse steps).
 Every plan spends it in its own way on the built-in model: one SAE per layer; groups; groups whose layers have maps
 of their own; every layer of a token; groups for three quarters, then each layer from its group's SAE; every other
 layer for three quarters, then those between from the layer after. Prints a line per plan, budget and seed, then a
-table; writes both to runs/bench/budgets.json and a plot beside it.
+table; writes both to runs/bench/budgets.json and a plot beside it. With `--plans` only those are trained; what the file
+holds of other plans, budgets and seeds stays.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from held import Bed, means
 
 from groupsae.activations.scale import Scales, measure_scales
-from groupsae.config import PerLayer, TrainConfig, load_config
+from groupsae.config import PerLayer, SAEConfig, TrainConfig, load_config
 from groupsae.partition import Partition
 from groupsae.planning.cost import run_cost, sparse_step_flops
 from groupsae.saes.adapter import fit_adapters
@@ -28,16 +29,16 @@ from groupsae.saes.suite import Suite
 from groupsae.training.trainer import train_groups
 from groupsae.training.warm_start import WarmStart
 
-NOTHING = PerLayer()
+NOTHING, ALL_FOLDED = PerLayer(), PerLayer(affine=True, bias=True, rotation=True)
 FIRST_SHARE = 0.75
 """Of the budget, what the first of two phases gets."""
 
 
 class Spender:
-    """Trains suites of the built-in model for a budget of FLOPs, with one seed."""
+    """Trains suites of the built-in model for a budget of FLOPs, with one seed; SAEs are the config's, or of `sae`."""
 
-    def __init__(self, bed: Bed, scales: Scales, seed: int) -> None:
-        self.bed, self.scales, self.seed = bed, scales, seed
+    def __init__(self, bed: Bed, scales: Scales, seed: int, sae: SAEConfig | None = None) -> None:
+        self.bed, self.scales, self.seed, self.sae = bed, scales, seed, sae or bed.config.sae
 
     def train(
         self,
@@ -49,25 +50,47 @@ class Spender:
         start: WarmStart | None = None,
     ) -> Suite:
         """A suite that costs so much."""
+        tokens = int(flops / flops_per_token(self.bed, partition, per_token, own))
+        return self.train_on(tokens, partition, per_token=per_token, own=own, start=start)
+
+    def train_on(
+        self,
+        tokens: int,
+        partition: Partition,
+        *,
+        per_token: str | int = 1,
+        own: PerLayer = NOTHING,
+        start: WarmStart | None = None,
+    ) -> Suite:
+        """A suite whose SAEs see so many tokens each, at least a batch."""
         bed, train = self.bed, self.bed.config.train
-        tokens = max(train.batch_tokens, int(flops / flops_per_token(bed, partition, per_token, own)))
+        tokens = max(train.batch_tokens, tokens)
         settings = TrainConfig(**dict(train) | {"num_tokens": tokens, "layers_per_token": per_token})
+        adapters = fit_adapters(
+            bed.source,
+            partition.groups,
+            self.scales,
+            own,
+            train.scale_tokens,
+            d_sae=self.sae.width(bed.source.d_model),
+            seed=self.seed,
+        )
         trained = train_groups(
             bed.source,
             partition.groups,
             self.scales,
-            bed.config.sae,
+            self.sae,
             settings,
             seed=self.seed,
             buffer_tokens=bed.config.activations.buffer_tokens,
             starts=start.starts(partition.hookpoints, self.scales) if start else None,
-            adapters=fit_adapters(bed.source, partition.groups, self.scales, own, train.scale_tokens, seed=self.seed),
+            adapters=adapters,
         )
         return trained.suite(partition)
 
-    def specialised(self, flops: float, per_token: str | int = 1) -> Suite:
+    def specialised(self, flops: float, per_token: str | int = 1, own: PerLayer = NOTHING) -> Suite:
         """Groups, then each layer from its group's SAE."""
-        groups = self.train(self.bed.groups, FIRST_SHARE * flops, per_token=per_token)
+        groups = self.train(self.bed.groups, FIRST_SHARE * flops, per_token=per_token, own=own)
         return self.train(self.bed.layers, (1 - FIRST_SHARE) * flops, start=WarmStart(groups, "group"))
 
     def alternate(self, flops: float) -> Suite:
@@ -83,11 +106,20 @@ PLANS: dict[str, Callable[[Spender, float], Suite]] = {
     "per layer": lambda do, flops: do.train(do.bed.layers, flops),
     "groups": lambda do, flops: do.train(do.bed.groups, flops),
     "groups, every layer of a token": lambda do, flops: do.train(do.bed.groups, flops, per_token="all"),
+    "groups, affine": lambda do, flops: do.train(do.bed.groups, flops, own=PerLayer(affine=True)),
+    "groups, bias": lambda do, flops: do.train(do.bed.groups, flops, own=PerLayer(bias=True)),
+    "groups, affine + bias + rotation": lambda do, flops: do.train(do.bed.groups, flops, own=ALL_FOLDED),
+    "groups, every layer of a token, affine + bias + rotation": lambda do, flops: do.train(
+        do.bed.groups, flops, per_token="all", own=ALL_FOLDED
+    ),
     "groups, rotation": lambda do, flops: do.train(do.bed.groups, flops, own=PerLayer(rotation=True)),
     "groups, absorber:4": lambda do, flops: do.train(do.bed.groups, flops, own=PerLayer(absorber=4)),
     "per layer, absorber:4": lambda do, flops: do.train(do.bed.layers, flops, own=PerLayer(absorber=4)),
     "groups, then per layer": Spender.specialised,
     "groups of every layer, then per layer": lambda do, flops: do.specialised(flops, "all"),
+    "groups of every layer, bias + rotation, then per layer": lambda do, flops: do.specialised(
+        flops, "all", PerLayer(bias=True, rotation=True)
+    ),
     "alternate layers, then backward": Spender.alternate,
 }
 
@@ -105,24 +137,33 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("configs/demo.toml"))
     parser.add_argument("--tokens", type=int, nargs="+", default=[40_000, 120_000, 360_000])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--plans", nargs="+", choices=PLANS, default=list(PLANS), metavar="PLAN")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     bed = Bed(load_config(options.config), options.out / "bed", 2 * max(options.tokens))
     one = flops_per_token(bed, bed.layers, 1)
-    rows = []
+    file, rows = options.out / "budgets.json", {}
+    if file.exists():
+        rows = {(row["plan"], row["tokens"], row["seed"]): row for row in json.loads(file.read_text())}
     for seed in options.seeds:
         scales = measure_scales(bed.source, bed.config.train.scale_tokens, centre=bed.config.train.centre, seed=seed)
         for tokens in options.tokens:
-            for name, plan in PLANS.items():
-                suite = plan(Spender(bed, scales, seed), tokens * one)
+            for name in options.plans:
+                suite = PLANS[name](Spender(bed, scales, seed), tokens * one)
                 row = {"plan": name, "tokens": tokens, "gflop": tokens * one / 1e9, "seed": seed} | bed.judge(suite)
-                rows.append(row)
+                rows[name, tokens, seed] = row
                 print(json.dumps(row), flush=True)
-                (options.out / "budgets.json").write_text(json.dumps(rows, indent=1) + "\n")
-    print_table(rows, options.tokens)
-    draw(rows, options.tokens, options.out / "budgets.svg")
+                file.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+    print_table(list(rows.values()), options.tokens)
+    draw(list(rows.values()), options.tokens, options.out / "budgets.svg")
+
+
+def plans_in(rows: list[dict], budgets: list[int]) -> list[str]:
+    """The plans that were run at every one of these budgets, in the order of `PLANS`."""
+    run = {(row["plan"], row["tokens"]) for row in rows}
+    return [plan for plan in PLANS if all((plan, tokens) in run for tokens in budgets)]
 
 
 def print_table(rows: list[dict], budgets: list[int]) -> None:
@@ -131,39 +172,54 @@ def print_table(rows: list[dict], budgets: list[int]) -> None:
         "\n| plan | " + " | ".join(f"{what}, {tokens:,}" for what in ("FVU", "delta CE") for tokens in budgets) + " |"
     )
     print("|---" * (1 + 2 * len(budgets)) + "|")
+    plans = plans_in(rows, budgets)
     found = {
         (plan, tokens, key): means([row for row in rows if (row["plan"], row["tokens"]) == (plan, tokens)], key)
-        for plan in PLANS
+        for plan in plans
         for tokens in budgets
         for key in ("fvu", "delta_ce")
     }
-    for plan in PLANS:
+    for plan in plans:
         cells = []
         for key in ("fvu", "delta_ce"):
             for tokens in budgets:
                 mean, spread = found[plan, tokens, key]
-                best = mean == min(found[other, tokens, key][0] for other in PLANS)
+                best = mean == min(found[other, tokens, key][0] for other in plans)
                 cells.append(f"{'**' * best}{mean:.4f}{'**' * best} ± {spread:.4f}")
         print(f"| {plan} | " + " | ".join(cells) + " |")
 
 
 def draw(rows: list[dict], budgets: list[int], path: Path) -> None:
-    """FVU over the budget, one line per plan."""
-    from matplotlib import pyplot
+    """FVU by budget as a share of the first plan's: dotted for groups, dashed if single layers follow, else solid."""
+    from matplotlib import colormaps, pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), layout="constrained")
-    for plan in PLANS:
-        chosen = [[row for row in rows if (row["plan"], row["tokens"]) == (plan, tokens)] for tokens in budgets]
-        x = [some[0]["gflop"] for some in chosen]
-        y, spread = zip(*(means(some, "fvu") for some in chosen), strict=True)
-        axes.errorbar(x, y, spread, marker="o", markersize=4, capsize=2, label=plan)
+    plans = plans_in(rows, budgets)
+    some = {
+        (plan, at): [row for row in rows if (row["plan"], row["tokens"]) == (plan, at)]
+        for plan in plans
+        for at in budgets
+    }
+    figure, axes = pyplot.subplots(figsize=(10, 5), layout="constrained")
+    for number, plan in enumerate(plans):
+        first = [means(some[plans[0], at], "fvu")[0] for at in budgets]
+        mean, spread = zip(*(means(some[plan, at], "fvu") for at in budgets), strict=True)
+        axes.errorbar(
+            [some[plan, at][0]["gflop"] for at in budgets],
+            [one / of for one, of in zip(mean, first, strict=True)],
+            [one / of for one, of in zip(spread, first, strict=True)],
+            linestyle="--" if "then" in plan else ":" if plan.startswith("groups") else "-",
+            color=colormaps["tab20"](number),
+            marker="o",
+            markersize=4,
+            capsize=2,
+            label=plan,
+        )
     axes.set(
         xscale="log",
-        yscale="log",
         xlabel="budget, GFLOP (language model and SAE steps)",
-        ylabel="FVU, mean over layers",
+        ylabel=f"FVU, share of that of {plans[0]!r}",
     )
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(path)
 
 

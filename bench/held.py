@@ -29,7 +29,7 @@ class HeldActivations:
 
     def __init__(self, source: Harvester, num_rows: int) -> None:
         self.hookpoints, self.d_model, self.device = source.hookpoints, source.d_model, source.device
-        self.row_tokens, self.batch_rows = source.row_tokens, source.batch_rows
+        self.row_tokens, self.batch_rows, self.num_masked = source.row_tokens, source.batch_rows, 0
         rows = row_order(source.num_rows, 0, 0)[:num_rows]
         self.num_rows, parts = len(rows), []
         with bar("harvest", len(rows) * self.row_tokens) as advance:

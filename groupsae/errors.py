@@ -72,7 +72,7 @@ class Interrupted(KeyboardInterrupt):
 
 def meant(name: str, known: Iterable[str]) -> str:
     """A question with the nearest known name, after a space; empty where none is near."""
-    near = difflib.get_close_matches(name, list(known), n=1)
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

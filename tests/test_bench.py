@@ -116,3 +116,53 @@ def test_a_conversion_that_changes_reconstructions_is_refused(bench, task):
     bench("task").require_same(bound, original, x_ND)
     with pytest.raises(RuntimeError, match=r"layers\.0: 10 of 10"):
         bench("task").require_same(bound, lambda x_ND: 2 * original(x_ND), x_ND)
+
+
+def run_bench(bench, monkeypatch, capsys, name, *arguments):
+    """What a bench prints for these arguments; each line of JSON parsed, and the rest."""
+    monkeypatch.setattr("sys.argv", [name, *map(str, arguments)])
+    bench(name).main()
+    lines = capsys.readouterr().out.splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")], [line for line in lines if line[:1] == "|"]
+
+
+def test_plans_are_run_by_name_and_join_those_run_before(bench, place, tmp_path, monkeypatch, capsys):
+    arguments = ("--config", place / "tiny.toml", "--out", tmp_path, "--tokens", 64, "--seeds", 0, "--plans")
+    rows, table = run_bench(bench, monkeypatch, capsys, "budgets", *arguments, "groups", "groups, bias")
+    assert [row["plan"] for row in rows] == ["groups", "groups, bias"]
+    again, table = run_bench(bench, monkeypatch, capsys, "budgets", *arguments, "groups", "per layer")
+    assert [row["plan"] for row in again] == ["groups", "per layer"]
+    assert again[0] == rows[0]
+    kept = json.loads((tmp_path / "budgets.json").read_text())
+    assert [row["plan"] for row in kept] == ["groups", "groups, bias", "per layer"]
+    assert [line.split(" | ")[0] for line in table[2:]] == ["| per layer", "| groups", "| groups, bias"]
+
+
+def test_what_layers_have_of_their_own_is_measured_at_equal_tokens(bench, place, tmp_path, monkeypatch, capsys):
+    rows, table = run_bench(
+        bench,
+        monkeypatch,
+        capsys,
+        "per_layer",
+        "--config",
+        place / "tiny.toml",
+        "--out",
+        tmp_path,
+        "--tokens",
+        64,
+        "--seeds",
+        0,
+    )
+    assert len(table) == 2 + len(rows)
+    cost = {(row["of"], row["own"]): row["mflop"] for row in rows}
+    assert cost["groups", "bias"] == cost["groups", "none"] < cost["groups", "rotation"]
+    assert all((row["absorbed"] > 0) == ("absorber" in row["own"]) for row in rows)
+
+
+def test_every_architecture_is_trained_in_three_ways(bench, place, tmp_path, monkeypatch, capsys):
+    options = ("--config", place / "tiny.toml", "--out", tmp_path, "--tokens", 64, "--transfer", 64, "--architectures")
+    rows, _ = run_bench(bench, monkeypatch, capsys, "architectures", *options, "topk", "gated")
+    assert [(row["architecture"], row["trained"]) for row in rows] == [
+        (name, way) for name in ("topk", "gated") for way in ("per layer", "groups", "per layer, from its group's")
+    ]
+    assert all(0 <= row["dead"] <= 1 and row["l0"] > 0 for row in rows)

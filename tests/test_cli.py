@@ -217,7 +217,11 @@ def test_the_flags_are_those_of_the_architecture(call, here):
 
 
 def test_an_unknown_architecture_is_refused_with_the_nearest(call, here):
-    of_user(call("train", "tiny.toml", "--sae.architecture", "gatd"), "'gatd' is unknown", "did you mean 'gated'")
+    of_user(
+        call("train", "tiny.toml", "--sae.architecture", "gatd"),
+        "There is no architecture 'gatd'.",
+        "Did you mean 'gated'?",
+    )
 
 
 # ---- what cannot be
@@ -248,7 +252,7 @@ def test_rows_longer_than_the_model_reads_are_refused(here, call):
     [
         ("/model", "/no-model", ("ModelError: There is no model directory", "no-model")),
         ("/text.jsonl", "/no-text.jsonl", ("TextError: There is no text at", "no-text.jsonl")),
-        ("context_length = 16", "context_legnth = 16", ("in [text]", "did you mean 'context_length'?")),
+        ("context_length = 16", "context_legnth = 16", ("in [text]", "Did you mean 'context_length'?")),
         ("num_tokens = 512", "num_tokens = -512", ("in [train]: num_tokens", "given -512")),
         ("k = 4", 'k = "four"', ("in [sae]: k", "given 'four'")),
         ("groups = 2", 'method = "/no/groups.toml"', ("/no/groups.toml",)),

@@ -87,10 +87,10 @@ def test_a_config_is_named_after_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sede = 1", r"unknown key 'sede'; did you mean 'seed'\?"),
-        ("[train]\nnum_token = 5", r"in \[train\]: unknown key 'num_token'; did you mean 'num_tokens'\?"),
-        ("[sae]\nzzz = 5", r"in \[sae\]: unknown key 'zzz'; known are architecture, expansion, d_sae, k"),
-        ("[trian]\nnum_tokens = 5", r"unknown key 'trian'; did you mean 'train'\?"),
+        ("sede = 1", r"unknown key 'sede'. Did you mean 'seed'\?"),
+        ("[train]\nnum_token = 5", r"in \[train\]: unknown key 'num_token'. Did you mean 'num_tokens'\?"),
+        ("[sae]\nzzz = 5", r"in \[sae\]: unknown key 'zzz'. Known are architecture, expansion, d_sae, k"),
+        ("[trian]\nnum_tokens = 5", r"unknown key 'trian'. Did you mean 'train'\?"),
         ("[train]\nnum_tokens = -5", r"in \[train\]: num_tokens: .*greater than 0, given -5"),
         ("[train]\nnum_tokens = 0", "num_tokens: .*greater than 0"),
         ("[train]\nnum_tokens = 1.5", "num_tokens: .*valid integer, given 1.5"),
@@ -109,16 +109,19 @@ def test_a_config_is_named_after_its_file(tmp_path):
         ('name = "a/b"', "name: .*given 'a/b'"),
         ('name = ".."', "name: "),
         ("seed = -1", "seed: "),
-        ('[group]\nmethod = "complte"', "method 'complte' is unknown; did you mean 'complete'"),
+        ('[group]\nmethod = "complte"', "There is no method 'complte'. Did you mean 'complete'"),
         ("[sae]\nk = 9\nd_sae = 8", "sae.k = 9 is more than the 8 latents"),
         (
             '[sae]\narchitecture = "jumpreru"',
-            "in .sae.: architecture 'jumpreru' is unknown; did you mean 'jumprelu'",
+            "in .sae.: There is no architecture 'jumpreru'. Did you mean 'jumprelu'",
         ),
-        ("[sae]\narchitecture = 3", "architecture 3 is unknown; known are topk, batchtopk, matryoshka, relu, jumprelu"),
-        ("[sae]\nprefixes = [0.5, 1]", r"in \[sae\]: unknown key 'prefixes'; known are architecture"),
+        (
+            "[sae]\narchitecture = 3",
+            "no architecture '3'. Known are topk, batchtopk, matryoshka, relu, jumprelu",
+        ),
+        ("[sae]\nprefixes = [0.5, 1]", r"in \[sae\]: unknown key 'prefixes'. Known are architecture"),
         ('[sae]\narchitecture = "relu"\nauxk_weight = 1.0', "in .sae.: unknown key 'auxk_weight'"),
-        ('[sae]\narchitecture = "relu"\nsparsity_coeficient = 1', "did you mean 'sparsity_coefficient'"),
+        ('[sae]\narchitecture = "relu"\nsparsity_coeficient = 1', "Did you mean 'sparsity_coefficient'"),
         ('[sae]\narchitecture = "relu"\nsparsity_coefficient = 0', "sparsity_coefficient: .*greater than 0, given 0"),
         ('[sae]\narchitecture = "jumprelu"\nbandwidth = -1', "bandwidth: .*greater than 0, given -1"),
         ('[sae]\narchitecture = "matryoshka"\nprefixes = [0.5, 0.2, 1]', "prefixes .* must grow and end with 1"),
@@ -203,5 +206,11 @@ def test_another_architecture_keeps_what_both_have():
     assert (relu.architecture, relu.d_sae, relu.k) == ("relu", 50, 6)
     assert as_architecture(relu, "matryoshka").prefixes == MatryoshkaConfig().prefixes
     assert as_architecture(matryoshka, "matryoshka") is matryoshka
-    with pytest.raises(ConfigError, match="did you mean 'gated'"):
+    with pytest.raises(ConfigError, match="Did you mean 'gated'"):
         as_architecture(relu, "gatd")
+
+
+def test_an_encoder_is_not_fitted_where_that_spoils_the_thresholds():
+    with pytest.raises(ConfigError, match=r"fit_encoder.*jumprelu"):
+        RunConfig(train={"fit_encoder": True}, sae={"architecture": "jumprelu"})
+    assert RunConfig(train={"fit_encoder": True}, sae={"architecture": "batchtopk"}).train.fit_encoder

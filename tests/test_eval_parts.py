@@ -134,7 +134,7 @@ def test_a_lost_part_alone_is_made_again(done, call, computed):
 
 @pytest.mark.parametrize(
     ("name", "texts"),
-    [("losess", ("did you mean 'losses'",)), ("zzz", (f"known are {', '.join(PARTS)}",))],
+    [("losess", ("Did you mean 'losses'",)), ("zzz", (f"Known are {', '.join(PARTS)}",))],
 )
 def test_an_unknown_part_names_the_nearest(done, call, name, texts):
     of_user(call("eval", done, name), *texts)

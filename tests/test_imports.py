@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": VALUES,
     "documents": {*VALUES, "demo"},
     "tokens": {*VALUES, "documents"},
-    "activations": {*VALUES, "models", "tokens"},
+    "activations": {*VALUES, "progress", "models", "tokens"},
     "grouping": {*VALUES, "activations"},
     "saes": {*VALUES, "activations"},
     "planning": {*VALUES, "activations", "grouping"},

@@ -1,9 +1,9 @@
 import json
-import os
 import subprocess
 import sys
 import textwrap
 
+import permissions
 import pytest
 
 from groupsae.config import (
@@ -67,10 +67,9 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error_that_names_the_file(tmp
         write_atomically(tmp_path / "file" / "run" / "a.txt", lambda path: path.write_text("new"))
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind this user")
 def test_a_read_only_folder_is_a_storage_error(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(StorageError, match="Permission denied"):
+    with permissions.binding(), pytest.raises(StorageError, match="Permission denied"):
         write_atomically(tmp_path / "a.txt", lambda path: path.write_text("new"))
 
 

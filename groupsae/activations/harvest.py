@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from groupsae.errors import FitError, HookpointError, ModelError, NumericalError, TextError
+from groupsae.activations.parts import Parts
+from groupsae.errors import HookpointError, ModelError, NumericalError, TextError
 from groupsae.hookpoints import natural_key
 from groupsae.models import base_model, first_tensor
 from groupsae.tokens import TokenRows
@@ -48,7 +49,7 @@ class Harvester:
         self.model, self.rows = model, rows
         self.hookpoints = tuple(sorted(hookpoints, key=natural_key))
         self.batch_rows, self.skip_special, self.on_nan = batch_rows, skip_special, on_nan
-        self._rows_at_once = batch_rows
+        self._parts = Parts("a read of activations", "one row of tokens", "Lower text.context_length.")
         self.num_rows, self.row_tokens = len(rows), rows.context_length
         self.device = next(model.parameters()).device
         self.forwards = self.num_masked = 0
@@ -68,7 +69,12 @@ class Harvester:
         )
 
     def narrowed(self, hookpoints: tuple[str, ...]) -> Harvester:
-        """The same text at some of the hookpoints; the model stops at the deepest of them."""
+        """The same text at some of the hookpoints; the model stops at the deepest of them.
+
+        Where positions are masked it stays at all, since any of them decides which positions are left out.
+        """
+        if self.on_nan == "mask":
+            return self
         narrow = copy.copy(self)
         narrow.hookpoints = tuple(name for name in self.hookpoints if name in hookpoints)
         narrow._modules = [_module(self.model, hookpoint) for hookpoint in narrow.hookpoints]
@@ -78,7 +84,7 @@ class Harvester:
         """The activations x_LND of these rows' tokens, in the model's precision.
 
         Raises NumericalError naming the hookpoint and the row if they hold NaN or infinity, unless those are masked.
-        Out of memory, it reads half as many rows at once from then on; FitError if not even one can be read.
+        Out of memory, it reads in twice as many parts from then on; FitError if not even one row can be read.
         """
         if not len(rows):
             return next(self.model.parameters()).new_zeros(len(self.hookpoints), 0, self.d_model)
@@ -93,16 +99,15 @@ class Harvester:
         return torch.cat([x_LBTD for x_LBTD, _ in parts], dim=1), torch.cat([special_BT for _, special_BT in parts])
 
     def _in_parts(self, rows: Sequence[int], read: Callable[[Sequence[int]], Result]) -> list[Result]:
-        while True:
-            size = min(self._rows_at_once, len(rows))
-            try:
-                return [read(rows[start : start + size]) for start in range(0, len(rows), size)]
-            except torch.OutOfMemoryError as error:
-                if size == 1:
-                    raise FitError(f"The device's memory does not hold one row of tokens: {error}.") from error
-            self._rows_at_once = size // 2
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        numbers, masked = torch.arange(len(rows)), self.num_masked
+
+        def undo() -> None:
+            self.num_masked = masked
+
+        def work(parts: int) -> list[Result]:
+            return [read([rows[number] for number in part.tolist()]) for part in numbers.tensor_split(parts)]
+
+        return self._parts.run(work, undo, len(rows))
 
     def _read(self, rows: Sequence[int]) -> Tensor:
         x_LBTD, out_BT = self._forward_checked(rows)

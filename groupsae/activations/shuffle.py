@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -22,11 +22,15 @@ from groupsae.partition import Group, group_name
 
 @dataclass(frozen=True)
 class Position:
-    """How far a stream has been read: blocks finished, batches of the block after them, tokens in all."""
+    """How far a stream has been read: blocks finished, batches of the block after them, tokens in all.
+
+    `masked` counts the positions that the blocks begun so far were read without (`ActivationSource.num_masked`).
+    """
 
     block: int = 0
     batch: int = 0
     tokens: int = 0
+    masked: int = 0
 
 
 @dataclass(frozen=True)
@@ -151,17 +155,21 @@ class ShuffledStream:
         require_rows(self.source)
         position = start
         while position.tokens < self.num_tokens:
-            block = self._read_block(position.block)
+            block, masked = self._read_block(position.block)
+            if position.batch == 0:  # otherwise it was begun, and counted, before
+                position = replace(position, masked=position.masked + masked)
             for number in range(position.batch, len(block.deal())):
                 count = min(len(block.deal()[number]), self.num_tokens - position.tokens)
-                position = Position(position.block, number + 1, position.tokens + count)
+                position = replace(position, batch=number + 1, tokens=position.tokens + count)
                 yield position, Batch(block, number, count)
                 if position.tokens >= self.num_tokens:
                     return
-            position = Position(position.block + 1, 0, position.tokens)
+            position = replace(position, block=position.block + 1, batch=0)
 
-    def _read_block(self, number: int) -> Block:
+    def _read_block(self, number: int) -> tuple[Block, int]:
+        """A block, and how many positions it was read without."""
         source, block = self._narrowed(), None
+        before = source.num_masked
         for rows in self._rows(number).split(source.batch_rows):
             began = time.perf_counter()
             x_LND = source.read(rows.tolist())
@@ -172,7 +180,7 @@ class ShuffledStream:
             self.keep_seconds += time.perf_counter() - read
         if block is None or not block.count:
             raise TextError("A whole block of rows holds only special tokens; give other text or skip_special = false.")
-        return block
+        return block, source.num_masked - before
 
     def _narrowed(self) -> ActivationSource:
         needed = set(self.needed() if self.needed else self.source.hookpoints)

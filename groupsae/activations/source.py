@@ -29,6 +29,8 @@ class ActivationSource(Protocol):
     batch_rows: int
     """Rows that are read at once."""
     device: torch.device
+    num_masked: int
+    """Positions that reads have left out because their activations are not finite."""
 
     def read(self, rows: Sequence[int]) -> Tensor:
         """The activations x_LND of these rows' tokens, in the order of the rows.
@@ -39,7 +41,10 @@ class ActivationSource(Protocol):
         ...
 
     def narrowed(self, hookpoints: tuple[str, ...]) -> ActivationSource:
-        """The same source at some of its hookpoints only; what lies above the deepest is not computed."""
+        """The same source at some of its hookpoints only; what lies above the deepest is not computed.
+
+        It may stay at more of them, where its tokens would not be the same.
+        """
         ...
 
 
@@ -112,7 +117,7 @@ class SyntheticSource:
     ) -> None:
         self.hookpoints = tuple(f"layers.{layer}" for layer in range(num_layers))
         self.d_model, self.num_rows, self.row_tokens, self.batch_rows = d_model, num_rows, row_tokens, 8
-        self.device, self.skip_special = torch.device("cpu"), False
+        self.device, self.skip_special, self.num_masked = torch.device("cpu"), False, 0
         self._seed, self._active = seed, active
         random = torch.Generator().manual_seed(hash_seed(seed, "directions"))
         directions = [torch.randn(4 * d_model, d_model, generator=random)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from groupsae.config.section import Count, Names, Section, Share, Whole
+from groupsae.errors import unknown
 
 CIRCUIT_TASKS = (
     "indirect-object",
@@ -59,9 +59,7 @@ class CircuitsConfig(Section):
     def _known_or_files(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
         for task in tasks:
             if task not in CIRCUIT_TASKS and not task.endswith((".json", ".jsonl")):
-                near = difflib.get_close_matches(task, CIRCUIT_TASKS, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ValueError(f"task {task!r} is unknown; {hint}known are {', '.join(CIRCUIT_TASKS)}, or a file")
+                raise ValueError(f"{unknown('task', task, CIRCUIT_TASKS)} A .json or .jsonl file will do as well.")
         if not tasks or len(set(tasks)) < len(tasks):
             raise ValueError("name at least one task, and each once")
         return tasks

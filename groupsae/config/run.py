@@ -54,6 +54,15 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _encoder_can_be_fitted(self) -> RunConfig:
+        if self.train.fit_encoder and self.sae.architecture == "jumprelu":
+            raise ValueError(
+                "train.fit_encoder = true does not serve sae.architecture = 'jumprelu', whose gradients have a window "
+                "made for an unscaled encoder; leave it false, or take another architecture"
+            )
+        return self
+
 
 def load_config(path: Path) -> RunConfig:
     """The config in a TOML file. Raises ConfigError with the file's name and the key at fault."""

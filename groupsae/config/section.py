@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Annotated, Any, get_args
 
@@ -10,7 +9,7 @@ import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from groupsae.errors import ConfigError
+from groupsae.errors import ConfigError, meant, unknown
 
 
 def _whole(value: Any) -> Any:
@@ -74,9 +73,7 @@ def member_named(members: Sequence[type[Section]], key: str, name: Any) -> type[
     """Of several sections the one whose default for `key` is `name`. Raises ConfigError with the nearest name."""
     named = {member.model_fields[key].default: member for member in members}
     if not isinstance(name, str) or name not in named:
-        near = difflib.get_close_matches(str(name), named, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"{key} {name!r} is unknown; {hint}known are {', '.join(named)}")
+        raise ConfigError(unknown(key, str(name), named))
     return named[name]
 
 
@@ -113,7 +110,7 @@ def _explain(error: ValidationError, section: type[Section]) -> str:
     for fault in error.errors():
         where = ".".join(map(str, fault["loc"]))
         if fault["type"] == "extra_forbidden":
-            lines.append(f"unknown key {where!r}; {_nearest(where, section)}")
+            lines.append(f"unknown key {where!r}.{_nearest(where, section)}")
         else:
             message = fault["msg"].removeprefix("Value error, ")
             given = "" if fault["type"] in ("missing", "value_error") else f", given {fault['input']!r}"
@@ -123,5 +120,4 @@ def _explain(error: ValidationError, section: type[Section]) -> str:
 
 def _nearest(key: str, section: type[Section]) -> str:
     known = list(section.model_fields)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+    return meant(key, known) or f" Known are {', '.join(known)}."

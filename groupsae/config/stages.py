@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from groupsae.config.section import Count, Names, Positive, Section, Share, Whole, as_tuple
+from groupsae.errors import unknown
 
 
 class ModelConfig(Section):
@@ -75,21 +75,34 @@ class DistancesConfig(Section):
 GROUP_METHODS = ("optimal", "complete", "legacy", "equal")
 
 
-PER_LAYER = ("affine", "rotation")
+PER_LAYER = ("affine", "bias", "rotation")
 
 
 @dataclass(frozen=True)
 class PerLayer:
-    """What a layer has of its own inside a group: gains, a rotation, an absorber of this rank."""
+    """What a layer has of its own inside a group: gains, an encoder bias, a rotation, an absorber of this rank."""
 
     affine: bool = False
+    bias: bool = False
     rotation: bool = False
     absorber: int = 0
 
     @property
     def any(self) -> bool:
         """Whether it has anything."""
+        return self.measured or self.bias
+
+    @property
+    def measured(self) -> bool:
+        """Whether part of it is found from activations before training; a bias is learned."""
         return self.affine or self.rotation or self.absorber > 0
+
+    @property
+    def starts_warm(self) -> bool:
+        """Whether SAEs of single layers can start from such a group's: gains and absorbers do not fold into an SAE
+        whose decoder rows are kept at unit norm.
+        """
+        return not (self.affine or self.absorber)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,21 +111,27 @@ class PerLayer:
         return (*(name for name in PER_LAYER if getattr(self, name)), *absorber) or ("none",)
 
     def flops(self, d_model: int) -> int:
-        """FLOPs per token while training: 2 D^2 for a rotation, 4 D R for an absorber, D for gains."""
+        """FLOPs per token while training: 2 D^2 for a rotation, 4 D R for an absorber, D for gains.
+
+        A bias is added where the common one is, and like that not counted.
+        """
         return 2 * d_model**2 * self.rotation + 4 * d_model * self.absorber + d_model * self.affine
 
     @classmethod
     def parse(cls, names: tuple[str, ...]) -> PerLayer:
-        """From `affine`, `rotation`, `absorber:R`, or `none`. Raises ValueError for anything else."""
+        """From `affine`, `bias`, `rotation`, `absorber:R`, or `none`. Raises ValueError for anything else."""
         values: dict[str, bool | int] = {}
-        for name in names:
+        for name in () if names == ("none",) else names:
             word, colon, rank = name.partition(":")
             if word == "absorber" and rank.isdigit() and int(rank) > 0:
                 values[word] = int(rank)
             elif word in PER_LAYER and not colon:
                 values[word] = True
-            elif names != ("none",):
-                raise ValueError(f"per_layer {name!r} is unknown; known are none, {', '.join(PER_LAYER)}, absorber:R")
+            elif name == "none":
+                raise ValueError("per_layer 'none' stands alone; leave it out, or the others")
+            else:
+                known = ("none", *PER_LAYER, "absorber:R")
+                raise ValueError(unknown("per_layer", name, known))
         return cls(**values)
 
 
@@ -130,8 +149,9 @@ class GroupConfig(Section):
     """Exactly this many groups, instead of the bound on AMAD."""
 
     per_layer: Names = ("none",)
-    """What each layer of a group has of its own: `none`, or some of `affine` (gains per dimension), `rotation` (onto
-    the group's middle layer), `absorber:R` (its R main directions, carried past the SAE)."""
+    """What each layer of a group has of its own: `none`, or some of `affine` (gains per dimension), `bias` (a learned
+    encoder bias), `rotation` (onto the group's middle layer), `absorber:R` (its R main directions, carried past the
+    SAE)."""
 
     @property
     def own(self) -> PerLayer:
@@ -148,9 +168,7 @@ class GroupConfig(Section):
     @classmethod
     def _known_or_a_file(cls, method: str) -> str:
         if method not in GROUP_METHODS and not method.endswith((".toml", ".json")):
-            near = difflib.get_close_matches(method, GROUP_METHODS, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"method {method!r} is unknown; {hint}known are {', '.join(GROUP_METHODS)}, or a file")
+            raise ValueError(f"{unknown('method', method, GROUP_METHODS)} A .toml or .json file will do as well.")
         return method
 
 
@@ -216,6 +234,11 @@ class TrainConfig(Section):
     and everything else stay float32."""
     learning_rate: Positive | None = None
     """Adam's rate; without it, 2e-4 / sqrt(d_sae / 2^14)."""
+    fit_encoder: bool = False
+    """Scale the random encoder to the first tokens, so that the first reconstruction has the right size. The encoder
+    then learns faster beside the decoder: lower FVU after few steps, more dead latents. Not for jumprelu."""
+    warmup_share: Share = 0.0
+    """The first share of the tokens, over which the rate rises linearly from zero; the papers have none."""
     decay_share: Share = 0.2
     """The last share of the tokens, over which the rate falls linearly to zero; 0 keeps it constant."""
     sparsity_warmup_share: Share = 0.05

@@ -27,8 +27,8 @@ class Footprint:
     `num_saes` SAEs of width `d_sae` train side by side on `num_hookpoints` hookpoints;
     Of each token the buffer keeps `num_lanes` activations (by default one per hookpoint).
     `bytes_per_number` is the language model's precision (4 for float32, 2 for bfloat16), in which
-    activations are kept. `vectors` and `dense_start` are those of the SAE's section. On a CPU
-    (`on_device` false) everything lies on the host.
+    activations are kept. `vectors` and `dense_start` are those of the SAE's section; `biases` layers
+    have an encoder bias of their own. On a CPU (`on_device` false) everything lies on the host.
     """
 
     architecture: Architecture
@@ -46,12 +46,18 @@ class Footprint:
     on_device: bool = True
     vectors: int = 1
     dense_start: bool = False
+    biases: int = 0
 
     @property
     def sae_bytes(self) -> int:
         """Bytes of one SAE's weights, float32: (2 D S + vectors S + D) * 4."""
         width = self.architecture.d_model
         return _FLOAT32 * (2 * width * self.d_sae + self.vectors * self.d_sae + width)
+
+    @property
+    def learned_bytes(self) -> int:
+        """Bytes of all that is learned: every SAE's weights, and the layers' own biases."""
+        return self.num_saes * self.sae_bytes + _FLOAT32 * self.biases * self.d_sae
 
     @property
     def pre_activation_bytes(self) -> int:
@@ -107,7 +113,7 @@ class Available:
 
 
 def predict_memory(run: Footprint) -> Memory:
-    """The predicted peak of a run, in bytes. P = bytes of one SAE, p = `bytes_per_number`.
+    """The predicted peak of a run, in bytes. p = `bytes_per_number`, P = bytes of one SAE with its layers' biases.
 
     - language model: weights p each; per token of a batch of rows 4 D + 2 I numbers inside a block,
       and twice L D numbers of what is read
@@ -127,12 +133,12 @@ def predict_memory(run: Footprint) -> Memory:
         lm_activations=row_tokens * size * (4 * model.d_model + 2 * model.intermediate_size + 2 * read_D),
         buffer=tokens_buffered * (run.num_lanes or run.num_hookpoints) * model.d_model * size,
         batch=run.batch_tokens * model.d_model * (size + 4 * _FLOAT32),
-        sae_weights=run.num_saes * run.sae_bytes,
-        adam_moments=2 * run.num_saes * run.sae_bytes,
-        gradients=run.sae_bytes,
+        sae_weights=run.learned_bytes,
+        adam_moments=2 * run.learned_bytes,
+        gradients=run.sae_bytes + _FLOAT32 * run.biases * run.d_sae,
         pre_activations=run.pre_activation_bytes,
         process=PROCESS_BYTES,
-        disk=(3 * (run.checkpoints + 1) + 1) * run.num_saes * run.sae_bytes + run.stored_tokens * token_bytes,
+        disk=(3 * (run.checkpoints + 1) + 1) * run.learned_bytes + run.stored_tokens * token_bytes,
         on_device=run.on_device,
     )
 

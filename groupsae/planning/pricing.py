@@ -71,7 +71,8 @@ class Pricing:
     def footprint_of(self, groups: Sequence[Group]) -> Footprint:
         """What a run that trains these groups occupies."""
         lanes = Lanes.of(groups, every_layer=self.layers_per_token == "all")
-        return replace(self.footprint, num_saes=len(set(groups)), num_lanes=len(lanes))
+        biases = sum(len(group) for group in set(groups) if len(group) > 1) * self.own.bias
+        return replace(self.footprint, num_saes=len(set(groups)), num_lanes=len(lanes), biases=biases)
 
     def _seconds(self, num_saes: int, tokens_read: float) -> float | None:
         if self.rates is None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from groupsae.errors import ConfigError, RunError
+from groupsae.errors import ConfigError, RunError, unknown
 from groupsae.evaluation.aggregate import differences, summary
 from groupsae.evaluation.circuits import UNITS as CIRCUIT_UNITS
 from groupsae.evaluation.circuits import evaluate_circuits
@@ -118,9 +117,7 @@ def require_parts(names: Sequence[str]) -> None:
     """Raises ConfigError for a part that there is not, naming the nearest."""
     for name in names:
         if name not in PARTS:
-            near = difflib.get_close_matches(name, PARTS, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(PARTS)}."
-            raise ConfigError(f"There is no part {name!r} of an evaluation; {hint}")
+            raise ConfigError(unknown("part of an evaluation", name, PARTS))
 
 
 def evaluate(bench: Workbench, parts: Sequence[str] = (), against: Path | None = None) -> list[str] | None:

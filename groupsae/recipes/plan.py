@@ -121,7 +121,7 @@ def _pricing(bench: Workbench) -> Pricing:
         footprint,
         config.sae.k,
         config.train.num_tokens,
-        config.train.scale_tokens * (1 + config.train.centre + config.group.own.any),
+        config.train.scale_tokens * (1 + config.train.centre + config.group.own.measured),
         _rates(bench),
         config.train.layers_per_token,
         config.group.own,

@@ -167,18 +167,20 @@ def _adapters(
 ) -> dict[Group, Adapter]:
     """What layers have of their own: as the checkpoint's training had it, or fitted anew and written down."""
     run, own = bench.run, bench.run.config.group.own
+    d_sae = bench.run.config.sae.width(bench.source.d_model)
     if not own.any:
         return {}
     folders = {group: run.file(f"{ADAPTERS_IN_TRAINING}/{group_name(group)}") for group in groups}
     if checkpoints.exist and all((folder / ADAPTER_FILE).exists() for folder in folders.values()):
         found = {
-            group: load_adapter(folder, own, bench.source.d_model, len(group)) for group, folder in folders.items()
+            group: load_adapter(folder, own, bench.source.d_model, d_sae, len(group))
+            for group, folder in folders.items()
         }
         return {group: adapter.to(bench.source.device) for group, adapter in found.items()}
     num_tokens = bench.run.config.train.scale_tokens
     with bar("adapters", min(num_tokens, bench.rows.ids_RT.size)) as advance:
         adapters = fit_adapters(
-            bench.source, groups, scales, own, num_tokens, seed=bench.run.config.seed, progress=advance
+            bench.source, groups, scales, own, num_tokens, d_sae=d_sae, seed=bench.run.config.seed, progress=advance
         )
     for group, adapter in adapters.items():
         save_adapter(adapter, folders[group])
@@ -200,7 +202,7 @@ def _write_facts(bench: Workbench, trained: Trained, groups: Iterable[Group], sn
         },
         "scales": dict(zip(trained.scales.hookpoints, trained.scales.scale_L.tolist(), strict=True)),
         "snapshots": {str(tokens): files for tokens, files in snapshots.items()},
-        "masked_positions": bench.source.num_masked,
+        "masked_positions": trained.masked,
         "path": asdict(trained.path),
     }
     bench.run.write_json("train.json", facts)

@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from groupsae.saes.bias import Bias
+
 
 class Active(ABC):
     """The active latents (N, K) of a batch as M = N K entries: `latents`, `tokens` and `values` (M,) belong together.
@@ -44,5 +46,5 @@ class Active(ABC):
         """`rows` weighted by the values, and for each entry <W[latent], x[token]>, (M,)."""
 
     @abstractmethod
-    def sums(self, weights_M: Tensor) -> Tensor:
-        """For each latent the sum of its entries' weights: (S,)."""
+    def sums(self, bias: Bias, weights_M: Tensor) -> Tensor:
+        """For each number of a bias the sum of the weights of the entries it was added to: (S,), or (layers, S)."""

@@ -3,17 +3,20 @@
 The SAE of a group sees z' and gives z'_hat; each layer l of the group enters and leaves by maps of its own:
 
     z' = R_l (g_l * (z - A_l (z - m_l)))        z_hat = R_l^T z'_hat / g_l + A_l (z - m_l)
+    pre-activations = W_enc (z' - b_dec) + b_enc + beta_l
 
 - affine: gains g_l (D,) give every dimension of every layer the spread it has in the group (geometric mean of layers)
 - rotation: R_l (D, D) orthogonal, layer l onto the group's middle layer (Procrustes)
 - absorber:R: A_l the projection onto the R directions of largest variance around the mean m_l, carried past the SAE
   (a dense bottleneck, as in arXiv 2606.14040 but in closed form)
-Gains and rotations fold exactly into the weights of a layer's own SAE; an absorber stands beside it. A group of
-one layer has neither to gain from: only an absorber changes it.
+- bias: beta_l (S,), learned with the SAE by the same optimizer, zero at first
+Gains, rotations and biases fold exactly into the weights of a layer's own SAE; an absorber stands beside it. A group
+of one layer has nothing to gain but from an absorber: its gains are 1, its rotation is none, and it has no bias.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -24,13 +27,14 @@ from groupsae.activations.source import ActivationSource, stream
 from groupsae.config import PerLayer
 from groupsae.partition import Group
 from groupsae.saes.base import SparseAutoencoder
+from groupsae.saes.bias import Bias
 
 
 class Adapter(nn.Module):
     """The maps of the M layers of one group; what a group does without is of size zero.
 
     Buffers: gain (M, D), rotation (M, D, D), basis (M, R, D) with orthonormal rows, mean (M, D), and the share of the
-    variance that the basis carries, absorbed (M,).
+    variance that the basis carries, absorbed (M,). Parameter: bias (M, S), None where layers have none.
     """
 
     gain_MD: Tensor
@@ -38,8 +42,9 @@ class Adapter(nn.Module):
     basis_MRD: Tensor
     mean_MD: Tensor
     absorbed_M: Tensor
+    bias_MS: Tensor | None
 
-    def __init__(self, layers: int, d_model: int, own: PerLayer) -> None:
+    def __init__(self, layers: int, d_model: int, own: PerLayer, d_sae: int = 0) -> None:
         super().__init__()
         self.own = own
         self.register_buffer("gain_MD", torch.ones(layers * own.affine, d_model))
@@ -47,10 +52,16 @@ class Adapter(nn.Module):
         self.register_buffer("basis_MRD", torch.zeros(layers, min(own.absorber, d_model), d_model))
         self.register_buffer("mean_MD", torch.zeros(layers, d_model))
         self.register_buffer("absorbed_M", torch.zeros(layers))
+        biased = own.bias and layers > 1
+        self.register_parameter("bias_MS", nn.Parameter(torch.zeros(layers, d_sae)) if biased else None)
 
     def enter(self, z_ND: Tensor, layers_N: Tensor) -> Tensor:
         """z' of tokens of these layers."""
         return self._each_layer(z_ND, layers_N, self._enter)
+
+    def bias(self, layers_N: Tensor) -> Bias | None:
+        """What is added to the pre-activations of tokens of these layers; None for nothing."""
+        return None if self.bias_MS is None else Bias(self.bias_MS, layers_N)
 
     def leave(self, z_hat_ND: Tensor, layer: int) -> Tensor:
         """The SAE's part of z_hat from z'_hat, of tokens of one layer."""
@@ -63,9 +74,17 @@ class Adapter(nn.Module):
         basis_RD = self.basis_MRD[layer]
         return ((z_ND - self.mean_MD[layer]) @ basis_RD.T) @ basis_RD
 
+    def with_bias(self, sae: SparseAutoencoder, layer: int) -> SparseAutoencoder:
+        """The SAE with the layer's own bias in it, so that it needs none beside it; both weight matrices are shared."""
+        if self.bias_MS is None:
+            return sae
+        own = copy.deepcopy(sae, {id(weight): weight for weight in (sae.W_enc, sae.W_dec)})
+        own.shift_products(self.bias_MS[layer].detach())
+        return own
+
     @torch.no_grad()
     def fold_rotation(self, sae: SparseAutoencoder, layer: int) -> None:
-        """Turn an SAE of z' into one of z that does the same at this layer, gains and absorbers left aside."""
+        """Turn an SAE of z' into one of z that does the same at this layer; gains, absorbers, biases are left aside."""
         if self.own.rotation:
             R_DD = self.rotation_MDD[layer]
             for weight in (sae.W_enc, sae.W_dec, sae.b_dec):
@@ -79,7 +98,7 @@ class Adapter(nn.Module):
         return z_ND @ self.rotation_MDD[layer].T if self.own.rotation else z_ND
 
     def _each_layer(self, z_ND: Tensor, layers_N: Tensor, map_one: Callable[[Tensor, int], Tensor]) -> Tensor:
-        if not self.own.any:
+        if not self.own.measured:
             return z_ND
         if len(self.mean_MD) == 1:
             return map_one(z_ND, 0)
@@ -97,15 +116,20 @@ def fit_adapters(
     own: PerLayer,
     num_tokens: int,
     *,
+    d_sae: int = 0,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> dict[Group, Adapter]:
     """The adapters of groups, all maps in closed form from `num_tokens` tokens in one pass; sums are float64.
 
-    None where layers have nothing of their own.
+    Biases, of `d_sae` latents, are zero, to be learned; with nothing else nothing is read. None where layers have
+    nothing of their own.
     """
     if not own.any:
         return {}
+    adapters = {group: Adapter(len(group), source.d_model, own, d_sae).to(source.device) for group in groups}
+    if not own.measured:
+        return adapters
     moments = {group: _Moments(len(group), source.d_model, source.device) for group in groups}
     layers = {group: [source.hookpoints.index(name) for name in group] for group in groups}
     for x_LND in stream(source, num_tokens, seed):
@@ -114,7 +138,9 @@ def fit_adapters(
             sums.add((x_LND[layers[group]].float() - at.centre_LD[:, None]) * at.scale_L[:, None, None])
         if progress:
             progress(x_LND.shape[1])
-    return {group: sums.adapter(own) for group, sums in moments.items()}
+    for group, sums in moments.items():
+        sums.fit(adapters[group])
+    return adapters
 
 
 class _Moments:
@@ -134,9 +160,8 @@ class _Moments:
         self.own_MDD += z_MND.mT @ z_MND
         self.across_MDD += z_MND[self.middle].T @ z_MND
 
-    def adapter(self, own: PerLayer) -> Adapter:
-        layers, d_model = self.sum_MD.shape
-        adapter = Adapter(layers, d_model, own).to(self.sum_MD.device)
+    def fit(self, adapter: Adapter) -> None:
+        (layers, d_model), own = self.sum_MD.shape, adapter.own
         mean_MD = self.sum_MD / self.count
         cov_MDD = self.own_MDD / self.count - mean_MD[:, :, None] * mean_MD[:, None]
         kept_MDD = torch.eye(d_model, dtype=torch.float64, device=mean_MD.device).repeat(layers, 1, 1)
@@ -154,7 +179,6 @@ class _Moments:
         if own.rotation:
             u_MDD, _, vh_MDD = torch.linalg.svd(self._entered(adapter, kept_MDD, mean_MD))
             adapter.rotation_MDD.copy_(u_MDD @ vh_MDD)
-        return adapter
 
     def _entered(self, adapter: Adapter, kept_MDD: Tensor, mean_MD: Tensor) -> Tensor:
         """E[y_middle y_l^T] of y = g * (z - A (z - m)), the input of the rotations: y = T z + t."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from groupsae.saes.bias import Bias
 from groupsae.saes.lineage import Lineage
 
 ROWS_NUMBERS = 2**17
@@ -41,16 +42,52 @@ class Latents:
         reached_NK = torch.where(self.values_NK > 0, self.indices_NK, d_sae)
         return fired_S.index_fill_(0, reached_NK.flatten(), True)[:d_sae]
 
+    @torch.no_grad()
+    def activity(self, d_sae: int) -> Activity:
+        """What they amount to; no synchronisation with the device."""
+        values_NK, active_NK = self.values_NK, self.values_NK > 0
+        none = values_NK.new_full((), torch.inf)  # filled on the device; `new_tensor` would be copied there
+        weakest = torch.where(active_NK, values_NK, none).amin() if values_NK.numel() else none
+        return Activity(len(values_NK), active_NK.sum(), weakest, self.fired(d_sae))
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What the latents of a batch amount to: its tokens, how many values are above zero, and the smallest of those.
+
+    `weakest` is infinite where nothing fired; `fired_S` is true for each latent (S,) that fired on some token.
+    """
+
+    tokens: int
+    active: Tensor
+    weakest: Tensor
+    fired_S: Tensor
+
+    def __add__(self, other: Activity) -> Activity:
+        """That of two parts of a batch together."""
+        return Activity(
+            self.tokens + other.tokens,
+            self.active + other.active,
+            torch.minimum(self.weakest, other.weakest),
+            self.fired_S | other.fired_S,
+        )
+
+    def l0(self) -> Tensor:
+        """Mean number of active latents per token, as a tensor."""
+        return self.active / max(1, self.tokens)
+
 
 @dataclass(frozen=True)
 class Whole:
     """What losses of a part must know of the whole batch: its tokens, and V = sum_t ||z_t - mean z||^2.
 
-    Of a batch without variance, such as one token, V is sum_t ||z_t||^2.
+    Of a batch without variance, such as one token, V is sum_t ||z_t||^2. `weakest` is the pre-activation from which
+    on latents are kept, where that is decided by the batch and not by each token.
     """
 
     count: int
     variance: Tensor
+    weakest: Tensor | None = None
 
     @classmethod
     def of(cls, z_ND: Tensor) -> Whole:
@@ -111,15 +148,27 @@ class SparseAutoencoder(nn.Module, ABC):
         """The active latents of each token."""
 
     @abstractmethod
-    def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:
+    def losses(
+        self,
+        z_ND: Tensor,
+        dead_S: Tensor,
+        sparsity: float = 1.0,
+        whole: Whole | None = None,
+        own: Bias | None = None,
+    ) -> Losses:
         """The training losses of a batch; `dead_S` marks the latents that count as dead.
 
         `sparsity` in [0, 1] is the warm-up of a sparsity penalty, where the architecture has one. Given
-        the `whole` batch of which z is a part, it is that part's share of the whole batch's losses.
+        the `whole` batch of which z is a part, it is that part's share of the whole batch's losses. What the
+        tokens' layers have of their `own` is added to b_enc.
         """
 
-    def after_step(self, latents: Latents, rate: float) -> None:
-        """What a step on a batch with these latents changes besides the gradient's part: thresholds, weights."""
+    def whole(self, z_ND: Tensor, size: int, own: Bias | None = None) -> Whole:
+        """What `losses` must know of a batch that is taken in parts of `size` tokens."""
+        return Whole.of(z_ND)
+
+    def after_step(self, activity: Activity, rate: float) -> None:
+        """What a step on a batch changes besides the gradient's part, by what was active: thresholds, weights."""
 
     def encode(self, z_ND: Tensor) -> Tensor:
         """The latents (N, S), dense."""
@@ -139,22 +188,50 @@ class SparseAutoencoder(nn.Module, ABC):
 
     def pre_activations(self, z_ND: Tensor) -> Tensor:
         """W_enc (z - b_dec) + b_enc, (N, S)."""
-        return F.linear(z_ND - self.b_dec, self.W_enc, self.b_enc)
+        return self.bias().linear(z_ND - self.b_dec, self.W_enc)
 
-    def folded_bias(self) -> Tensor:
-        """b_enc - W_enc b_dec, (S,): pre-activations are W_enc z plus this."""
-        return self.b_enc - self.W_enc @ self.b_dec
+    def bias(self, own: Bias | None = None) -> Bias:
+        """b_enc, and what tokens' layers have of their own: pre-activations are W_enc (z - b_dec) plus this."""
+        return own.plus(self.b_enc) if own else Bias(self.b_enc)
+
+    def folded_bias(self, own: Bias | None = None) -> Bias:
+        """`bias` - W_enc b_dec: pre-activations are W_enc z plus this."""
+        return self.bias(own).plus(-(self.W_enc @ self.b_dec))
+
+    @torch.no_grad()
+    def shift_products(self, shift_S: Tensor) -> None:
+        """Do to W_enc (z - b_dec) from now on what was done to W_enc (z - b_dec) + shift until now."""
+        self.b_enc += shift_S
 
     @torch.no_grad()
     def change_inputs(self, factor: float, shift_D: Tensor) -> None:
         """Do to y from now on what was done to z = factor * y + shift until now, in the units of y.
 
         The reconstruction of y becomes (z_hat - shift) / factor. Unit decoder rows stay as they are, so
-        latents are divided by the factor, and with them whatever is compared with or added to
-        pre-activations: b_enc here, thresholds in architectures that have them. The factor must be above 0.
+        latents are divided by the factor, which must be above 0, and biases and thresholds with them.
         """
-        self.b_enc /= factor
+        self.scale_biases(1 / factor)
         self.b_dec.sub_(shift_D).div_(factor)
+
+    @torch.no_grad()
+    def scale_biases(self, factor: Tensor | float) -> None:
+        """Multiply whatever is compared with or added to pre-activations: b_enc, in some architectures thresholds."""
+        self.b_enc *= factor
+
+    @torch.no_grad()
+    def fit_latents(self, z_ND: Tensor) -> None:
+        """Multiply all latents, by the encoder, with the factor that reconstructs a batch z (N, D) best.
+
+        <z - b_dec, y> / <y, y> with y = z_hat - b_dec, the least-squares solution. An encoder that is the decoder's
+        transpose overshoots: k rows that all point to where z does add up to several times z. Nothing is changed
+        where the factor is not a positive number, as on a batch that holds NaN.
+        """
+        none_S = torch.zeros(self.d_sae, dtype=torch.bool, device=z_ND.device)
+        y_ND = weighted_rows(self.W_dec, self.losses(z_ND, none_S).latents)
+        factor = ((z_ND - self.b_dec) * y_ND).sum() / y_ND.square().sum()
+        factor = torch.where((factor > 0) & torch.isfinite(factor), factor, 1.0)
+        self.W_enc *= factor
+        self.scale_biases(factor)
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:

@@ -2,14 +2,79 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from groupsae.saes.base import Latents
+from groupsae.config import BatchTopKConfig, MatryoshkaConfig
+from groupsae.saes.auxk import auxk_error
+from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.bias import Bias
 from groupsae.saes.pre_activations import PreActivations, pre_activations_above
 
 MARGIN = 0.7
 """Of a batch, what lies above this share of the threshold is listed: nearly always more than is kept."""
+
+
+class BatchSAE(SparseAutoencoder):
+    """An SAE whose latents are chosen by the batch in training, and by one threshold for all latents afterwards.
+
+        pre = W_enc (z - b_dec) + b_enc      f = the N k largest of ReLU(pre) in a batch of N tokens, the rest zero
+
+        loss = sum_m sum_t ||z_hat_mt - z_t||^2 / V + auxk_weight * auxk / V      V = sum_t ||z_t - mean z||^2
+
+    over one or more reconstructions z_hat_m (`reconstruct`); `auxk_error` for dead latents is that of the last, as
+    are the error and FVU that are reported. Outside training f = ReLU(pre) [pre > threshold] (`BatchThreshold`), so
+    that a token's latents do not depend on its neighbours. A part of a batch keeps what is kept in the whole.
+    """
+
+    def __init__(self, d_model: int, config: BatchTopKConfig | MatryoshkaConfig) -> None:
+        super().__init__(d_model, config.width(d_model))
+        self.config, self.auxk_weight = config, config.auxk_weight
+        self.threshold = BatchThreshold(config.k)
+
+    @abstractmethod
+    def reconstruct(self, pre: PreActivations, values: Tensor) -> Tensor:
+        """What the latents, values >= 0 that go with `pre`, stand for without b_dec: (M, N, D), the whole one last."""
+
+    def scale_biases(self, factor: Tensor | float) -> None:
+        """As every SAE; the threshold too."""
+        super().scale_biases(factor)
+        self.threshold.scale(factor)
+
+    def encode_sparse(self, z_ND: Tensor) -> Latents:
+        """The latents above the threshold."""
+        return self.threshold.above(z_ND, self.W_enc, self.folded_bias())
+
+    def whole(self, z_ND: Tensor, size: int, own: Bias | None = None) -> Whole:
+        """As every SAE; of several parts also what they keep together, found in a pass of its own."""
+        whole = super().whole(z_ND, size, own)
+        if size >= len(z_ND):
+            return whole
+        return replace(whole, weakest=self.threshold.weakest(z_ND, self.W_enc, self.folded_bias(own), size))
+
+    def losses(
+        self,
+        z_ND: Tensor,
+        dead_S: Tensor,
+        sparsity: float = 1.0,
+        whole: Whole | None = None,
+        own: Bias | None = None,
+    ) -> Losses:
+        """The loss of the class docstring on a batch z (N, D); no penalty, so nothing to warm up."""
+        whole = whole or self.whole(z_ND, len(z_ND), own)
+        pre, values = self.threshold.strongest(z_ND, self.W_enc, self.folded_bias(own), whole.weakest)
+        e_MND = z_ND - self.reconstruct(pre, values) - self.b_dec
+        errors_M, variance = e_MND.square().sum((1, 2)), whole.variance
+        auxk = auxk_error(self, z_ND, e_MND[-1], dead_S, own) / variance
+        total = errors_M.sum() / variance + self.auxk_weight * auxk
+        return Losses(total, errors_M[-1].detach(), variance, auxk.detach(), pre.latents(values))
+
+    def after_step(self, activity: Activity, rate: float) -> None:
+        """Brings the threshold up to date."""
+        self.threshold.update(activity.weakest)
 
 
 class BatchThreshold(nn.Module):
@@ -32,37 +97,59 @@ class BatchThreshold(nn.Module):
         """The threshold; zero before the first step."""
         return self.total / self.weight.clamp_min(torch.finfo(self.weight.dtype).tiny)
 
-    def strongest(self, z_ND: Tensor, W_SD: Tensor, b_S: Tensor) -> tuple[PreActivations, Tensor]:
+    def strongest(
+        self, z_ND: Tensor, W_SD: Tensor, bias: Bias, weakest: Tensor | None = None
+    ) -> tuple[PreActivations, Tensor]:
         """Pre-activations of a batch, and their values with all but the N k largest, and the negative, set to zero.
 
-        Exact wherever the floor lies: if the list turns out to hold fewer than N k, all are taken instead; and
-        if even those are fewer, as some are not numbers, none is set to zero.
+        Of a part of a batch, those from the batch's `weakest` on are kept. Exact wherever the floor lies: if the
+        list turns out to hold fewer than N k, all are taken instead; and if even those are fewer, as some are not
+        numbers, none is set to zero.
         """
+        if weakest is not None:
+            pre = pre_activations_above(MARGIN * weakest.relu(), z_ND, W_SD, bias)
+            return pre, pre.values.relu() * (pre.values >= weakest)
         wanted = self.k * len(z_ND)
-        pre = pre_activations_above(MARGIN * self.value, z_ND, W_SD, b_S, wanted)
+        pre = pre_activations_above(MARGIN * self.value, z_ND, W_SD, bias, wanted)
         if pre.values.numel() < wanted:
-            pre = pre_activations_above(-torch.inf, z_ND, W_SD, b_S)
+            pre = pre_activations_above(-torch.inf, z_ND, W_SD, bias)
         surplus = pre.values.numel() - wanted
         if not wanted or surplus < 0:
             return pre, pre.values.relu()
         weakest = pre.values.detach().flatten().kthvalue(surplus + 1).values
         return pre, pre.values.relu() * (pre.values >= weakest)
 
-    def above(self, z_ND: Tensor, W_SD: Tensor, b_S: Tensor) -> Latents:
+    @torch.no_grad()
+    def weakest(self, z_ND: Tensor, W_SD: Tensor, bias: Bias, size: int) -> Tensor:
+        """What the N k largest pre-activations of a batch are at least, found in parts of `size` tokens.
+
+        It lies halfway between the last that is kept and the first that is not, so that rounding does not decide.
+        -inf where no more than N k can be found.
+        """
+        wanted = self.k * len(z_ND)
+        for floor in (MARGIN * self.value, -torch.inf):
+            largest = z_ND.new_zeros(0)
+            for z_PD, bias_P in zip(z_ND.split(size), bias.split(size), strict=False):
+                pre = pre_activations_above(floor, z_PD, W_SD, bias_P, wanted + 1)
+                largest = torch.cat([largest, pre.values.flatten()])
+                largest = largest.topk(min(wanted + 1, len(largest))).values
+            if len(largest) > wanted:
+                return largest[wanted - 1 :].mean()
+        return largest.new_tensor(-torch.inf)
+
+    def above(self, z_ND: Tensor, W_SD: Tensor, bias: Bias) -> Latents:
         """The latents above the threshold: the rule outside training, where no batch decides."""
-        pre = pre_activations_above(self.value, z_ND, W_SD, b_S)
+        pre = pre_activations_above(self.value, z_ND, W_SD, bias)
         return pre.latents(pre.values * (pre.values > self.value))
 
     @torch.no_grad()
-    def divide(self, factor: float) -> None:
-        """Divide the threshold, as when latents change their units."""
-        self.total /= factor
+    def scale(self, factor: Tensor | float) -> None:
+        """Multiply the threshold, as when latents change their units."""
+        self.total *= factor
 
     @torch.no_grad()
-    def update(self, latents: Latents) -> None:
-        """Take note of a step's weakest kept value; a step in which nothing fired says nothing."""
-        fired_NK = latents.values_NK > 0
-        weakest = latents.values_NK.masked_fill(~fired_NK, torch.inf).amin()
-        seen = fired_NK.any()
+    def update(self, weakest: Tensor) -> None:
+        """Take note of a step's weakest kept value; a step in which nothing fired, whose is infinite, says nothing."""
+        seen = torch.isfinite(weakest)
         self.total.copy_(torch.where(seen, 0.99 * self.total + 0.01 * weakest, self.total))
         self.weight.copy_(torch.where(seen, 0.99 * self.weight + 0.01, self.weight))

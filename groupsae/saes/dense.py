@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from groupsae.saes.active import Active
+from groupsae.saes.bias import Bias
 from groupsae.saes.sparse import tile_rows
 
 
@@ -69,12 +70,9 @@ class Scattered(Active):
             dots_NK[part] = (x_cast_ND[part] @ W_DS).gather(1, self.indices_NK[part])
         return self.rows(x_ND, self.values), dots_NK.flatten()
 
-    def sums(self, weights_M: Tensor) -> Tensor:
-        """The sums of all weights over the tokens, in tiles."""
-        sums_S = weights_M.new_zeros(self.d_sae)
-        for _, weights_RS in self._tiles(weights_M):
-            sums_S += weights_RS.sum(0, dtype=weights_M.dtype)
-        return sums_S
+    def sums(self, bias: Bias, weights_M: Tensor) -> Tensor:
+        """The product of all weights with what tokens took of the bias: of its rows, one."""
+        return self.rows(bias.taken_by(len(self.indices_NK)), weights_M).T.view_as(bias.rows)
 
     def _tiles(self, weights_M: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Which tokens, and their weights (R, S), zero where there is no entry."""

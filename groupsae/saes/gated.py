@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from groupsae.config import GatedConfig
-from groupsae.saes.base import Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.bias import Bias
 from groupsae.saes.controller import PenaltyWeight, start_threshold
 from groupsae.saes.pre_activations import PreActivations, pre_activations_above
 
@@ -43,21 +44,34 @@ class GatedSAE(SparseAutoencoder):
             self.r_mag.zero_()
             self.b_mag.zero_()
 
-    def change_inputs(self, factor: float, shift_D: Tensor) -> None:
-        """As every SAE; b_mag is divided with the latents."""
-        super().change_inputs(factor, shift_D)
+    @torch.no_grad()
+    def scale_biases(self, factor: Tensor | float) -> None:
+        """As every SAE; b_mag too."""
+        super().scale_biases(factor)
+        self.b_mag *= factor
+
+    def shift_products(self, shift_S: Tensor) -> None:
+        """As every SAE; sizes see the shift in their own units."""
+        super().shift_products(shift_S)
         with torch.no_grad():
-            self.b_mag /= factor
+            self.b_mag += self.r_mag.exp() * shift_S
 
     def encode_sparse(self, z_ND: Tensor) -> Latents:
         """The latents whose gate is open, where their size is above zero."""
         gate = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias())
         return gate.latents(self._sizes(gate))
 
-    def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:
+    def losses(
+        self,
+        z_ND: Tensor,
+        dead_S: Tensor,
+        sparsity: float = 1.0,
+        whole: Whole | None = None,
+        own: Bias | None = None,
+    ) -> Losses:
         """The loss of the class docstring on a batch z (N, D); nothing is done for dead latents."""
         whole = whole or Whole.of(z_ND)
-        gate = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias())
+        gate = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias(own))
         sizes, opened = self._sizes(gate), gate.values.relu()
         error = (z_ND - gate.decode(sizes, self.W_dec) - self.b_dec).square().sum()
         by_gate_ND = gate.decode(opened, self.W_dec.detach()) + self.b_dec.detach()
@@ -66,9 +80,9 @@ class GatedSAE(SparseAutoencoder):
         total = (error + gate_error) / variance + sparsity * self.penalty.value * l1
         return Losses(total, error.detach(), variance, variance.new_zeros(()), gate.latents(sizes))
 
-    def after_step(self, latents: Latents, rate: float) -> None:
+    def after_step(self, activity: Activity, rate: float) -> None:
         """Steers lambda."""
-        self.penalty.update(latents.l0(), rate)
+        self.penalty.update(activity.l0(), rate)
 
     def _sizes(self, gate: PreActivations) -> Tensor:
         linear = gate.values - gate.of(self.b_enc)

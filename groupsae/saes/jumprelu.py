@@ -11,7 +11,8 @@ from torch.autograd import Function
 
 from groupsae.config import JumpReLUConfig
 from groupsae.saes.auxk import auxk_error
-from groupsae.saes.base import Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.bias import Bias
 from groupsae.saes.controller import PenaltyWeight, start_threshold
 from groupsae.saes.pre_activations import PreActivations, pre_activations_above
 
@@ -55,38 +56,47 @@ class JumpReLUSAE(SparseAutoencoder):
         with torch.no_grad():
             self.log_threshold.fill_(math.log(start_threshold(self.d_model, self.d_sae, self.config.k) / 3))
 
-    def change_inputs(self, factor: float, shift_D: Tensor) -> None:
-        """As every SAE; thresholds are divided with the latents."""
-        super().change_inputs(factor, shift_D)
-        with torch.no_grad():
-            self.log_threshold -= math.log(factor)
+    @torch.no_grad()
+    def scale_biases(self, factor: Tensor | float) -> None:
+        """As every SAE; thresholds too."""
+        super().scale_biases(factor)
+        self.log_threshold += torch.as_tensor(factor).log()
 
     def encode_sparse(self, z_ND: Tensor) -> Latents:
         """The latents above their thresholds."""
         pre, values, theta = self._pre_activations(z_ND, 0.0)
         return pre.latents(values * (values > theta))
 
-    def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:
+    def losses(
+        self,
+        z_ND: Tensor,
+        dead_S: Tensor,
+        sparsity: float = 1.0,
+        whole: Whole | None = None,
+        own: Bias | None = None,
+    ) -> Losses:
         """The loss of the class docstring on a batch z (N, D)."""
         whole = whole or Whole.of(z_ND)
-        pre, values, _ = self._pre_activations(z_ND, -self.bandwidth / 2)
+        pre, values, _ = self._pre_activations(z_ND, -self.bandwidth / 2, own)
         theta = pre.of(self.threshold).expand_as(values)
         active = Step.apply(values, theta, self.bandwidth)
         latents = Jump.apply(values, theta, self.bandwidth)
         e_ND = z_ND - pre.decode(latents, self.W_dec) - self.b_dec
         error, variance, l0 = e_ND.square().sum(), whole.variance, active.sum() / whole.count
-        auxk = auxk_error(self, z_ND, e_ND, dead_S) / variance
+        auxk = auxk_error(self, z_ND, e_ND, dead_S, own) / variance
         total = error / variance + sparsity * self.penalty.value * l0 / self.config.k + self.auxk_weight * auxk
         return Losses(total, error.detach(), variance, auxk.detach(), pre.latents(latents))
 
-    def after_step(self, latents: Latents, rate: float) -> None:
+    def after_step(self, activity: Activity, rate: float) -> None:
         """Steers lambda."""
-        self.penalty.update(latents.l0(), rate)
+        self.penalty.update(activity.l0(), rate)
 
-    def _pre_activations(self, z_ND: Tensor, margin: float) -> tuple[PreActivations, Tensor, Tensor]:
+    def _pre_activations(
+        self, z_ND: Tensor, margin: float, own: Bias | None = None
+    ) -> tuple[PreActivations, Tensor, Tensor]:
         """Those above theta + margin, their values, and theta for each: found as above a floor common to all."""
         theta_S = self.threshold.detach()
-        pre = pre_activations_above(margin, z_ND, self.W_enc, self.folded_bias() - theta_S)
+        pre = pre_activations_above(margin, z_ND, self.W_enc, self.folded_bias(own).plus(-theta_S))
         return pre, pre.values + pre.of(theta_S), pre.of(theta_S)
 
 

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from groupsae.saes.active import Active
+from groupsae.saes.bias import Bias
 from groupsae.saes.sparse import Transposed
 
 TILE_NUMBERS = 4096
@@ -154,9 +155,9 @@ class KernelTransposed(Active):
         dots_M = x_ND.new_empty(self.values.shape, dtype=torch.float32)
         return self._sum(x_ND, self.values, W_SD, dots_M), dots_M
 
-    def sums(self, weights_M: Tensor) -> Tensor:
-        """The rows of a column of ones: (S,)."""
-        return self.rows(weights_M.new_ones(self.num_tokens, 1), weights_M).squeeze(1)
+    def sums(self, bias: Bias, weights_M: Tensor) -> Tensor:
+        """The rows of what tokens took of the bias: of its rows, one."""
+        return self.rows(bias.taken_by(self.num_tokens), weights_M).T.view_as(bias.rows)
 
     def _sum(self, x_ND: Tensor, weights_M: Tensor, W_SD: Tensor | None, dots_M: Tensor | None) -> Tensor:
         width, cut, d_sae = x_ND.shape[1], self.stretches, len(self.listed.starts_S)

@@ -19,6 +19,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 from groupsae.saes.base import Latents
+from groupsae.saes.bias import Bias
 from groupsae.saes.sparse import tile_rows
 
 DENSE_SHARE = 1 / 16
@@ -26,21 +27,21 @@ DENSE_SHARE = 1 / 16
 
 
 def pre_activations_above(
-    floor: float | Tensor, z_ND: Tensor, W_SD: Tensor, b_S: Tensor, most: int | None = None
+    floor: float | Tensor, z_ND: Tensor, W_SD: Tensor, bias: Bias, most: int | None = None
 ) -> PreActivations:
     """Those of W z + b that are above the floor, or all; with gradients for z, W and b.
 
     A list is cut down to its `most` largest, and all that equal the last of them.
     """
-    found = _find(floor, z_ND, W_SD, b_S)
+    found = _find(floor, z_ND, W_SD, bias)
     if found is None:
-        return AllPreActivations(F.linear(z_ND, W_SD, b_S))
+        return AllPreActivations(bias.linear(z_ND, W_SD))
     tokens_M, latents_M, values_M = found
     if most is not None and most < len(values_M):
         kept_M = values_M >= values_M.kthvalue(len(values_M) - most + 1).values
         tokens_M, latents_M, values_M = tokens_M[kept_M], latents_M[kept_M], values_M[kept_M]
     places = _Places(tokens_M, latents_M, len(z_ND), len(W_SD))
-    return ListedPreActivations(_Listed.apply(z_ND, W_SD, b_S, values_M, places), places)
+    return ListedPreActivations(_Listed.apply(z_ND, W_SD, bias.rows, bias.layers_N, values_M, places), places)
 
 
 class PreActivations(ABC):
@@ -148,20 +149,28 @@ class _Listed(Function):
     """Values that were found without a gradient, with it."""
 
     @staticmethod
-    def forward(ctx: Any, z_ND: Tensor, W_SD: Tensor, b_S: Tensor, values_M: Tensor, places: _Places) -> Tensor:
-        ctx.save_for_backward(z_ND, W_SD)
+    def forward(
+        ctx: Any,
+        z_ND: Tensor,
+        W_SD: Tensor,
+        b: Tensor,
+        layers_N: Tensor | None,
+        values_M: Tensor,
+        places: _Places,
+    ) -> Tensor:
+        ctx.save_for_backward(z_ND, W_SD, b, layers_N)
         ctx.places = places
         return values_M.clone()
 
     @staticmethod
     def backward(ctx: Any, grad_M: Tensor) -> tuple[Tensor | None, ...]:
-        (z_ND, W_SD), places = ctx.saved_tensors, ctx.places
+        (z_ND, W_SD, b, layers_N), places = ctx.saved_tensors, ctx.places
         needs_z, needs_W, needs_b, *_ = ctx.needs_input_grad
         grad_M = grad_M.contiguous()
         grad_z_ND = _bags(W_SD, places.latents_M, places.starts_N, grad_M) if needs_z else None
         grad_W_SD = places.by_latent(z_ND, places.tokens_M, grad_M) if needs_W else None
-        grad_b_S = grad_M.new_zeros(len(W_SD)).index_add_(0, places.latents_M, grad_M) if needs_b else None
-        return grad_z_ND, grad_W_SD, grad_b_S, None, None
+        grad_b = Bias(b, layers_N).sums(places.tokens_M, places.latents_M, grad_M) if needs_b else None
+        return grad_z_ND, grad_W_SD, grad_b, None, None, None
 
 
 class _Decode(Function):
@@ -189,13 +198,13 @@ def _bags(W_SD: Tensor, latents_M: Tensor, starts: Tensor, values_M: Tensor) -> 
 
 
 @torch.no_grad()
-def _find(floor: float | Tensor, z_ND: Tensor, W_SD: Tensor, b_S: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+def _find(floor: float | Tensor, z_ND: Tensor, W_SD: Tensor, bias: Bias) -> tuple[Tensor, Tensor, Tensor] | None:
     """(tokens, latents, values) above the floor, tile by tile of tokens; None where they are too many to list."""
     count, d_sae = len(z_ND), len(W_SD)
     rows = tile_rows(z_ND, d_sae)
     tile_RS, most, parts = z_ND.new_empty(rows, d_sae), DENSE_SHARE * d_sae * count, []
-    for number, z_RD in enumerate(z_ND.split(rows)):
-        pre_RS = torch.addmm(b_S, z_RD, W_SD.T, out=tile_RS[: len(z_RD)])
+    for number, (z_RD, of_tile) in enumerate(zip(z_ND.split(rows), bias.split(rows), strict=False)):
+        pre_RS = of_tile.add_to(torch.mm(z_RD, W_SD.T, out=tile_RS[: len(z_RD)]))
         tokens_M, latents_M = (pre_RS > floor).nonzero(as_tuple=True)
         parts.append((tokens_M + number * rows, latents_M, pre_RS[tokens_M, latents_M]))
         if sum(len(values_M) for *_, values_M in parts) > most:

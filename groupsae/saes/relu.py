@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from groupsae.config import ReLUConfig
-from groupsae.saes.base import Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.bias import Bias
 from groupsae.saes.controller import PenaltyWeight, start_threshold
 from groupsae.saes.pre_activations import pre_activations_above
 
@@ -42,16 +43,23 @@ class ReLUSAE(SparseAutoencoder):
         pre = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias())
         return pre.latents(pre.values.relu())
 
-    def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:
+    def losses(
+        self,
+        z_ND: Tensor,
+        dead_S: Tensor,
+        sparsity: float = 1.0,
+        whole: Whole | None = None,
+        own: Bias | None = None,
+    ) -> Losses:
         """The loss of the class docstring on a batch z (N, D); nothing is done for dead latents."""
         whole = whole or Whole.of(z_ND)
-        pre = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias())
+        pre = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias(own))
         values = pre.values.relu()
         error = (z_ND - pre.decode(values, self.W_dec) - self.b_dec).square().sum()
         variance, l1 = whole.variance, values.sum() / whole.count
         total = error / variance + sparsity * self.penalty.value * l1
         return Losses(total, error.detach(), variance, variance.new_zeros(()), pre.latents(values))
 
-    def after_step(self, latents: Latents, rate: float) -> None:
+    def after_step(self, activity: Activity, rate: float) -> None:
         """Steers lambda."""
-        self.penalty.update(latents.l0(), rate)
+        self.penalty.update(activity.l0(), rate)

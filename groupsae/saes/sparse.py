@@ -18,6 +18,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 from groupsae.saes.active import Active
+from groupsae.saes.bias import Bias
 
 TILE_NUMBERS = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 """Pre-activations held at once. On CPUs 16 MiB: larger fresh tensors are mapped anew at every step."""
@@ -34,42 +35,49 @@ def tile_rows(z_ND: Tensor, d_sae: int) -> int:
 
 
 def select(
-    z_ND: Tensor, W_SD: Tensor, b_S: Tensor, choose: Select, dtype: torch.dtype | None = None
+    z_ND: Tensor, W_SD: Tensor, bias: Bias, choose: Select, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
     """What `choose` takes from the pre-activations W z + b: (N, K) values and latents, with gradients for z, W and b.
 
     `dtype` is the precision of the product, z's own by default; values are of z's.
     """
-    return _Select.apply(z_ND, W_SD, b_S, choose, dtype or z_ND.dtype)
+    return _Select.apply(z_ND, W_SD, bias.rows, bias.layers_N, choose, dtype or z_ND.dtype)
 
 
 class _Select(Function):
     @staticmethod
     def forward(
-        ctx: Any, z_ND: Tensor, W_SD: Tensor, b_S: Tensor, choose: Select, dtype: torch.dtype
+        ctx: Any,
+        z_ND: Tensor,
+        W_SD: Tensor,
+        b: Tensor,
+        layers_N: Tensor | None,
+        choose: Select,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        rows = tile_rows(z_ND, len(W_SD))
-        tile_RS = z_ND.new_empty(rows, len(W_SD), dtype=dtype)
-        W_DS, b_cast_S = W_SD.to(dtype).T, b_S.to(dtype)
+        rows, bias = tile_rows(z_ND, len(W_SD)), Bias(b, layers_N)
+        tile_RS, W_DS = z_ND.new_empty(rows, len(W_SD), dtype=dtype), W_SD.to(dtype).T
         # The bias is added while the tile is in the cache: addmm would fill the tile with it first.
         parts = [
-            choose(torch.mm(z_RD, W_DS, out=tile_RS[: len(z_RD)]).add_(b_cast_S)) for z_RD in z_ND.to(dtype).split(rows)
+            choose(of_tile.add_to(torch.mm(z_RD, W_DS, out=tile_RS[: len(z_RD)])))
+            for z_RD, of_tile in zip(z_ND.to(dtype).split(rows), bias.to(dtype).split(rows), strict=False)
         ]
         values_NK, indices_NK = (torch.cat(part) for part in zip(*parts, strict=True))
-        ctx.save_for_backward(z_ND, W_SD, indices_NK)
+        ctx.save_for_backward(z_ND, W_SD, b, layers_N, indices_NK)
         ctx.mark_non_differentiable(indices_NK)
         return values_NK.to(z_ND.dtype), indices_NK
 
     @staticmethod
     def backward(ctx: Any, grad_NK: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        z_ND, W_SD, indices_NK = ctx.saved_tensors
+        z_ND, W_SD, b, layers_N, indices_NK = ctx.saved_tensors
         needs_z, needs_W, needs_b = ctx.needs_input_grad[:3]
         grad_NK = grad_NK.contiguous()
         grad_z_ND = F.embedding_bag(indices_NK, W_SD, per_sample_weights=grad_NK, mode="sum") if needs_z else None
         if not (needs_W or needs_b):
-            return grad_z_ND, None, None, None, None
+            return grad_z_ND, None, None, None, None, None
         chosen = Transposed.of(indices_NK, grad_NK, len(W_SD))
-        return grad_z_ND, chosen.rows(z_ND, chosen.values), chosen.sums(chosen.values), None, None
+        grad_b = chosen.sums(Bias(b, layers_N), chosen.values)
+        return grad_z_ND, chosen.rows(z_ND, chosen.values), grad_b, None, None, None
 
 
 def squared_error(
@@ -77,7 +85,7 @@ def squared_error(
     values_NK: Tensor,
     indices_NK: Tensor,
     W_enc_SD: Tensor,
-    b_enc_S: Tensor,
+    bias: Bias,
     W_dec_SD: Tensor,
     b_dec_D: Tensor,
     path: type[Active] | None = None,
@@ -85,12 +93,12 @@ def squared_error(
 ) -> tuple[Tensor, Tensor]:
     """sum_t ||z_hat_t - z_t||^2, and z - z_hat (N, D), from the active latents; gradients for the four weights.
 
-    `values_NK` are those of ReLU(W_enc (z - b_dec) + b_enc) at `indices_NK`, however chosen; the gradient goes through
+    `values_NK` are those of ReLU(W_enc (z - b_dec) + bias) at `indices_NK`, however chosen; the gradient goes through
     those above zero, and not through the choice. z and z - z_hat get no gradient. `path` is how sums over active
     latents are computed, `Transposed` by default, and `dtype` the precision of its dense products, if it has any.
     """
-    path = path or Transposed
-    return _SquaredError.apply(z_ND, values_NK, indices_NK, W_enc_SD, b_enc_S, W_dec_SD, b_dec_D, path, dtype)
+    weights = (W_enc_SD, bias.rows, bias.layers_N, W_dec_SD, b_dec_D)
+    return _SquaredError.apply(z_ND, values_NK, indices_NK, *weights, path or Transposed, dtype)
 
 
 class _SquaredError(Function):
@@ -101,7 +109,8 @@ class _SquaredError(Function):
         values_NK: Tensor,
         indices_NK: Tensor,
         W_enc_SD: Tensor,
-        b_enc_S: Tensor,
+        b_enc: Tensor,
+        layers_N: Tensor | None,
         W_dec_SD: Tensor,
         b_dec_D: Tensor,
         path: type[Active],
@@ -110,21 +119,21 @@ class _SquaredError(Function):
         centred_ND = z_ND - b_dec_D
         e_ND = centred_ND - path.decode(values_NK, indices_NK, W_dec_SD, dtype)
         ctx.path, ctx.dtype = path, dtype
-        ctx.save_for_backward(centred_ND, e_ND, values_NK, indices_NK, W_enc_SD, W_dec_SD)
+        ctx.save_for_backward(centred_ND, e_ND, values_NK, indices_NK, W_enc_SD, b_enc, layers_N, W_dec_SD)
         ctx.mark_non_differentiable(e_ND)
         return torch.linalg.vector_norm(e_ND).square(), e_ND
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        centred_ND, e_ND, values_NK, indices_NK, W_enc_SD, W_dec_SD = ctx.saved_tensors
+        centred_ND, e_ND, values_NK, indices_NK, W_enc_SD, b_enc, layers_N, W_dec_SD = ctx.saved_tensors
         grad_ND = e_ND * (-2 * grad)
         active = ctx.path.of(indices_NK, values_NK, len(W_dec_SD), ctx.dtype)
         grad_W_dec_SD, grad_M = active.rows_and_dots(grad_ND, W_dec_SD)
         grad_M *= active.values > 0
-        grad_b_enc_S = active.sums(grad_M)
+        grad_b_enc = active.sums(Bias(b_enc, layers_N), grad_M)
         grad_W_enc_SD = active.rows(centred_ND, grad_M)
-        grad_b_dec_D = grad_ND.sum(0) - grad_b_enc_S @ W_enc_SD
-        return None, None, None, grad_W_enc_SD, grad_b_enc_S, grad_W_dec_SD, grad_b_dec_D, None, None
+        grad_b_dec_D = grad_ND.sum(0) - grad_b_enc.view(-1, len(W_enc_SD)).sum(0) @ W_enc_SD
+        return None, None, None, grad_W_enc_SD, grad_b_enc, None, grad_W_dec_SD, grad_b_dec_D, None, None
 
 
 @final
@@ -166,9 +175,9 @@ class Transposed(Active):
         (dots_M,) = torch.autograd.grad(rows_SD, weights_M, W_SD)
         return rows_SD.detach(), dots_M
 
-    def sums(self, weights_M: Tensor) -> Tensor:
-        """For each latent the sum of its entries' weights: (S,)."""
-        return weights_M.new_zeros(len(self.starts_S)).index_add_(0, self.latents.int(), weights_M)
+    def sums(self, bias: Bias, weights_M: Tensor) -> Tensor:
+        """For each number of a bias the sum of the weights of the entries it was added to."""
+        return bias.sums(self.tokens, self.latents, weights_M)
 
 
 def top_k(x_NS: Tensor, k: int) -> tuple[Tensor, Tensor]:

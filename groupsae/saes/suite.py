@@ -32,8 +32,9 @@ class BoundSAE:
 
     z = s (x - c)        x_hat = z_hat / s + c
 
-    Where layers of the group have maps of their own, the SAE sees z' and gives z'_hat (`Adapter`). What an
-    absorber carries past the SAE has no latents: it is in the reconstruction, and in what is decoded beside x.
+    Where layers of the group have maps of their own, the SAE sees z' and gives z'_hat (`Adapter`); a layer's own
+    encoder bias is in `sae` already. What an absorber carries past the SAE has no latents: it is in the
+    reconstruction, and in what is decoded beside x.
     """
 
     hookpoint: str
@@ -106,8 +107,10 @@ class Suite:
         group = self.partition.group_of(hookpoint)
         sae = self.saes[group_name(group)]
         scale, centre_D = self.scales.of(hookpoint)
-        adapter = self.adapters.get(group_name(group))
-        return BoundSAE(hookpoint, sae, scale, centre_D.to(sae.W_enc.device), adapter, group.index(hookpoint))
+        adapter, layer = self.adapters.get(group_name(group)), group.index(hookpoint)
+        if adapter is not None:
+            sae = adapter.with_bias(sae, layer)
+        return BoundSAE(hookpoint, sae, scale, centre_D.to(sae.W_enc.device), adapter, layer)
 
     def save(self, folder: str | Path, name: str = "groups") -> None:
         """Write `suite.json`, `scales.safetensors` and `groups/<group>/` into a folder.
@@ -137,9 +140,11 @@ class Suite:
         saes = {group: load_sae(folder / "groups" / group).to(device) for group in partition.names}
         adapters = {}
         for group, name in zip(partition.groups, partition.names, strict=True):
-            own = _own_of(folder / "groups" / name)
+            own, sae = _own_of(folder / "groups" / name), saes[name]
             if own.any:
-                adapters[name] = load_adapter(folder / "groups" / name, own, saes[name].d_model, len(group)).to(device)
+                adapters[name] = load_adapter(folder / "groups" / name, own, sae.d_model, sae.d_sae, len(group)).to(
+                    device
+                )
         scales = Scales.load(folder / "scales.safetensors", partition.hookpoints).to(torch.device(device))
         for group in partition.groups:
             _require_fit(scales, group, saes[group_name(group)], folder)
@@ -223,14 +228,14 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
     write_atomically(folder / ADAPTER_FILE, lambda path: save_tensors(adapter.state_dict(), path))
 
 
-def load_adapter(folder: Path, own: PerLayer, d_model: int, layers: int) -> Adapter:
+def load_adapter(folder: Path, own: PerLayer, d_model: int, d_sae: int, layers: int) -> Adapter:
     """The adapter of a group of so many layers that `save_adapter` wrote. Raises RunError if it does not fit."""
     with torch.device("meta"):
-        promised = Adapter(layers, d_model, own).state_dict()
+        promised = Adapter(layers, d_model, own, d_sae).state_dict()
     tensors = load_tensors(folder / ADAPTER_FILE, promised, remedy=REMEDY)
-    adapter = Adapter(layers, d_model, own)
+    adapter = Adapter(layers, d_model, own, d_sae)
     adapter.load_state_dict(tensors)
-    return adapter
+    return adapter.requires_grad_(False)
 
 
 def _own_of(folder: Path) -> PerLayer:

@@ -12,6 +12,7 @@ from groupsae.config import TopKConfig
 from groupsae.saes.active import Active
 from groupsae.saes.auxk import auxk_error
 from groupsae.saes.base import Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.bias import Bias
 from groupsae.saes.sparse import Transposed, select, squared_error, top_k
 
 
@@ -40,25 +41,35 @@ class TopKSAE(SparseAutoencoder):
 
     def encode_sparse(self, z_ND: Tensor) -> Latents:
         """The k strongest latents of each token."""
-        choose = partial(top_k, k=self.k)
-        values_NK, indices_NK = select(z_ND - self.b_dec, self.W_enc, self.b_enc, choose, self.product_dtype)
-        return Latents(values_NK.relu(), indices_NK)
+        return self._strongest(z_ND, self.bias())
 
-    def losses(self, z_ND: Tensor, dead_S: Tensor, sparsity: float = 1.0, whole: Whole | None = None) -> Losses:
+    def losses(
+        self,
+        z_ND: Tensor,
+        dead_S: Tensor,
+        sparsity: float = 1.0,
+        whole: Whole | None = None,
+        own: Bias | None = None,
+    ) -> Losses:
         """The loss of the class docstring on a batch z (N, D); no penalty, so nothing to warm up."""
         with torch.no_grad():
-            latents = self.encode_sparse(z_ND)
+            latents = self._strongest(z_ND, self.bias(own))
         error, e_ND = squared_error(
             z_ND,
             latents.values_NK,
             latents.indices_NK,
             self.W_enc,
-            self.b_enc,
+            self.bias(own),
             self.W_dec,
             self.b_dec,
             self.path,
             self.product_dtype,
         )
         variance = (whole or Whole.of(z_ND)).variance
-        auxk = auxk_error(self, z_ND, e_ND, dead_S) / variance
+        auxk = auxk_error(self, z_ND, e_ND, dead_S, own) / variance
         return Losses(error / variance + self.auxk_weight * auxk, error.detach(), variance, auxk.detach(), latents)
+
+    def _strongest(self, z_ND: Tensor, bias: Bias) -> Latents:
+        choose = partial(top_k, k=self.k)
+        values_NK, indices_NK = select(z_ND - self.b_dec, self.W_enc, bias, choose, self.product_dtype)
+        return Latents(values_NK.relu(), indices_NK)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import copy
 
+import torch
+from torch import Tensor, nn
+
+from groupsae.activations.parts import Parts
 from groupsae.activations.scale import Scales
 from groupsae.activations.shuffle import Batch
 from groupsae.activations.source import hash_seed
@@ -12,17 +15,19 @@ from groupsae.config import SAEConfig, TrainConfig
 from groupsae.errors import NumericalError
 from groupsae.partition import Group, group_name
 from groupsae.saes.adapter import Adapter
-from groupsae.saes.base import Latents, Losses, SparseAutoencoder
+from groupsae.saes.base import Activity, SparseAutoencoder
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import build_sae
 from groupsae.training.dead import DeadLatents
 from groupsae.training.faults import Watch
-from groupsae.training.microbatch import MicroBatches, backward_in_parts
+from groupsae.training.microbatch import Outcome, backward_in_parts, parts_of_steps
 from groupsae.training.optim import adam, clip, decay, learning_rate, warmup
 from groupsae.training.precision import product_dtype
 from groupsae.training.schedule import Schedule
 from groupsae.training.warm_start import Start, warm_rate
 
+FIT_TOKENS = 1024
+"""Of the first batch, what the encoder is scaled to."""
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -33,7 +38,8 @@ class GroupInTraining:
     With `layers_per_token = "all"` every token is seen once at each layer of the group, in steps of their own, so that
     a group of m layers takes m steps for each batch of the stream. `name` is what it goes by, its group's name unless
     the group is trained more than once; `start` the weights it begins with, which take the warm start's learning
-    rate and no warm-up of sparsity; `adapter` what its layers have of their own.
+    rate and no warm-up of sparsity; `adapter` what its layers have of their own; `parts` in how many parts a batch is
+    taken, which groups that train together share.
     """
 
     def __init__(
@@ -48,10 +54,12 @@ class GroupInTraining:
         name: str | None = None,
         start: Start | None = None,
         adapter: Adapter | None = None,
+        parts: Parts | None = None,
     ) -> None:
         device = scales.scale_L.device
         self.group, self.name, self.train, self.start = group, name or group_name(group), train, start
-        self.scales, self.adapter = scales.at(group), adapter
+        self.scales = scales.at(group)
+        self.adapter = copy.deepcopy(adapter).requires_grad_() if adapter is not None else None
         self.sae = build_sae(d_model, sae)
         if start is None:
             self.sae.initialise(hash_seed(seed, f"weights/{group_name(group)}"))
@@ -62,11 +70,11 @@ class GroupInTraining:
         self.sae.to(device)
         self.sae.product_dtype = product_dtype(train.precision, device)
         self.schedule = Schedule(train, device)
-        self.optimizer = adam(self.sae.parameters(), self.rate)
+        self.optimizer = adam(self._learned.values(), self.rate)
         self.dead = DeadLatents(self.sae.d_sae, sae.dead_after_tokens, device)
         self.meter = Meter(device)
         self.watch = Watch(group, device)
-        self.micro_batches = MicroBatches()
+        self.parts = parts or parts_of_steps()
 
     @property
     def turns(self) -> int:
@@ -100,26 +108,38 @@ class GroupInTraining:
         z_ND, dead_S = self.scales.normalise(x_ND, layers_N), self.dead.mask_S
         if self.adapter is not None:
             z_ND = self.adapter.enter(z_ND, layers_N)
-        sparsity, rate = self._sparsity(progress), self.rate * decay(progress, self.train.decay_share)
-        losses = self.micro_batches.run(
-            lambda parts: backward_in_parts(self.sae, z_ND, dead_S, sparsity, parts),
+        own = self.adapter.bias(layers_N) if self.adapter is not None else None
+        if self._fits_encoder:
+            self.sae.fit_latents(z_ND[:FIT_TOKENS])
+        sparsity, rate = self._sparsity(progress), self._rate(progress, len(z_ND))
+        outcome = self.parts.run(
+            lambda parts: backward_in_parts(self.sae, z_ND, dead_S, sparsity, parts, own),
             self.optimizer.zero_grad,
             len(z_ND),
         )
-        norm = clip(self.sae.parameters(), self.train.clip_norm)
-        sound = self.watch.look(losses.total, norm, z_ND, layers_N, number, progress * self.train.num_tokens)
+        norm = clip(self._learned.values(), self.train.clip_norm)
+        sound = self.watch.look(outcome.total, norm, z_ND, layers_N, number, progress * self.train.num_tokens)
         self._apply(rate, sound)
-        self.schedule.advance(len(z_ND), losses.total.detach())
-        self._after_step(losses.latents, rate, sound)
-        self.dead.update(losses.latents, sound)
-        self.meter.add(losses, self.dead.mask_S, sound)
+        self.schedule.advance(len(z_ND), outcome.total)
+        self._after_step(outcome.activity, rate, sound)
+        self.dead.update(outcome.activity, sound)
+        self.meter.add(outcome, self.dead.mask_S, sound)
 
-    def _after_step(self, latents: Latents, rate: float, sound: Tensor) -> None:
+    def _after_step(self, activity: Activity, rate: float, sound: Tensor) -> None:
         """The SAE's thresholds and weights of penalties follow a step, unless it was faulty."""
         before = [buffer.clone() for buffer in self.sae.buffers()]
-        self.sae.after_step(latents, rate)
+        self.sae.after_step(activity, rate)
         for buffer, was in zip(self.sae.buffers(), before, strict=True):
             buffer.copy_(torch.where(sound, buffer, was))
+
+    @property
+    def _fits_encoder(self) -> bool:
+        return self.schedule.seen == 0 and self.start is None and self.train.fit_encoder
+
+    def _rate(self, progress: float, tokens: int) -> float:
+        """The learning rate of a step on so many tokens, after a share `progress` of all."""
+        after = progress + tokens / self.schedule.end
+        return self.rate * warmup(after, self.train.warmup_share) * decay(progress, self.train.decay_share)
 
     def _sparsity(self, progress: float) -> float:
         return 1.0 if self.start else warmup(progress, self.train.sparsity_warmup_share)
@@ -133,9 +153,17 @@ class GroupInTraining:
         self.optimizer.zero_grad()
         self.sae.normalise_decoder()
 
+    @property
+    def _learned(self) -> dict[str, nn.Parameter]:
+        """The SAE's parameters, and what layers have of their own to learn."""
+        own = dict(self.adapter.named_parameters()) if self.adapter is not None else {}
+        return dict(self.sae.named_parameters()) | own
+
     def trained(self) -> SparseAutoencoder:
         """The SAE as it is used from now on: frozen, in float32 throughout, with its lineage."""
         self.sae.product_dtype = None
+        if self.adapter is not None:
+            self.adapter.requires_grad_(False)
         self.sae.lineage = Lineage(self.schedule.seen, self.start.origin if self.start else None)
         return self.sae.requires_grad_(False)
 
@@ -151,7 +179,7 @@ class GroupInTraining:
                 f"Group {self.name}: {fault}. The last saved state is kept; try a lower train.learning_rate, "
                 "or leave such steps out by train.on_nan = 'skip'."
             )
-        weights = [tensor.detach().sum(dtype=torch.float64) for tensor in self.sae.parameters()]
+        weights = [tensor.detach().sum(dtype=torch.float64) for tensor in self._learned.values()]
         if not torch.isfinite(torch.stack(weights)).all():
             raise NumericalError(
                 f"NaN or infinity in the weights of group {self.name}, at or shortly before step {step}. "
@@ -161,7 +189,9 @@ class GroupInTraining:
     def state(self) -> dict[str, Tensor]:
         """Everything that training changes, by name: weights, Adam's moments, silent tokens, meter, watch, schedule."""
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
-        for name, parameter in self.sae.named_parameters():
+        if self.adapter is not None:
+            tensors |= {f"adapter.{name}": parameter for name, parameter in self.adapter.named_parameters()}
+        for name, parameter in self._learned.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"adam.{name}.{key}"] = value
         return tensors | {
@@ -175,7 +205,7 @@ class GroupInTraining:
         """Tensors of the names, shapes and dtypes that `state()` has after a step."""
         adam = {
             f"adam.{name}.{key}": torch.zeros(()) if key == "step" else parameter
-            for name, parameter in self.sae.named_parameters()
+            for name, parameter in self._learned.items()
             for key in ADAM_STATE
         }
         return self.state() | adam
@@ -183,7 +213,10 @@ class GroupInTraining:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take the state that `state()` gave, of the names, shapes and dtypes of `layout()`, from any device."""
         self.sae.load_state_dict({name[4:]: t for name, t in tensors.items() if name.startswith("sae.")})
-        for name, parameter in self.sae.named_parameters():
+        if self.adapter is not None:
+            for name, parameter in self.adapter.named_parameters():
+                parameter.data.copy_(tensors[f"adapter.{name}"])
+        for name, parameter in self._learned.items():
             moments = {key: tensors[f"adam.{name}.{key}"] for key in ADAM_STATE}
             # The fused Adam wants its step count on the device too.
             self.optimizer.state[parameter] = {k: t.to(parameter.device, copy=True) for k, t in moments.items()}
@@ -201,17 +234,16 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
 
-    def add(self, losses: Losses, dead_S: Tensor, sound: Tensor) -> None:
+    def add(self, outcome: Outcome, dead_S: Tensor, sound: Tensor) -> None:
         """Take note of a step, if it is sound."""
-        values_NK = losses.latents.values_NK
         self.sums[0] += sound
-        self.sums[1] += len(values_NK) * sound
+        self.sums[1] += outcome.activity.tokens * sound
         parts = (
-            losses.total.detach(),
-            losses.auxk,
-            losses.error,
-            losses.variance,
-            (values_NK > 0).sum(),
+            outcome.total,
+            outcome.auxk,
+            outcome.error,
+            outcome.variance,
+            outcome.activity.active,
             dead_S.float().mean(),
         )
         self.sums[2:] += torch.where(sound, torch.stack([part.double() for part in parts]), 0)

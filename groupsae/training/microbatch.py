@@ -1,73 +1,65 @@
-"""A batch taken in parts when the device's memory does not hold the whole: the same step up to rounding.
+"""A batch taken in parts: the same step up to rounding.
 
-A loss is a sum over tokens divided by what belongs to the whole batch (the variance V). So V is
-computed first, and the parts' gradients add up to the batch's.
+A loss is a sum over tokens divided by what belongs to the whole batch (`Whole`). That is found
+first, and the parts' gradients add up to the batch's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+import operator
+from dataclasses import dataclass
+from functools import reduce
+from itertools import repeat
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from groupsae.errors import FitError
-from groupsae.saes.base import Latents, Losses, SparseAutoencoder, Whole
-
-Result = TypeVar("Result")
+from groupsae.activations.parts import Parts
+from groupsae.saes.base import Activity, Losses, SparseAutoencoder
+from groupsae.saes.bias import Bias
 
 
-class MicroBatches:
-    """How many parts a batch is taken in: one, until memory runs out, then twice as many from then on."""
-
-    def __init__(self) -> None:
-        self.parts = 1
-
-    def run(self, work: Callable[[int], Result], undo: Callable[[], None], most: int) -> Result:
-        """What `work(parts)` gives. Out of memory, it is undone and repeated with twice the parts.
-
-        Raises FitError if even `most` parts are too few.
-        """
-        while True:
-            try:
-                return work(min(self.parts, most))
-            except torch.OutOfMemoryError as error:
-                undo()
-                if self.parts >= most:
-                    raise FitError(
-                        f"The device's memory does not hold a step on a single token: {error}. "
-                        "Lower sae.expansion, or train fewer groups at once."
-                    ) from error
-            self.parts *= 2
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+def parts_of_steps() -> Parts:
+    """In how many parts the batches of training steps are taken: one, until memory runs out."""
+    return Parts("a training step", "a step on a single token", "Lower sae.expansion, or train fewer groups at once.")
 
 
-def backward_in_parts(sae: SparseAutoencoder, z_ND: Tensor, dead_S: Tensor, sparsity: float, parts: int) -> Losses:
-    """The losses of a batch, whose gradient has been added to the weights, computed in so many parts."""
-    whole, each = Whole.of(z_ND), []
-    for z_PD in z_ND.tensor_split(parts) if parts > 1 else (z_ND,):
-        each.append(sae.losses(z_PD, dead_S, sparsity, whole))
-        each[-1].total.backward()
-    if parts == 1:
-        return each[0]
-    return Losses(
-        total=torch.stack([losses.total.detach() for losses in each]).sum(),
-        error=torch.stack([losses.error for losses in each]).sum(),
-        variance=whole.variance,
-        auxk=torch.stack([losses.auxk for losses in each]).sum(),
-        latents=joined([losses.latents for losses in each]),
-    )
+@dataclass(frozen=True)
+class Outcome:
+    """What a step cost, as in `Losses` but without gradient, and what was active."""
+
+    total: Tensor
+    error: Tensor
+    variance: Tensor
+    auxk: Tensor
+    activity: Activity
+
+    @classmethod
+    def of(cls, losses: Losses, d_sae: int) -> Outcome:
+        """That of a batch, or of a part of it."""
+        activity = losses.latents.activity(d_sae)
+        return cls(losses.total.detach(), losses.error, losses.variance, losses.auxk, activity)
+
+    def __add__(self, other: Outcome) -> Outcome:
+        """That of two parts of a batch together; the variance is the whole batch's already."""
+        return Outcome(
+            self.total + other.total,
+            self.error + other.error,
+            self.variance,
+            self.auxk + other.auxk,
+            self.activity + other.activity,
+        )
 
 
-def joined(parts: Sequence[Latents]) -> Latents:
-    """The latents of all tokens; tokens of parts with fewer latents each are filled up with zeros."""
-    most = max(part.values_NK.shape[1] for part in parts)
-    filled = [
-        [F.pad(tensor.detach(), (0, most - tensor.shape[1])) for tensor in (part.values_NK, part.indices_NK)]
-        for part in parts
-    ]
-    values_NK, indices_NK = (torch.cat(tensors) for tensors in zip(*filled, strict=True))
-    return Latents(values_NK, indices_NK)
+def backward_in_parts(
+    sae: SparseAutoencoder, z_ND: Tensor, dead_S: Tensor, sparsity: float, parts: int, own: Bias | None = None
+) -> Outcome:
+    """The outcome of a batch, whose gradient has been added to the weights, computed in so many parts or fewer."""
+    size = -(-len(z_ND) // parts)
+    whole = sae.whole(z_ND, size, own)
+
+    def backward(z_PD: Tensor, own_P: Bias | None) -> Outcome:
+        losses = sae.losses(z_PD, dead_S, sparsity, whole, own_P)
+        losses.total.backward()
+        return Outcome.of(losses, sae.d_sae)
+
+    return reduce(operator.add, map(backward, z_ND.split(size), own.split(size) if own else repeat(None)))

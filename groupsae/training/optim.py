@@ -26,7 +26,7 @@ def decay(progress: float, share: float) -> float:
 
 
 def warmup(progress: float, share: float) -> float:
-    """The factor on a sparsity penalty when a share `progress` of the tokens has been seen.
+    """The factor on a sparsity penalty, or on the learning rate, when a share `progress` of the tokens has been seen.
 
     A straight line from 0 to 1 over the first `share`; always 1 if `share` is 0.
     """

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from groupsae.activations.parts import is_out_of_memory
 from groupsae.saes.base import SparseAutoencoder
+from groupsae.saes.bias import Bias
 from groupsae.saes.paths import DEFINITION, path_named, paths_on
 from groupsae.saes.sparse import squared_error
 from groupsae.saes.topk import TopKSAE
@@ -62,7 +64,10 @@ def choose_path(sae: SparseAutoencoder, tokens: int) -> Choice:
         return Choice()
     try:
         return fastest(sae, tokens, paths_on(device))
-    except torch.OutOfMemoryError as error:  # training itself takes a batch in parts then
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        # Training itself takes a batch in parts then.
         return Choice(faults={DEFINITION.name: _first_line(error)})
     finally:
         torch.cuda.empty_cache()
@@ -124,7 +129,7 @@ def _work(sae: TopKSAE, name: str, batch: tuple[Tensor, Tensor, Tensor]) -> Work
     weights = (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec)
 
     def work() -> Sequence[Tensor]:
-        error, _ = squared_error(*batch, *weights, path, sae.product_dtype)
+        error, _ = squared_error(*batch, sae.W_enc, Bias(sae.b_enc), sae.W_dec, sae.b_dec, path, sae.product_dtype)
         return torch.autograd.grad(error, weights)
 
     return work

@@ -18,6 +18,7 @@ from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.suite import Suite
 from groupsae.training.checkpoint import Checkpoints, Progress
 from groupsae.training.group import GroupInTraining
+from groupsae.training.microbatch import parts_of_steps
 from groupsae.training.path import Choice, settle
 from groupsae.training.warm_start import Start, WarmStart
 
@@ -33,6 +34,8 @@ class Trained:
     scales: Scales
     seconds: dict[str, float]
     adapters: dict[str, Adapter] = field(default_factory=dict)
+    masked: int = 0
+    """Positions that the stream was read without, because their activations are not finite."""
     path: Choice = field(default_factory=Choice)
 
     def suite(self, partition: Partition) -> Suite:
@@ -93,7 +96,15 @@ def train(
         seed=seed,
         buffer_tokens=buffer_tokens,
         starts=start.starts(partition.hookpoints, scales) if start else None,
-        adapters=fit_adapters(source, partition.groups, scales, per_layer, train.scale_tokens, seed=seed),
+        adapters=fit_adapters(
+            source,
+            partition.groups,
+            scales,
+            per_layer,
+            train.scale_tokens,
+            d_sae=sae.width(source.d_model),
+            seed=seed,
+        ),
         progress=progress,
     )
     return trained.suite(partition)
@@ -174,9 +185,19 @@ def train_together(
     """
     groups = [trainee.group for trainee in trainees.values()]
     _require_possible(source, groups, sae, train, buffer_tokens)
+    parts = parts_of_steps()
     in_training = [
         GroupInTraining(
-            each.group, scales, source.d_model, sae, each.train, seed, name=name, start=each.start, adapter=each.adapter
+            each.group,
+            scales,
+            source.d_model,
+            sae,
+            each.train,
+            seed,
+            name=name,
+            start=each.start,
+            adapter=each.adapter,
+            parts=parts,
         )
         for name, each in trainees.items()
     ]
@@ -187,8 +208,9 @@ def train_together(
     loop.resume(resumed)
     loop.settle(chosen)
     loop.run()
-    adapters = {name: each.adapter for name, each in trainees.items() if each.adapter is not None}
-    return Trained({group.name: group.trained() for group in in_training}, scales, loop.seconds, adapters, loop.path)
+    saes = {group.name: group.trained() for group in in_training}
+    adapters = {group.name: group.adapter for group in in_training if group.adapter is not None}
+    return Trained(saes, scales, loop.seconds, adapters, loop.position.masked, loop.path)
 
 
 def _require_possible(
@@ -300,7 +322,7 @@ class _Loop:
         for group in self.groups:
             group.require_finite(self.step)
         record = {"step": self.step, "tokens": self.position.tokens, "seconds": round(sum(self._parts()), 3)}
-        record["micro_batches"] = max(group.micro_batches.parts for group in self.groups)
+        record["micro_batches"] = max(group.parts.number for group in self.groups)
         record["path"] = self.path.name
         record["groups"] = {
             group.name: {"tokens": group.schedule.seen}

@@ -88,7 +88,7 @@ class WarmStart:
         sources = {name for name in self.sources([group[0] for group in groups]).values() if name}
         faults, others = {}, {}
         for adapter in self.suite.adapters.values():
-            if adapter.own.affine or adapter.own.absorber:
+            if not adapter.own.starts_warm:
                 faults[f"group.per_layer: {list(adapter.own.names)} -> none"] = None
         for name in sorted(sources, key=natural_key):
             differing = _differences(self.suite[name].sae, d_model, sae)

@@ -204,7 +204,7 @@ def test_out_of_memory_fewer_rows_are_read_at_once_and_give_the_same(monkeypatch
 
     monkeypatch.setattr(harvester, "_forward", limited)
     torch.testing.assert_close(harvester.read(list(range(7))), expected)
-    assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+    assert sizes == [7, 4, 2, 2, 2, 1]
     monkeypatch.setattr(harvester, "_forward", lambda ids_BT: limited(ids_BT.repeat(3, 1)))
     with pytest.raises(FitError, match="does not hold one row"):
         harvester.read([1, 2])
@@ -232,6 +232,41 @@ def test_positions_that_are_not_numbers_can_be_left_out_and_are_counted(monkeypa
     ]
     assert torch.equal(found, whole[:, kept])
     assert harvester.num_masked == 2
+
+
+def test_positions_are_counted_once_where_memory_runs_out_after_some_of_them_were_read(monkeypatch):
+    model, rows = tiny_model(), tiny_rows()
+    harvester, tokens = Harvester(model, rows, residual_stream(model), on_nan="mask"), []
+    forward = harvester._forward
+
+    def broken(ids_BT):
+        tokens.append(len(ids_BT))
+        if tokens == [4, 2, 2]:
+            raise torch.OutOfMemoryError("not really")
+        if len(ids_BT) > 2:
+            raise torch.OutOfMemoryError("not really")
+        x_LBTD = forward(ids_BT)
+        x_LBTD[0][:, 3] = torch.nan
+        return x_LBTD
+
+    monkeypatch.setattr(harvester, "_forward", broken)
+    assert harvester.read(range(4)).shape[1] == 4 * (rows.context_length - 1)
+    assert tokens == [4, 2, 2, 1, 1, 1, 1] and harvester.num_masked == 4
+
+
+def test_where_positions_are_masked_the_rest_stays_the_same_at_fewer_hookpoints(monkeypatch):
+    """Otherwise the tokens of a run would change once a group is finished, and with a resume."""
+    model, rows = tiny_model(), tiny_rows()
+    harvester = Harvester(model, rows, residual_stream(model), on_nan="mask")
+    forward = Harvester._forward
+
+    def broken(self, ids_BT):
+        x_LBTD = forward(self, ids_BT)
+        x_LBTD[-1][0, 3] = torch.nan
+        return x_LBTD
+
+    monkeypatch.setattr(Harvester, "_forward", broken)
+    assert torch.equal(harvester.narrowed(harvester.hookpoints[:1]).read([0])[0], harvester.read([0])[0])
 
 
 def test_a_model_in_training_mode_is_refused():

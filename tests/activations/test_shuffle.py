@@ -12,7 +12,7 @@ class Numbers:
     """Token n of row r is the number 10 r + n, at one hookpoint of width one; odd rows hold a token less."""
 
     hookpoints, d_model, row_tokens, batch_rows = ("layers.0",), 1, 10, 3
-    device = torch.device("cpu")
+    device, num_masked = torch.device("cpu"), 0
 
     def __init__(self, num_rows=20, ragged=True):
         self.num_rows, self.ragged, self.read_rows = num_rows, ragged, []

@@ -232,7 +232,7 @@ def test_two_tasks_of_one_name_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tasks": "closing-brackets"}, "did you mean 'closing-bracket'"),
+        ({"tasks": "closing-brackets"}, "Did you mean 'closing-bracket'"),
         ({"tasks": ()}, "at least one task"),
         ({"tasks": ("greater-than", "greater-than")}, "each once"),
         ({"num_pairs": 1}, "num_pairs"),

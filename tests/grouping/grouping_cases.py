@@ -20,7 +20,7 @@ class FixedSource:
         self.hookpoints = tuple(f"layers.{layer}" for layer in range(len(x_LND)))
         self.d_model, self.row_tokens, self.batch_rows = x_LND.shape[2], row_tokens, batch_rows
         self.num_rows = x_LND.shape[1] // row_tokens
-        self.device = x_LND.device
+        self.device, self.num_masked = x_LND.device, 0
 
     def read(self, rows):
         picked = [self._x_LND[:, row * self.row_tokens : (row + 1) * self.row_tokens] for row in rows]

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from groupsae.config import PerLayer
 from groupsae.errors import FitError
 from groupsae.planning.architecture import Architecture
 from groupsae.planning.memory import (
@@ -14,6 +15,7 @@ from groupsae.planning.memory import (
     predict_memory,
     require_fits,
 )
+from groupsae.planning.pricing import Pricing
 from groupsae.saes.sparse import TILE_NUMBERS
 
 MODEL = Architecture(12, 768, 3072, 12, 12, 64, 50304, 2048)
@@ -83,6 +85,21 @@ def test_without_an_accelerator_everything_lies_on_the_host():
 def test_disk_holds_the_checkpoints_and_one_more_the_saes_and_the_tokens():
     memory = predict_memory(replace(RUN, stored_tokens=1000))
     assert memory.disk == (3 * 3 + 1) * 6 * RUN.sae_bytes + 2 * 1000
+
+
+def test_biases_of_layers_are_learned_like_weights():
+    without, with_them = predict_memory(RUN), predict_memory(replace(RUN, biases=11))
+    biases = 11 * 12288 * 4
+    assert with_them.sae_weights - without.sae_weights == biases
+    assert with_them.adam_moments - without.adam_moments == 2 * biases
+    assert with_them.disk - without.disk == 10 * biases
+
+
+def test_only_layers_that_share_an_sae_have_biases():
+    pricing = Pricing(RUN, 128, 1000, 1000, own=PerLayer(bias=True))
+    groups = (("layers.0", "layers.1", "layers.2"), ("layers.3",))
+    assert pricing.footprint_of(groups).biases == 3
+    assert replace(pricing, own=PerLayer()).footprint_of(groups).biases == 0
 
 
 def test_a_run_that_fits_passes():

@@ -80,7 +80,15 @@ def results(folder: Path) -> dict[str, object]:
         manifest = json.loads(path.read_text())
         del manifest["seconds"], manifest["logs"]["timing.jsonl"]
         found[path.name] = manifest
+    found["train.json"] = without_seconds(json.loads((folder / "train.json").read_text()))
     lines = map(json.loads, (folder / "timing.jsonl").read_text().splitlines())
     found["timing.jsonl"] = [(line["step"], line["tokens"]) for line in lines]
     found["hidden files"] = [path.name for path in folder.rglob(".*") if path.name != LOCK_FILE]  # harmless
     return found
+
+
+def without_seconds(facts: object) -> object:
+    """Facts that tell of a training, without how long it took."""
+    if not isinstance(facts, dict):
+        return facts
+    return {key: without_seconds(value) for key, value in facts.items() if key != "seconds"}

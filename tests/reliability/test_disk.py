@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import permissions
 import pytest
 from children import results, spawn, untrained, wait
 from torture import note, times
@@ -55,15 +56,17 @@ def test_a_full_disk_ends_in_words_and_training_goes_on_once_there_is_room(place
     assert results(folder) == whole
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind this user")
-def test_a_read_only_run_can_be_looked_at_and_says_so_when_written(done, call):
-    done.chmod(0o500)
-    try:
+@pytest.mark.parametrize("command", [("eval", "--overwrite"), ("train", "--overwrite"), ("report", "--overwrite")])
+def test_a_read_only_run_can_be_looked_at_and_says_so_when_written(done, call, command):
+    verb, *flags = command
+    before = contents(done)
+    for folder in (done, *(path for path in done.rglob("*") if path.is_dir())):
+        folder.chmod(0o500)
+    with permissions.binding():
         assert call("show", done)[0] == 0
-        code, _, err = call("eval", done, "--overwrite")
-        assert code == 2 and "Permission denied" in err and "Traceback" not in err
-    finally:
-        done.chmod(0o700)
+        code, _, err = call(verb, done, *flags)
+    assert code == 2 and "StorageError" in err and "Permission denied" in err and "Traceback" not in err
+    assert contents(done) == before
 
 
 def test_a_clock_that_jumps_changes_nothing(place, tmp_path, whole, call, monkeypatch):

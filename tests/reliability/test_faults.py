@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,10 @@ from training_cases import SAE, STEPS, TRAIN, Log, equal, last_manifest, make_so
 from groupsae.activations.scale import measure_scales
 from groupsae.config import as_architecture
 from groupsae.errors import NumericalError
+from groupsae.training import group as group_module
 from groupsae.training.faults import SPIKE, Watch
 from groupsae.training.group import GroupInTraining
+from groupsae.training.microbatch import backward_in_parts
 
 SKIP = TRAIN.model_copy(update={"on_nan": "skip"})
 
@@ -148,6 +152,21 @@ def test_losses_that_jump_are_counted_against_the_interval_before():
     for loss in (1.0, 18.0 * SPIKE - 0.1, 18.0 * SPIKE + 0.1, float("nan"), float("inf")):
         look(watch, loss)
     assert watch.read() == {"skipped": 2, "spikes": 1, "largest_loss": pytest.approx(18 * SPIKE + 0.1)}
+
+
+def test_a_spike_stands_in_the_log_line_of_its_interval_and_in_no_other(monkeypatch):
+    steps, log = itertools.count(1), Log()
+
+    def jumping(*arguments):
+        outcome = backward_in_parts(*arguments)
+        return replace(outcome, total=outcome.total * 10) if next(steps) == 9 else outcome
+
+    monkeypatch.setattr(group_module, "backward_in_parts", jumping)
+    run([("layers.1",)], log=log)
+    readings = {record["step"]: record["groups"]["layers.1"] for record in log.records}
+    (at,) = (step for step, reading in readings.items() if reading["spikes"])
+    assert 9 <= at < 12 and readings[at]["spikes"] == 1
+    assert readings[at]["largest_loss"] == max(reading["largest_loss"] for reading in readings.values())
 
 
 def test_the_first_fault_is_kept_with_the_hookpoint_that_caused_it():

@@ -7,12 +7,15 @@ import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tomli_w
+import torture
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer
@@ -68,8 +71,27 @@ def one(what: str):
 @pytest.fixture(scope="module", autouse=True)
 def _told():
     yield
+    tell()
+
+
+def tell() -> None:
+    """Have it printed how many inputs were tried."""
     for what, count in TRIED.items():
         note(f"fuzzing: {count} {what}, 0 tracebacks, 0 hangs")
+
+
+def test_the_number_of_inputs_that_were_tried_is_printed(request, monkeypatch):
+    printed: list[str] = []
+    monkeypatch.setattr(sys.modules[__name__], "TRIED", Counter())
+    monkeypatch.setattr(torture, "FIGURES", figures := [])
+    summary = request.config.pluginmanager.get_plugin(str(Path(__file__).with_name("conftest.py")))
+    monkeypatch.setattr(summary, "FIGURES", figures)
+    for _ in range(3):
+        with one("doors"):
+            pass
+    tell()
+    summary.pytest_terminal_summary(SimpleNamespace(section=printed.append, line=printed.append))
+    assert printed == ["reliability", "fuzzing: 3 doors, 0 tracebacks, 0 hangs"]
 
 
 JSON = st.recursive(

@@ -18,6 +18,7 @@ COMMON = ("--num-tokens", 1024, "--save-every-tokens", 200, "--log-every-tokens"
 RUNS = {
     "baseline and groups": ("train", *COMMON),
     "groups alone": ("train", "--no-baseline", *COMMON),
+    "transfer": ("train", "--warm-start.source", "runs/tiny", *COMMON),
 }
 """Kinds of training: the verb and its flags. A further kind needs one more row."""
 DISK_CALLS = ("fsync", "replace", "unlink", "ftruncate")
@@ -26,7 +27,7 @@ DISK_CALLS = ("fsync", "replace", "unlink", "ftruncate")
 @pytest.fixture(scope="module", params=RUNS)
 def kind(request, place, tmp_path_factory):
     """A kind of training: its command on a folder, the results of a run that nobody killed, and its seconds."""
-    verb, *flags = RUNS[request.param]
+    verb, *flags = (place / flag if flag == "runs/tiny" else flag for flag in RUNS[request.param])
     whole = untrained(place, tmp_path_factory.mktemp("whole") / "run")
     began = time.monotonic()
     assert wait(spawn(verb, whole, *flags)) == 0

@@ -22,6 +22,8 @@ CONFIGS = {
     "jumprelu": JumpReLUConfig(d_sae=D_SAE, k=K, bandwidth=BANDWIDTH, auxk_weight=AUXK_WEIGHT),
     "gated": GatedConfig(d_sae=D_SAE, k=K),
 }
+LAYERS = [token * 7 % 11 % 3 for token in range(30)]
+"""Of three layers, that of each token of a batch."""
 OTHERS = [name for name in CONFIGS if name != "topk"]
 STEERED = ["relu", "jumprelu", "gated"]
 
@@ -53,7 +55,10 @@ def naive(architecture, w, z_ND, dead_S):
 
 
 def _pre(w, z_ND):
-    return torch.stack([torch.stack([row @ (z - w["b_dec"]) for row in w["W_enc"]]) for z in z_ND]) + w["b_enc"]
+    pre_NS = torch.stack([torch.stack([row @ (z - w["b_dec"]) for row in w["W_enc"]]) for z in z_ND]) + w["b_enc"]
+    if "bias_MS" in w:  # of its own, a layer has a row
+        pre_NS = pre_NS + torch.stack([w["bias_MS"][layer] for layer in LAYERS[: len(z_ND)]])
+    return pre_NS
 
 
 def _variance(z_ND):
@@ -97,6 +102,17 @@ def _matryoshka(w, z_ND, dead_S):
     shares = [_share(w, z_ND, latents_NS, width)[0] for width in (4, 14, D_SAE)]
     e_ND = _share(w, z_ND, latents_NS)[1]
     return sum(shares) + AUXK_WEIGHT * _auxk(w, z_ND, pre_NS, e_ND, dead_S), latents_NS, {}
+
+
+def _topk(w, z_ND, dead_S):
+    pre_NS = _pre(w, z_ND)
+    kept_NS = torch.zeros_like(pre_NS)
+    for pre_S, kept_S in zip(pre_NS, kept_NS, strict=True):
+        for s in sorted(range(D_SAE), key=lambda s: -pre_S[s].item())[:K]:
+            kept_S[s] = pre_S[s] > 0
+    latents_NS = pre_NS * kept_NS
+    share, e_ND = _share(w, z_ND, latents_NS)
+    return share + AUXK_WEIGHT * _auxk(w, z_ND, pre_NS, e_ND, dead_S), latents_NS, {}
 
 
 def _relu(w, z_ND, dead_S):

@@ -7,10 +7,10 @@ from groupsae.activations.scale import measure_scales
 from groupsae.activations.source import SyntheticSource, stream
 from groupsae.config import GroupConfig, PerLayer, TopKConfig, TrainConfig
 from groupsae.errors import ConfigError, RunError
-from groupsae.partition import Partition
+from groupsae.partition import Partition, group_name
 from groupsae.saes.adapter import Adapter, fit_adapters
 from groupsae.saes.suite import Suite
-from groupsae.training.trainer import train
+from groupsae.training.trainer import train, train_groups
 from groupsae.training.warm_start import WarmStart
 
 GROUP = ("layers.0", "layers.1", "layers.3")
@@ -18,8 +18,9 @@ TOKENS = 64 * 16
 OWN = {
     "affine": PerLayer(affine=True),
     "rotation": PerLayer(rotation=True),
+    "bias": PerLayer(bias=True),
     "absorber": PerLayer(absorber=3),
-    "all": PerLayer(affine=True, rotation=True, absorber=2),
+    "all": PerLayer(affine=True, bias=True, rotation=True, absorber=2),
 }
 
 
@@ -27,7 +28,7 @@ def fitted(own, group=GROUP, centre=True):
     """(adapter, z_MND): the adapter of a group, and what its layers' tokens are in scaled units."""
     source = SyntheticSource(num_layers=4, d_model=8, num_rows=64, row_tokens=16)
     scales = measure_scales(source, TOKENS, centre=centre)
-    adapter = fit_adapters(source, [group], scales, own, TOKENS)[group]
+    adapter = fit_adapters(source, [group], scales, own, TOKENS, d_sae=32)[group]
     x_LND = torch.cat(list(stream(source, TOKENS, 0)), dim=1)
     at, layers = scales.at(group), [source.hookpoints.index(name) for name in group]
     return adapter, (x_LND[layers] - at.centre_LD[:, None]) * at.scale_L[:, None, None]
@@ -118,9 +119,9 @@ def test_parts_are_named_in_the_config():
     assert PerLayer.parse(("none",)) == PerLayer.parse(()) == PerLayer()
 
 
-@pytest.mark.parametrize("names", [["rotations"], ["absorber"], ["absorber:0"], ["rotation:2"], ["none", "affine"]])
+@pytest.mark.parametrize("names", [["rotations"], ["absorber"], ["absorber:0"], ["rotation:2"], ["none:", "affine"]])
 def test_an_unknown_part_is_refused_with_those_known(names):
-    with pytest.raises(ConfigError, match="known are none, affine, rotation, absorber:R"):
+    with pytest.raises(ConfigError, match="Known are none, affine, bias, rotation, absorber:R"):
         GroupConfig(per_layer=names)
 
 
@@ -171,8 +172,9 @@ def test_a_damaged_adapter_is_named(tmp_path):
         Suite.load(tmp_path / "suite")
 
 
-def test_a_warm_start_from_turned_layers_does_what_the_group_did_and_others_are_refused():
-    _, suite = trained_suite(OWN["rotation"], tokens=500)
+@pytest.mark.parametrize("own", [OWN["rotation"], OWN["bias"], PerLayer(bias=True, rotation=True)])
+def test_a_warm_start_from_layers_with_maps_that_fold_does_what_the_group_did(own):
+    _, suite = trained_suite(own, tokens=500)
     source, names = SyntheticSource(num_layers=4, d_model=8, num_rows=64, row_tokens=16), GROUP
     x_LND = source.read(range(8))
     starts = WarmStart(suite, "group").starts(names, suite.scales)
@@ -180,6 +182,31 @@ def test_a_warm_start_from_turned_layers_does_what_the_group_did_and_others_are_
         alone = Suite(Partition(((name,),)), {name: starts[name].sae}, suite.scales)
         x_ND = x_LND[source.hookpoints.index(name)]
         torch.testing.assert_close(alone[name](x_ND), suite[name](x_ND), rtol=1e-4, atol=1e-4)
-    _, other = trained_suite(OWN["absorber"], tokens=500)
+
+
+@pytest.mark.parametrize("own", [OWN["affine"], OWN["absorber"], OWN["all"]])
+def test_a_warm_start_from_layers_with_other_maps_is_refused(own):
+    _, suite = trained_suite(own, tokens=64)
     with pytest.raises(ConfigError, match="per_layer"):
-        WarmStart(other, "group").require_possible([(names[0],)], 8, TopKConfig(d_sae=32, k=3), TrainConfig())
+        WarmStart(suite, "group").require_possible([(GROUP[0],)], 8, TopKConfig(d_sae=32, k=3), TrainConfig())
+
+
+def test_each_layer_of_a_group_learns_a_bias_of_its_own():
+    _, suite = trained_suite(OWN["bias"])
+    shared, alone = (suite.adapters[name] for name in suite.partition.names)
+    assert shared.bias_MS.shape == (3, 32)
+    assert alone.bias_MS is None
+    held_MS = torch.stack([suite[name].sae.b_enc for name in GROUP]) - suite.saes[suite.partition.names[0]].b_enc
+    torch.testing.assert_close(held_MS, shared.bias_MS)
+    assert (shared.bias_MS != 0).any(1).all()
+    assert not torch.allclose(shared.bias_MS[0], shared.bias_MS[2])
+
+
+def test_training_leaves_the_adapters_it_is_given_as_they_were():
+    source = SyntheticSource(num_layers=4, d_model=8, num_rows=64, row_tokens=16)
+    scales, own, sae = measure_scales(source, TOKENS), OWN["bias"], TopKConfig(d_sae=32, k=3)
+    given = fit_adapters(source, [GROUP], scales, own, TOKENS, d_sae=32)
+    settings = TrainConfig(num_tokens=128, batch_tokens=64)
+    trained = train_groups(source, [GROUP], scales, sae, settings, seed=0, buffer_tokens=256, adapters=given)
+    assert trained.adapters[group_name(GROUP)].bias_MS.any()
+    assert not given[GROUP].bias_MS.any()

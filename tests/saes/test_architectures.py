@@ -110,7 +110,7 @@ def test_where_nothing_is_active_the_bias_is_left(architecture):
     losses = sae.losses(z_ND, dead())
     losses.total.backward()
     assert torch.isfinite(losses.total) and not losses.latents.fired(D_SAE).any()
-    sae.after_step(losses.latents, 1e-3)
+    sae.after_step(losses.latents.activity(D_SAE), 1e-3)
     assert all(torch.isfinite(tensor).all() for tensor in sae.state_dict().values())
 
 
@@ -118,7 +118,7 @@ def test_where_nothing_is_active_the_bias_is_left(architecture):
 def test_an_sae_survives_being_saved(architecture, tmp_path):
     sae, z_ND = build_sae(D_MODEL, CONFIGS[architecture]), random_batch().float()
     sae.initialise(3)
-    sae.after_step(sae.losses(z_ND, dead()).latents, 1e-3)
+    sae.after_step(sae.losses(z_ND, dead()).latents.activity(D_SAE), 1e-3)
     save_sae(sae, tmp_path)
     loaded = load_sae(tmp_path)
     assert loaded.config == sae.config
@@ -143,7 +143,7 @@ def test_the_threshold_is_right_from_the_first_step(architecture):
     sae, z_ND = random_sae_of(architecture), random_batch(tokens=200)
     for _ in range(3):
         losses = sae.losses(z_ND, dead())
-        sae.after_step(losses.latents, 1e-3)
+        sae.after_step(losses.latents.activity(D_SAE), 1e-3)
         kept = losses.latents.values_NK[losses.latents.values_NK > 0]
         torch.testing.assert_close(sae.threshold.value, kept.min())
         assert (sae.encode(z_ND) > 0).sum(1).double().mean() == pytest.approx(K, abs=0.02)
@@ -152,19 +152,27 @@ def test_the_threshold_is_right_from_the_first_step(architecture):
 def test_the_threshold_is_a_mean_over_steps_that_favours_the_last():
     threshold = random_sae_of("batchtopk").threshold
     for value in (1.0, 2.0, 4.0):
-        threshold.update(one_latent(value))
+        threshold.update(torch.tensor(value, dtype=torch.float64))
     shares = [0.99**2, 0.99, 1.0]
     expected = sum(s * v for s, v in zip(shares, (1.0, 2.0, 4.0), strict=True)) / sum(shares)
     assert threshold.value.item() == pytest.approx(expected)
 
 
-def one_latent(value):
-    return Latents(torch.tensor([[value, 0.0]], dtype=torch.float64), torch.tensor([[1, 0]]))
+def test_parts_of_latents_amount_to_what_the_whole_amounts_to():
+    values_NK, indices_NK = torch.tensor([[3.0, 0.0], [0.5, 1.0], [0.0, 0.0]]), torch.tensor([[1, 0], [2, 1], [3, 0]])
+    whole = Latents(values_NK, indices_NK).activity(4)
+    assert (whole.tokens, whole.active, whole.weakest, whole.l0()) == (3, 3, 0.5, 1)
+    assert whole.fired_S.tolist() == [False, True, True, False]
+    for cut in range(4):
+        first, rest = (Latents(values_NK[part], indices_NK[part]).activity(4) for part in (slice(cut), slice(cut, 3)))
+        found = first + rest
+        assert (found.tokens, found.active, found.weakest) == (3, 3, 0.5)
+        assert torch.equal(found.fired_S, whole.fired_S)
 
 
 def test_a_token_is_encoded_alike_in_whatever_company():
     sae, z_ND = random_sae_of("batchtopk"), random_batch()
-    sae.after_step(sae.losses(z_ND, dead()).latents, 1e-3)
+    sae.after_step(sae.losses(z_ND, dead()).latents.activity(D_SAE), 1e-3)
     torch.testing.assert_close(sae.encode(z_ND)[:1], sae.encode(z_ND[:1]))
 
 
@@ -199,7 +207,7 @@ def test_a_given_coefficient_stays(architecture):
     config = CONFIGS[architecture].model_copy(update={"sparsity_coefficient": 0.25})
     sae = build_sae(D_MODEL, config)
     sae.initialise(0)
-    sae.after_step(sae.losses(random_batch().float(), dead()).latents, 1.0)
+    sae.after_step(sae.losses(random_batch().float(), dead()).latents.activity(D_SAE), 1.0)
     assert sae.penalty.value.item() == pytest.approx(0.25)
 
 
@@ -234,3 +242,27 @@ def test_in_other_units_every_sae_does_to_raw_activations_what_it_did(architectu
         torch.testing.assert_close(moved.encode(y_ND), sae.encode(z_ND) / factor, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(moved(y_ND), (sae(z_ND) - shift_D) / factor, rtol=1e-9, atol=1e-9)
         assert sae.encode(z_ND).any()
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_fitted_latents_are_the_same_ones_at_the_size_that_reconstructs_best(architecture):
+    sae, fitted = random_sae_of(architecture), random_sae_of(architecture)
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # what an SAE gives is near enough to what it was given for a factor above zero
+        z_ND = 3 * sae(torch.randn(20, D_MODEL, generator=random, dtype=torch.float64))
+    dead_S = torch.zeros(D_SAE, dtype=torch.bool)
+    fitted.fit_latents(z_ND)
+    with torch.no_grad():
+        before, after = (one.losses(z_ND, dead_S).latents.dense(D_SAE) for one in (sae, fitted))
+        factor = after.sum() / before.sum()
+        assert (factor - 1).abs() > 0.01
+        torch.testing.assert_close(after, factor * before, rtol=1e-9, atol=1e-12)
+        e_ND = z_ND - after @ sae.W_dec - sae.b_dec
+        assert abs((e_ND * (after @ sae.W_dec)).sum()) < 1e-9 * z_ND.square().sum()
+
+
+def test_latents_are_not_fitted_to_a_batch_that_holds_nan():
+    sae = random_sae_of("topk")
+    before = sae.W_enc.detach().clone()
+    sae.fit_latents(torch.full((4, D_MODEL), torch.nan, dtype=torch.float64))
+    assert torch.equal(sae.W_enc, before)

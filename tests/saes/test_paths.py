@@ -11,6 +11,7 @@ import torch
 from sae_cases import WEIGHTS, K, copies, dead, naive_losses, random_batch, random_sae
 
 from groupsae.saes import sparse
+from groupsae.saes.bias import Bias
 from groupsae.saes.paths import path_named
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -91,7 +92,19 @@ def test_rows_dots_and_sums_are_those_of_the_entries(path, sizes):
     close(dots_M, (W_SD.double()[active.latents.long()] * x_ND.double()[active.tokens]).sum(1))
     ones_ND, twice_NK = torch.ones_like(x_ND), 2 * values_NK
     close(active.rows(ones_ND, 2 * active.values), naive_rows(indices_NK, twice_NK, ones_ND, sizes.d_sae))
-    close(active.sums(2 * active.values), naive_rows(indices_NK, twice_NK, ones_ND, sizes.d_sae)[:, 0])
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_what_was_added_to_a_bias_sums_up_for_all_tokens_or_for_those_of_each_layer(path, sizes, layers):
+    indices_NK, values_NK = sizes.indices(), sizes.numbers(sizes.tokens, sizes.k, seed=1)
+    layers_N = torch.arange(sizes.tokens, device=DEVICE) % layers
+    rows_SM = naive_rows(indices_NK, values_NK, torch.eye(layers, device=DEVICE)[layers_N], sizes.d_sae)
+    active, rows_MS = path.of(indices_NK, values_NK, sizes.d_sae), sizes.numbers(layers, sizes.d_sae, seed=2)
+    bias = Bias(rows_MS[0]) if layers == 1 else Bias(rows_MS, layers_N)
+    found = active.sums(bias, active.values)
+    assert found.shape == bias.rows.shape
+    close(found.view(layers, -1), rows_SM.T)
 
 
 @NO_TRITON
@@ -130,7 +143,8 @@ def test_dense_products_are_the_same_in_tiles_and_nearly_in_bfloat16(monkeypatch
     def everything(dtype=None):
         active = path.of(indices_NK, values_NK, 23, dtype)
         rows_SD, dots_M = active.rows_and_dots(x_ND, W_SD)
-        return path.decode(values_NK, indices_NK, W_SD, dtype), rows_SD, dots_M, active.sums(dots_M)
+        sums_S = active.sums(Bias(W_SD[:, 0]), dots_M)
+        return path.decode(values_NK, indices_NK, W_SD, dtype), rows_SD, dots_M, sums_S
 
     whole, rounded = everything(), everything(torch.bfloat16)
     monkeypatch.setitem(sparse.TILE_NUMBERS, DEVICE, 2 * 23)

@@ -79,5 +79,5 @@ def test_the_threshold_is_theirs_without_its_bias(architecture):
     peer, _, step_input = peer_of(architecture, sae)
     for step in range(4):
         peer.training_forward_pass(step_input(z_ND + step, {}, dead(), step, False))
-        sae.after_step(sae.losses(z_ND + step, dead()).latents, 1e-3)
+        sae.after_step(sae.losses(z_ND + step, dead()).latents.activity(D_SAE), 1e-3)
     torch.testing.assert_close(sae.threshold.value, peer.topk_threshold / (1 - 0.99**4))

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from groupsae.config import TopKConfig
 from groupsae.saes import sparse
+from groupsae.saes.bias import Bias
 from groupsae.saes.topk import TopKSAE
 
 
@@ -51,7 +52,7 @@ def test_transposed_rows_are_the_sums_over_tokens():
     torch.testing.assert_close(rows_SD, expected_SD)
     torch.testing.assert_close(dots_M, (W_SD[listed.latents.long()] * x_ND[listed.tokens]).sum(1))
     sums_S = torch.zeros(11, dtype=torch.float64).index_add_(0, indices_NK.flatten(), values_NK.flatten())
-    torch.testing.assert_close(listed.sums(listed.values), sums_S)
+    torch.testing.assert_close(listed.sums(Bias(sums_S), listed.values), sums_S)
 
 
 def both_steps(tile, monkeypatch):

@@ -19,7 +19,7 @@ def layer_alone(source, hookpoint):
     class OneLayer:
         hookpoints = (hookpoint,)
         d_model, num_rows, row_tokens = source.d_model, source.num_rows, source.row_tokens
-        batch_rows, device = source.batch_rows, source.device
+        batch_rows, device, num_masked = source.batch_rows, source.device, 0
 
         def read(self, rows):
             index = source.hookpoints.index(hookpoint)

@@ -5,7 +5,7 @@ import torch
 from training_cases import PAIRS, TRAIN, Log, Stop, equal, make_source, run, state_on_disk, stop_after, weights
 
 from groupsae.activations.source import SyntheticSource
-from groupsae.config import RunConfig, TrainConfig
+from groupsae.config import PerLayer, RunConfig, TrainConfig
 from groupsae.partition import Partition
 from groupsae.saes.registry import ARCHITECTURES
 
@@ -21,12 +21,13 @@ def sae(request):
     return section(request.param)
 
 
-def test_going_on_equals_never_having_stopped(sae, tmp_path):
-    whole = run(folder=tmp_path / "whole", sae=sae)
+@pytest.mark.parametrize("own", [PerLayer(), PerLayer(bias=True, rotation=True)], ids=["nothing", "of-its-own"])
+def test_going_on_equals_never_having_stopped(sae, own, tmp_path):
+    whole = run(folder=tmp_path / "whole", sae=sae, own=own)
     with pytest.raises(Stop):
-        run(folder=tmp_path / "halves", sae=sae, progress=stop_after(9))
+        run(folder=tmp_path / "halves", sae=sae, own=own, progress=stop_after(9))
     found = []
-    again = run(folder=tmp_path / "halves", sae=sae, resumed=found.append)
+    again = run(folder=tmp_path / "halves", sae=sae, own=own, resumed=found.append)
     assert found
     assert equal(weights(again), weights(whole))
     assert equal(state_on_disk(tmp_path / "halves")[1], state_on_disk(tmp_path / "whole")[1])
@@ -40,9 +41,16 @@ def test_singletons_beside_a_group_equal_each_layer_trained_alone(sae):
     assert any(name.startswith("layers.0+2/") for name in together)
 
 
-def test_a_group_of_several_layers_serves_each_in_its_own_units(sae):
-    source = make_source(drift=0.05)
-    trained = run(source=source, sae=sae, train=TRAIN.model_copy(update={"num_tokens": 3000, "learning_rate": 1e-2}))
+def test_a_matryoshka_sae_of_one_prefix_trains_as_a_batchtopk_sae():
+    plain = weights(run(sae=section("batchtopk")))
+    assert equal(weights(run(sae=section("matryoshka", prefixes=(1.0,)))), plain)
+    assert not equal(weights(run(sae=section("matryoshka", prefixes=(0.5, 1.0)))), plain)
+
+
+@pytest.mark.parametrize("own", [PerLayer(), PerLayer(bias=True)], ids=["nothing", "bias"])
+def test_a_group_of_several_layers_serves_each_in_its_own_units(sae, own):
+    source, settings = make_source(drift=0.05), TRAIN.model_copy(update={"num_tokens": 3000, "learning_rate": 1e-2})
+    trained = run(source=source, sae=sae, own=own, train=settings)
     suite, x_LND = trained.suite(PAIRS), source.read(range(20))
     for layer, hookpoint in enumerate(HOOKPOINTS):
         x_ND = x_LND[layer]

@@ -171,7 +171,7 @@ def test_a_run_on_a_cpu_says_nothing_of_paths(done, call):
 # ---- the whole step
 
 
-def naive_losses(sae, z_ND, dead_S, sparsity=1.0, whole=None):
+def naive_losses(sae, z_ND, dead_S, *_):
     """TopK's losses in plain dense PyTorch, gradients by autograd."""
     latents = sae.encode_sparse(z_ND)
     pre_NS = F.linear(z_ND - sae.b_dec, sae.W_enc, sae.b_enc)

@@ -70,6 +70,32 @@ def test_a_step_uses_the_decayed_rate():
     assert group.optimizer.param_groups[0]["lr"] == pytest.approx(3e-3 * 0.25)
 
 
+def test_the_rate_rises_on_a_straight_line_over_the_first_share_and_is_never_zero():
+    train = TRAIN.model_copy(update={"warmup_share": 0.5})
+    group, count = make_group(train=train), len(batch()[0])
+    for progress in (0.0, 0.25, 0.6):
+        group.step(*batch(), progress)
+        expected = min(1.0, (progress + count / train.num_tokens) / 0.5)
+        assert group.optimizer.param_groups[0]["lr"] == pytest.approx(3e-3 * expected)
+
+
+def test_the_first_step_fits_the_encoder_to_its_tokens_once_and_where_asked():
+    """At a rate of zero nothing else moves."""
+    still = {"learning_rate": 1e-30}
+    group = make_group(train=TRAIN.model_copy(update=still | {"fit_encoder": True}))
+    before = group.sae.W_enc.detach().clone()
+    group.step(*batch(), 0.0)
+    factors_SD = group.sae.W_enc / before
+    torch.testing.assert_close(factors_SD, factors_SD[:1, :1].expand_as(factors_SD), rtol=1e-4, atol=0)
+    assert (factors_SD - 1).abs().min() > 0.05
+    once = group.sae.W_enc.detach().clone()
+    group.step(*batch(), 0.1)
+    assert torch.equal(group.sae.W_enc, once)
+    published = make_group(train=TRAIN.model_copy(update=still))
+    published.step(*batch(), 0.0)
+    assert torch.equal(published.sae.W_enc, before)
+
+
 @pytest.mark.parametrize("clip_norm", [0.01, 1.0, 100.0])
 def test_steps_equal_clipping_projecting_adam_and_normalising_by_hand(clip_norm):
     group = make_group(train=TRAIN.model_copy(update={"clip_norm": clip_norm}))
@@ -240,31 +266,32 @@ def test_bf16_is_float32_where_the_hardware_lacks_it(monkeypatch):
 # ---- dead latents
 
 
-def latents(*pairs):
-    """One token's latents, given as (number, value)."""
-    return Latents(torch.tensor([[value for _, value in pairs]]), torch.tensor([[number for number, _ in pairs]]))
+def activity(*pairs):
+    """That of one token's latents of three, given as (number, value)."""
+    values_NK, indices_NK = ([[pair[place] for pair in pairs]] for place in (1, 0))
+    return Latents(torch.tensor(values_NK), torch.tensor(indices_NK)).activity(3)
 
 
 def test_a_latent_is_dead_once_it_has_been_silent_for_the_given_tokens():
     counter = DeadLatents(3, 2, torch.device("cpu"))
-    counter.update(latents((0, 1.0), (2, 1.0)))
+    counter.update(activity((0, 1.0), (2, 1.0)))
     assert counter.mask_S.tolist() == [False, False, False]
-    counter.update(latents((0, 1.0)))
+    counter.update(activity((0, 1.0)))
     assert counter.silent_S.tolist() == [0, 2, 1]
     assert counter.mask_S.tolist() == [False, True, False]
-    counter.update(latents((1, 0.5)))
+    counter.update(activity((1, 0.5)))
     assert counter.mask_S.tolist() == [False, False, True]
 
 
 def test_a_selected_latent_of_value_zero_has_not_fired():
     counter = DeadLatents(3, 1, torch.device("cpu"))
-    counter.update(latents((0, 1.0), (1, 0.0)))
+    counter.update(activity((0, 1.0), (1, 0.0)))
     assert counter.silent_S.tolist() == [0, 1, 1]
 
 
 def test_silence_is_counted_in_tokens():
     counter = DeadLatents(2, 10, torch.device("cpu"))
-    counter.update(Latents(torch.ones(7, 1), torch.zeros(7, 1, dtype=torch.int64)))
+    counter.update(Latents(torch.ones(7, 1), torch.zeros(7, 1, dtype=torch.int64)).activity(2))
     assert counter.silent_S.tolist() == [0, 7]
 
 

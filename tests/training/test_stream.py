@@ -15,7 +15,7 @@ class Numbered:
     """Activations that say which token they are: row and position."""
 
     hookpoints, d_model, row_tokens, batch_rows = ("layers.0", "layers.1"), 2, 6, 4
-    device = torch.device("cpu")
+    device, num_masked = torch.device("cpu"), 0
 
     def __init__(self, num_rows=30):
         self.num_rows = num_rows
@@ -31,6 +31,15 @@ class Ragged(Numbered):
     def read(self, rows):
         x_LND = super().read(rows)
         return x_LND[:, x_LND[0, :, 1] <= x_LND[0, :, 0] % 6]
+
+
+class Masked(Ragged):
+    """The same, counting the tokens that are left out."""
+
+    def read(self, rows):
+        x_LND = super().read(rows)
+        self.num_masked += len(rows) * self.row_tokens - x_LND.shape[1]
+        return x_LND
 
 
 def tokens(x_LND):
@@ -101,6 +110,13 @@ def test_the_stream_can_be_gone_on_with_at_any_position():
         rest = batches(make_stream(500), position)
         assert [p for p, _ in rest] == [p for p, _ in whole[index + 1 :]]
         assert all(torch.equal(a, b) for (_, a), (_, b) in zip(rest, whole[index + 1 :], strict=True))
+
+
+def test_a_position_counts_what_was_left_out_however_often_its_block_is_read():
+    whole = [position for position, _ in batches(make_stream(500, source=Masked()))]
+    assert 0 < whole[0].masked < whole[-1].masked
+    for index, position in enumerate(whole):
+        assert [after for after, _ in batches(make_stream(500, source=Masked()), position)] == whole[index + 1 :]
 
 
 def test_a_position_counts_tokens():

@@ -7,8 +7,9 @@ from safetensors.torch import load_file
 
 from groupsae.activations.scale import measure_scales
 from groupsae.activations.source import SyntheticSource
-from groupsae.config import TopKConfig, TrainConfig
+from groupsae.config import PerLayer, TopKConfig, TrainConfig
 from groupsae.partition import Partition
+from groupsae.saes.adapter import fit_adapters
 from groupsae.training.checkpoint import Checkpoints
 from groupsae.training.trainer import train_groups
 
@@ -21,7 +22,7 @@ TRAIN = TrainConfig(
     log_every_tokens=150,
     save_every_tokens=250,
 )
-STEPS = 16
+STEPS, NOTHING = 16, PerLayer()
 PAIRS = Partition((("layers.0", "layers.2"), ("layers.1",)))
 
 
@@ -30,21 +31,38 @@ def make_source(**options):
     return SyntheticSource(**{"num_layers": 3, "d_model": 8, "num_rows": 40, "row_tokens": 16} | options)
 
 
-def run(groups=PAIRS.groups, *, source=None, sae=SAE, train=TRAIN, seed=0, folder=None, key="a", keep=2, **options):
-    """Train groups, with checkpoints in a folder, if there is one; the options are those of `train_groups`."""
+def run(
+    groups=PAIRS.groups,
+    *,
+    source=None,
+    sae=SAE,
+    train=TRAIN,
+    seed=0,
+    folder=None,
+    key="a",
+    keep=2,
+    own=NOTHING,
+    **options,
+):
+    """Train groups, with checkpoints in a folder, if there is one; the options are those of `train_groups`.
+
+    `own` is what layers have of their own.
+    """
     source = source or make_source()
     scales = measure_scales(source, train.scale_tokens, centre=train.centre, seed=seed)
     checkpoints = folder and Checkpoints(folder, key, keep=keep)
-    options = {"buffer_tokens": 128, "checkpoints": checkpoints} | options
+    adapters = fit_adapters(source, groups, scales, own, train.scale_tokens, d_sae=sae.width(source.d_model))
+    options = {"buffer_tokens": 128, "checkpoints": checkpoints, "adapters": adapters} | options
     return train_groups(source, groups, scales, sae, train, seed=seed, **options)
 
 
 def weights(trained):
-    """Copies of all weights, by group and name."""
+    """Copies of all weights, by group and name, and of what layers have of their own."""
     return {
         f"{group}/{name}": tensor.clone()
-        for group, sae in trained.saes.items()
-        for name, tensor in sae.state_dict().items()
+        for modules in (trained.saes, trained.adapters)
+        for group, module in modules.items()
+        for name, tensor in module.state_dict().items()
     }
 
 
