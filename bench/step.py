@@ -1,6 +1,7 @@
 """The whole training step of each library, in units of one float32 encoder product of its shape.
 
     python bench/step.py
+    python bench/step.py --device cuda     our step alone, by each of its paths, beside its floor (see paths.py)
 
 The product `x @ W_enc.T` into memory that is there already is timed before and after each step, and
 each step is divided by the mean of its two. All libraries see the same batch, and take turns, so that
@@ -13,15 +14,18 @@ import argparse
 import contextlib
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import paths
 import results
 import torch
 from parts import measure_parts, print_parts
 from steps import Step, contestants
 from torch import Tensor
 from unit import Shape, encoder_product, milliseconds
+
+from groupsae.models import device_name, pick_device
 
 SHAPES = (
     Shape(128, 2048, 16, 512),
@@ -33,21 +37,40 @@ COLUMNS = ("D", "S", "K", "batch", "step of", "ms", "products: median", "quartil
 
 
 def main() -> None:
-    """Print a table of the libraries, then one of the parts of our own step."""
+    """Print a table of the libraries, then one of the parts of our own step; of a device, one of our paths."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--device", type=pick_device, help="measure our paths there, and no other library")
+    parser.add_argument("--shapes", type=Shape.parse, nargs="+", metavar="DxSxKxBATCH")
     parser.add_argument("--json", type=Path, default=Path("runs/bench/step.json"))
     options = parser.parse_args()
     results.set_conditions(options.threads)
     facts = results.conditions()
     results.print_conditions(facts)
+    if options.device:
+        facts |= {"device": device_name(options.device), "float32 products": torch.get_float32_matmul_precision()}
+        print(f"{facts['device']}, float32 products: {facts['float32 products']}\n")
+        rows = on_device(options.device, options.shapes or paths.SHAPES, options.repeats)
+    else:
+        rows = beside_others(options.shapes or SHAPES, options.repeats)
+    results.write(options.json, facts, rows)
+
+
+def on_device(device: torch.device, shapes: Sequence[Shape], repeats: int) -> list[dict[str, object]]:
+    """The rows of the table of our paths on a device."""
+    results.print_header(paths.COLUMNS)
+    return [row for shape in shapes for row in paths.measure_paths(shape, device, repeats)]
+
+
+def beside_others(shapes: Sequence[Shape], repeats: int) -> list[dict[str, object]]:
+    """The rows of the table of the libraries, then those of the parts of our own step."""
     results.print_header(COLUMNS)
-    rows = [row for shape in SHAPES for row in measure(shape, options.repeats)]
+    rows = [row for shape in shapes for row in measure(shape, repeats)]
     print("\nWhat each part of our step costs, in the same unit:\n")
-    parts = [{**shape._asdict(), "parts": measure_parts(shape, options.repeats)} for shape in SHAPES]
+    parts = [{**shape._asdict(), "parts": measure_parts(shape, repeats)} for shape in shapes]
     print_parts(parts)
-    results.write(options.json, facts, [*rows, *parts])
+    return [*rows, *parts]
 
 
 def measure(shape: Shape, repeats: int) -> list[dict[str, object]]:

@@ -30,9 +30,13 @@ def groupsae(shape: Shape, **settings: str) -> Step:
     return lambda x_ND: group.step(x_ND, layers_N, 0.0)
 
 
-def group_in_training(shape: Shape, **settings: str) -> GroupInTraining:
+def group_in_training(
+    shape: Shape,
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+    **settings: str,
+) -> GroupInTraining:
     """A group of one layer, as the trainer would make it."""
-    scales = Scales(("layers.0",), torch.ones(1), torch.zeros(1, shape.d_model))
+    scales = Scales(("layers.0",), torch.ones(1), torch.zeros(1, shape.d_model)).to(device)
     train = TrainConfig(num_tokens=10**9, batch_tokens=shape.batch, **settings)
     return GroupInTraining(scales.hookpoints, scales, shape.d_model, TopKConfig(d_sae=shape.d_sae, k=shape.k), train, 0)
 

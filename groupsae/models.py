@@ -101,6 +101,13 @@ def pick_device(device: str) -> torch.device:
     return picked
 
 
+def device_name(device: torch.device) -> str:
+    """What a device is called: the card's name, or `cpu` and the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device} ({torch.get_num_threads()} threads)"
+
+
 def base_model(model: nn.Module) -> nn.Module:
     """The model without its head: what hookpoints are counted from."""
     return getattr(model, "base_model", model)

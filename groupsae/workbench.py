@@ -11,7 +11,15 @@ from torch import nn
 
 from groupsae.activations.harvest import Harvester
 from groupsae.errors import ConfigError, PartitionError
-from groupsae.models import find_blocks, find_hookpoints, has_weights, load_model, load_model_config, pick_device
+from groupsae.models import (
+    device_name,
+    find_blocks,
+    find_hookpoints,
+    has_weights,
+    load_model,
+    load_model_config,
+    pick_device,
+)
 from groupsae.planning.architecture import Architecture
 from groupsae.progress import say
 from groupsae.records import RunDirectory
@@ -139,13 +147,5 @@ class Workbench:
                 "hookpoints": list(self.hookpoints),
                 "commit": getattr(self.model.config, "_commit_hash", None),
             },
-            device=_device_name(device),
+            device=device_name(device),
         )
-
-
-def _device_name(device: Any) -> str:
-    import torch
-
-    return (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({torch.get_num_threads()} threads)"
-    )

@@ -15,6 +15,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported, which none of the above does
+
 from tiny import save_model, tiny_model, tiny_text
 
 from groupsae import cli

@@ -62,6 +62,25 @@ def test_a_contestant_that_cannot_be_imported_stops_nothing(bench, capsys, monke
     assert "absent: left out, No module named 'absent'" in capsys.readouterr().out
 
 
+def test_our_paths_are_measured_on_a_device_beside_their_floor(bench, capsys):
+    rows = bench("step").on_device(torch.device("cpu"), [bench("unit").Shape.parse("16x64x4x32")], repeats=3)
+    assert {row["path"] for row in rows} == {"sparse", "dense"}
+    assert {row["path"] for row in rows if row["chosen"]} == {"sparse"}
+    assert all(row["step_ms"] > row["floor_ms"] > 0 and row["floors"] > 1 for row in rows)
+    assert capsys.readouterr().out.count("| 16 | 64 | 4 | 32 |") == len(rows)
+
+
+def test_a_path_that_does_not_run_leaves_a_gap_in_the_table(bench, capsys, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("no compiler was found\nand more")
+
+    paths = bench("paths")
+    monkeypatch.setattr(paths.Scattered, "decode", staticmethod(fails))
+    rows = paths.measure_paths(bench("unit").Shape(16, 64, 4, 32), torch.device("cpu"), repeats=2)
+    assert {row["path"] for row in rows} == {"sparse"}
+    assert "dense: left out, no compiler was found |" in capsys.readouterr().out
+
+
 def test_every_part_of_our_step_is_found(bench):
     parts = bench("parts")
     costs = parts.measure_parts(bench("unit").Shape(16, 512, 4, 64), repeats=2)

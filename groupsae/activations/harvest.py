@@ -111,8 +111,9 @@ class Harvester:
 
     def _read(self, rows: Sequence[int]) -> Tensor:
         x_LBTD, out_BT = self._forward_checked(rows)
-        if self.skip_special or out_BT.any():
-            return torch.stack([x[~out_BT] for x in x_LBTD])
+        kept_N = (~out_BT).flatten().nonzero().squeeze(1)
+        if len(kept_N) < out_BT.numel():
+            return torch.stack([x.flatten(0, 1)[kept_N] for x in x_LBTD])
         return torch.stack([x.flatten(0, 1) for x in x_LBTD])
 
     def _read_positions(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -124,7 +125,7 @@ class Harvester:
         """Activations at each hookpoint, and true at positions that are left out: special, or masked."""
         ids_BT = self.rows[rows].to(self.device)
         x_LBTD = self._forward(ids_BT)
-        faulty = [index for index, x in enumerate(x_LBTD) if not _is_finite(x)]
+        faulty = _not_finite_among(x_LBTD)
         if faulty and self.on_nan == "stop":
             raise NumericalError(_not_finite(self.hookpoints[faulty[0]], x_LBTD[faulty[0]], rows))
         out_BT = ~self.rows.keep(ids_BT) if self.skip_special else torch.zeros_like(ids_BT, dtype=torch.bool)
@@ -193,8 +194,10 @@ def _require_readable(rows: TokenRows, model: nn.Module) -> None:
         )
 
 
-def _is_finite(x: Tensor) -> bool:
-    return bool(torch.isfinite(x.sum(dtype=torch.float32))) or bool(torch.isfinite(x).all())
+def _not_finite_among(x_LBTD: Sequence[Tensor]) -> list[int]:
+    """Which hold NaN or infinity; what finite sums show is asked of the device at once."""
+    finite_L = torch.isfinite(torch.stack([x.sum(dtype=torch.float32) for x in x_LBTD])).tolist()
+    return [index for index, finite in enumerate(finite_L) if not (finite or torch.isfinite(x_LBTD[index]).all())]
 
 
 def _not_finite(hookpoint: str, x_BTD: Tensor, rows: Sequence[int]) -> str:

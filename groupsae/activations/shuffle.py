@@ -65,6 +65,7 @@ class Block:
         self.number, self.lanes, self.seed, self.batch_tokens = number, lanes, seed, batch_tokens
         self._x_CMD, self.count = x_CMD, 0
         self._orders: dict[Group, Tensor] = {}
+        self._lanes: dict[Group, Tensor] = {}
         self._deals: dict[str, tuple[Tensor, ...]] = {}
 
     def add(self, x_LND: Tensor, hookpoints: Sequence[str]) -> None:
@@ -96,10 +97,15 @@ class Block:
         layers_N = self._order(group)[tokens_N, turn]
         if group in self.lanes.drawn:
             return self._x_CMD[len(self.lanes.whole) + self.lanes.drawn.index(group), tokens_N], layers_N
-        lanes = [self.lanes.whole.index(name) for name in group]
-        if len(lanes) == 1:
-            return self._x_CMD[lanes[0], tokens_N], layers_N
-        return self._x_CMD[torch.tensor(lanes, device=tokens_N.device)[layers_N], tokens_N], layers_N
+        if len(group) == 1:
+            return self._x_CMD[self.lanes.whole.index(group[0]), tokens_N], layers_N
+        return self._x_CMD[self._lanes_of(group)[layers_N], tokens_N], layers_N
+
+    def _lanes_of(self, group: Group) -> Tensor:
+        if group not in self._lanes:
+            lanes = [self.lanes.whole.index(name) for name in group]
+            self._lanes[group] = torch.tensor(lanes, device=self._x_CMD.device)
+        return self._lanes[group]
 
     def _order(self, group: Group) -> Tensor:
         if group not in self._orders:

@@ -230,7 +230,8 @@ class TrainConfig(Section):
     """A group sees each token at one of its layers, drawn at random, as published; or at all of them, in steps of
     their own, so that a group of m layers needs m times fewer tokens of text."""
     precision: Literal["float32", "bf16"] = "float32"
-    """Precision of the encoder's product; weights, gradients and everything else stay float32."""
+    """Precision of the encoder's product, and of a GPU's other products where it takes the dense path; sums, weights
+    and everything else stay float32."""
     learning_rate: Positive | None = None
     """Adam's rate; without it, 2e-4 / sqrt(d_sae / 2^14)."""
     fit_encoder: bool = False

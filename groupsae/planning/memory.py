@@ -11,8 +11,8 @@ from groupsae.planning.architecture import Architecture
 
 PROCESS_BYTES = 450 * 2**20
 """Python with torch, transformers, a model's class and its tokenizer; measured: 443 MiB resident on Linux."""
-TILE_BYTES = 16 * 2**20
-"""Pre-activations held at once by the sparse encoder; at least one token's."""
+TILE_BYTES, TILE_BYTES_ON_DEVICE = 16 * 2**20, 2**30
+"""Pre-activations held at once by the sparse encoder, on a CPU and on an accelerator; at least one token's."""
 
 DENSE_TENSORS = 8
 """Tensors of all pre-activations alive at once in a step that lists none; measured: 4.2 (relu) to 8.2 (jumprelu)."""
@@ -63,7 +63,8 @@ class Footprint:
     def pre_activation_bytes(self) -> int:
         """Bytes of pre-activations: a tile of one SAE's or, where steps may be dense, all of them several times."""
         whole = self.batch_tokens * self.d_sae * _FLOAT32
-        tile = min(whole, max(TILE_BYTES, self.d_sae * _FLOAT32))
+        most = TILE_BYTES_ON_DEVICE if self.on_device else TILE_BYTES
+        tile = min(whole, max(most, self.d_sae * _FLOAT32))
         return max(tile, DENSE_TENSORS * whole) if self.dense_start else tile
 
 

@@ -12,6 +12,7 @@ import torch
 from groupsae.errors import ConfigError
 from groupsae.grouping.choice import equal
 from groupsae.grouping.matrix import Distances
+from groupsae.models import pick_device
 from groupsae.partition import Partition
 from groupsae.planning.memory import Available, Footprint, require_fits
 from groupsae.planning.pricing import Price, Pricing, Rates, available, union
@@ -256,4 +257,5 @@ def _free(bench: Workbench) -> Available:
     free = available(bench.run.path)
     if not bench.on_device:
         return free
-    return Available(device=torch.cuda.mem_get_info()[0], host=free.host, disk=free.disk)
+    device = pick_device(bench.run.config.model.device)
+    return Available(device=torch.cuda.mem_get_info(device)[0], host=free.host, disk=free.disk)

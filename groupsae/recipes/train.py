@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from groupsae.activations.scale import Scales, measure_scales
@@ -72,6 +73,7 @@ def train(bench: Workbench) -> list[str]:
             progress=advance,
             log=lambda record: _log(logs, record),
             resumed=lambda progress: _tell(checkpoints, progress),
+            chosen=lambda choice: say(f"train: path of the steps: {choice}"),
             stop=stop,
         )
     for name, sae in trained.saes.items():
@@ -201,12 +203,13 @@ def _write_facts(bench: Workbench, trained: Trained, groups: Iterable[Group], sn
         "scales": dict(zip(trained.scales.hookpoints, trained.scales.scale_L.tolist(), strict=True)),
         "snapshots": {str(tokens): files for tokens, files in snapshots.items()},
         "masked_positions": trained.masked,
+        "path": asdict(trained.path),
     }
     bench.run.write_json("train.json", facts)
 
 
 def _log(logs: dict[str, LogFile], record: dict[str, Any]) -> None:
-    how = ("seconds", "micro_batches")
+    how = ("seconds", "micro_batches", "path")
     logs["metrics.jsonl"].append({key: value for key, value in record.items() if key not in how})
     logs["timing.jsonl"].append({key: value for key, value in record.items() if key != "groups"})
     for name, facts in record["groups"].items():

@@ -20,5 +20,14 @@ def auxk_error(sae: SparseAutoencoder, z_ND: Tensor, e_ND: Tensor, dead_S: Tenso
         return e_ND.new_zeros(())
     pre_NZ = sae.bias(own).at(dead).linear(z_ND - sae.b_dec, sae.W_enc[dead])
     values_NA, places_NA = pre_NZ.topk(min(k_aux, len(dead)), dim=1, sorted=False)
-    e_hat_ND = weighted_rows(sae.W_dec[dead], Latents(values_NA, places_NA))
+    e_hat_ND = _decode(sae.W_dec[dead], Latents(values_NA, places_NA), dense=e_ND.device.type != "cpu")
     return min(len(dead) / k_aux, 1.0) * (e_hat_ND - e_ND.detach()).square().sum()
+
+
+def _decode(W_ZD: Tensor, latents: Latents, dense: bool) -> Tensor:
+    """sum_a values[n, a] W[places[n, a]], (N, D).
+
+    k_aux is at least a thirty-second of what can be dead at S = 16 D: by arithmetic too large a share for gathering
+    to pay on a GPU, which has dense products instead (see `groupsae.saes.dense`).
+    """
+    return latents.dense(len(W_ZD)) @ W_ZD if dense else weighted_rows(W_ZD, latents)

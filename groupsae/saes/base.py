@@ -47,7 +47,7 @@ class Latents:
     def activity(self, d_sae: int) -> Activity:
         """What they amount to; no synchronisation with the device."""
         values_NK, active_NK = self.values_NK, self.values_NK > 0
-        none = values_NK.new_tensor(torch.inf)
+        none = values_NK.new_full((), torch.inf)  # filled on the device; `new_tensor` would be copied there
         weakest = torch.where(active_NK, values_NK, none).amin() if values_NK.numel() else none
         return Activity(len(values_NK), active_NK.sum(), weakest, self.fired(d_sae))
 

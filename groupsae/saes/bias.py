@@ -44,13 +44,13 @@ class Bias:
         """The products of these tokens plus their bias, in place."""
         if self.layers_N is None:
             return products_RS.add_(self.rows)
-        return products_RS.addmm_(self._one_hot(), self.rows)
+        return products_RS.addmm_(self.taken_by(len(products_RS)), self.rows)
 
     def linear(self, z_ND: Tensor, W_SD: Tensor) -> Tensor:
         """W z + bias, (N, S), with gradients for all three."""
         if self.layers_N is None:
             return F.linear(z_ND, W_SD, self.rows)
-        return torch.addmm(z_ND @ W_SD.T, self._one_hot(), self.rows)
+        return torch.addmm(z_ND @ W_SD.T, self.taken_by(len(z_ND)), self.rows)
 
     def sums(self, tokens_M: Tensor, latents_M: Tensor, weights_M: Tensor) -> Tensor:
         """For each of its numbers the sum of the weights of the (token, latent) pairs that it was added to."""
@@ -59,5 +59,8 @@ class Bias:
             places_M = places_M + self.layers_N[tokens_M] * self.rows.shape[-1]
         return weights_M.new_zeros(self.rows.numel()).index_add_(0, places_M, weights_M).view_as(self.rows)
 
-    def _one_hot(self) -> Tensor:
+    def taken_by(self, tokens: int) -> Tensor:
+        """How often each of so many tokens takes each row: (N, M) of zeros and ones, or (N, 1) of ones."""
+        if self.layers_N is None:
+            return self.rows.new_ones(tokens, 1)
         return F.one_hot(self.layers_N, len(self.rows)).to(self.rows.dtype)

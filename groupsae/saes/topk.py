@@ -10,10 +10,11 @@ from torch import Tensor
 
 from groupsae.config import TopKConfig
 from groupsae.saes.activation import TopK
+from groupsae.saes.active import Active
 from groupsae.saes.auxk import auxk_error
 from groupsae.saes.base import Latents, Losses, SparseAutoencoder, Whole
 from groupsae.saes.bias import Bias
-from groupsae.saes.sparse import select, squared_error, top_k
+from groupsae.saes.sparse import Transposed, select, squared_error, top_k
 
 
 @final
@@ -31,6 +32,9 @@ class TopKSAE(SparseAutoencoder):
     too. Where fewer than k pre-activations are positive, fewer than k latents fire. A batch without
     variance (one token) has V = sum_t ||z_t||^2.
     """
+
+    path: type[Active] = Transposed
+    """How sums over active latents are computed in training; paths differ in rounding only."""
 
     def __init__(self, d_model: int, config: TopKConfig) -> None:
         super().__init__(d_model, config.width(d_model))
@@ -56,7 +60,15 @@ class TopKSAE(SparseAutoencoder):
         with torch.no_grad():
             latents = self._strongest(z_ND, self.bias(own))
         error, e_ND = squared_error(
-            z_ND, latents.values_NK, latents.indices_NK, self.W_enc, self.bias(own), self.W_dec, self.b_dec
+            z_ND,
+            latents.values_NK,
+            latents.indices_NK,
+            self.W_enc,
+            self.bias(own),
+            self.W_dec,
+            self.b_dec,
+            self.path,
+            self.product_dtype,
         )
         variance = (whole or Whole.of(z_ND)).variance
         auxk = auxk_error(self, z_ND, e_ND, dead_S, own) / variance

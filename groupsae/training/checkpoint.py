@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from groupsae.saes.weights import load_tensors, save_tensors
 from groupsae.storage import describe, storage_errors, within, write_atomically, write_json
 from groupsae.training.group import GroupInTraining
 from groupsae.training.log import LogFile
+from groupsae.training.path import Choice
 
 REMEDY = "Train again with --overwrite."
 DAMAGE = (RunError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -29,11 +30,12 @@ DAMAGE = (RunError, OSError, ValueError, KeyError, TypeError, AttributeError, Re
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training has come, and what it has spent: steps, position in the stream, seconds by part."""
+    """How far training has come, what it has spent (seconds by part), and the path that its steps take."""
 
     step: int
     position: Position
     seconds: dict[str, float]
+    path: Choice = field(default_factory=Choice)
 
 
 class Checkpoints:
@@ -127,7 +129,12 @@ class Checkpoints:
 
     def _restore(self, groups: Sequence[GroupInTraining], step: int) -> Progress:
         manifest = self._read(step)
-        progress = Progress(int(manifest["step"]), Position(**manifest["position"]), dict(manifest["seconds"]))
+        progress = Progress(
+            int(manifest["step"]),
+            Position(**manifest["position"]),
+            dict(manifest["seconds"]),
+            Choice(**manifest.get("path", {})),
+        )
         logs = {log: int(manifest["logs"][log.path.name]) for log in self.logs}
         for group in groups:
             name = _state_name(group, step)

@@ -39,7 +39,9 @@ class Watch:
         )
         faults_N = ~torch.isfinite(z_ND.detach().sum(1))
         faults_G = (faults_N & (layers_N == self.layers_G[:, None])).any(1)
-        fault = torch.cat([self.sums.new_tensor([step + 1, tokens]), faults_G.double()])
+        # Filled on the device: a tensor made of Python's numbers would be copied there, and waited for.
+        where = [self.sums.new_full((1,), number) for number in (step + 1, tokens)]
+        fault = torch.cat([*where, faults_G.double()])
         self.sums[6:] = torch.where((self.sums[6] == 0) & ~sound, fault, self.sums[6:])
         return sound
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -13,6 +12,7 @@ from groupsae.activations.source import ActivationSource, stream
 from groupsae.config import SAEConfig, TrainConfig
 from groupsae.planning.pricing import Rates
 from groupsae.training.group import GroupInTraining
+from groupsae.training.path import now, settle
 
 
 def time_steps(
@@ -31,6 +31,7 @@ def time_steps(
     x_ND = torch.cat(parts)[:wanted]
     scales = measure_scales(source, max(1, len(x_ND)), seed=seed)
     group = GroupInTraining((source.hookpoints[-1],), scales, source.d_model, sae, train, seed)
+    settle([group.sae], len(x_ND))
     layers_N = torch.zeros(len(x_ND), dtype=torch.long, device=source.device)
     step = _median(lambda: group.step(x_ND, layers_N, 0.0), repeats, source.device)
     return Rates(read, step * wanted / len(x_ND), wanted)
@@ -40,9 +41,7 @@ def _median(work: Callable[[], object], repeats: int, device: torch.device) -> f
     work()
     seconds = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = now(device)
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(now(device) - began)
     return statistics.median(seconds)

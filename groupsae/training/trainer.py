@@ -19,6 +19,7 @@ from groupsae.saes.suite import Suite
 from groupsae.training.checkpoint import Checkpoints, Progress
 from groupsae.training.group import GroupInTraining
 from groupsae.training.microbatch import parts_of_steps
+from groupsae.training.path import Choice, settle
 from groupsae.training.warm_start import Start, WarmStart
 
 PARTS = ("language model", "SAE steps", "shuffle buffer", "checkpoints", "other")
@@ -27,7 +28,7 @@ PARTS = ("language model", "SAE steps", "shuffle buffer", "checkpoints", "other"
 
 @dataclass(frozen=True)
 class Trained:
-    """What training gave: an SAE per group, the scales, and where the seconds went (by part, and by group)."""
+    """What training gave: an SAE per group, the scales, where the seconds went (by part, and by group), the path."""
 
     saes: dict[str, SparseAutoencoder]
     scales: Scales
@@ -35,6 +36,7 @@ class Trained:
     adapters: dict[str, Adapter] = field(default_factory=dict)
     masked: int = 0
     """Positions that the stream was read without, because their activations are not finite."""
+    path: Choice = field(default_factory=Choice)
 
     def suite(self, partition: Partition) -> Suite:
         """The suite of one partition whose groups were all trained."""
@@ -123,6 +125,7 @@ def train_groups(
     progress: Callable[[int], None] | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
     resumed: Callable[[Progress], None] | None = None,
+    chosen: Callable[[Choice], None] | None = None,
     stop: Callable[[], int] | None = None,
 ) -> Trained:
     """An SAE for each distinct group, all trained on the same batches.
@@ -148,6 +151,7 @@ def train_groups(
         progress=progress,
         log=log,
         resumed=resumed,
+        chosen=chosen,
         stop=stop,
     )
 
@@ -166,6 +170,7 @@ def train_together(
     progress: Callable[[int], None] | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
     resumed: Callable[[Progress], None] | None = None,
+    chosen: Callable[[Choice], None] | None = None,
     stop: Callable[[], int] | None = None,
 ) -> Trained:
     """An SAE for each trainee, by name, all trained on the same batches.
@@ -174,7 +179,8 @@ def train_together(
     of its layers. Several trainees may be of one group: they see the same, and differ in how they
     start or how long they train. With `checkpoints`, states are saved there every `save_every_tokens`,
     and training goes on from the last one, if there is one (`resumed` is told). `log` gets a record
-    every `log_every_tokens`; `progress` the tokens of each step. Once `stop` gives the number of a
+    every `log_every_tokens`; `progress` the tokens of each step; `chosen` which path steps take, where
+    there was a choice. Once `stop` gives the number of a
     signal, the state is saved after the step and Interrupted raised.
     """
     groups = [trainee.group for trainee in trainees.values()]
@@ -200,10 +206,11 @@ def train_together(
     stream = ShuffledStream(source, num_tokens, lanes, train.batch_tokens, buffer_tokens, seed)
     loop = _Loop(stream, in_training, train, checkpoints, looks, progress, log, stop)
     loop.resume(resumed)
+    loop.settle(chosen)
     loop.run()
     saes = {group.name: group.trained() for group in in_training}
     adapters = {group.name: group.adapter for group in in_training if group.adapter is not None}
-    return Trained(saes, scales, loop.seconds, adapters, loop.position.masked)
+    return Trained(saes, scales, loop.seconds, adapters, loop.position.masked, loop.path)
 
 
 def _require_possible(
@@ -239,6 +246,7 @@ class _Loop:
         self.checkpoints, self.looks, self.progress, self.log = checkpoints, looks, progress, log
         self.stop, self.looking = stop, 0.0
         self.step, self.position = 0, Position()
+        self.path: Choice | None = None
         stream.needed = lambda: [name for group in self._unfinished() for name in group.group]
         self.seconds = dict.fromkeys((*PARTS, *(group.name for group in groups)), 0.0)
 
@@ -246,10 +254,17 @@ class _Loop:
         found = self.checkpoints and self.checkpoints.load(self.groups)
         if found:
             self.step, self.position, self.seconds = found.step, found.position, self.seconds | found.seconds
+            self.path = found.path
             if self.progress:
                 self.progress(found.position.tokens)
             if resumed:
                 resumed(found)
+
+    def settle(self, chosen: Callable[[Choice], None] | None) -> None:
+        before = self.path
+        self.path = settle([group.sae for group in self.groups], self.train.batch_tokens, before)
+        if chosen and self.path != before and (self.path.seconds or self.path.faults):
+            chosen(self.path)
 
     def run(self) -> None:
         began, spent = time.perf_counter(), sum(self._parts())
@@ -308,6 +323,7 @@ class _Loop:
             group.require_finite(self.step)
         record = {"step": self.step, "tokens": self.position.tokens, "seconds": round(sum(self._parts()), 3)}
         record["micro_batches"] = max(group.parts.number for group in self.groups)
+        record["path"] = self.path.name
         record["groups"] = {
             group.name: {"tokens": group.schedule.seen}
             | reading
@@ -324,5 +340,5 @@ class _Loop:
             group.require_finite(self.step)
         if self.checkpoints:
             began = time.perf_counter()
-            self.checkpoints.save(self.groups, Progress(self.step, self.position, self.seconds), snapshots)
+            self.checkpoints.save(self.groups, Progress(self.step, self.position, self.seconds, self.path), snapshots)
             self.seconds["checkpoints"] += time.perf_counter() - began

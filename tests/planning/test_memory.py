@@ -6,8 +6,17 @@ import pytest
 from groupsae.config import PerLayer
 from groupsae.errors import FitError
 from groupsae.planning.architecture import Architecture
-from groupsae.planning.memory import DENSE_TENSORS, TILE_BYTES, Available, Footprint, predict_memory, require_fits
+from groupsae.planning.memory import (
+    DENSE_TENSORS,
+    TILE_BYTES,
+    TILE_BYTES_ON_DEVICE,
+    Available,
+    Footprint,
+    predict_memory,
+    require_fits,
+)
 from groupsae.planning.pricing import Pricing
+from groupsae.saes.sparse import TILE_NUMBERS
 
 MODEL = Architecture(12, 768, 3072, 12, 12, 64, 50304, 2048)
 RUN = Footprint(
@@ -43,7 +52,14 @@ def test_the_parts_follow_from_the_settings():
     assert memory.sae_weights == 6 * RUN.sae_bytes
     assert memory.adam_moments == 12 * RUN.sae_bytes
     assert memory.gradients == RUN.sae_bytes
-    assert memory.pre_activations == TILE_BYTES < 4096 * 12288 * 4
+    assert memory.pre_activations == 4096 * 12288 * 4 < TILE_BYTES_ON_DEVICE
+
+
+def test_a_tile_of_pre_activations_is_what_the_encoder_holds():
+    assert {key: 4 * n for key, n in TILE_NUMBERS.items()} == {"cpu": TILE_BYTES, "cuda": TILE_BYTES_ON_DEVICE}
+    many = replace(RUN, batch_tokens=2**17)
+    assert predict_memory(many).pre_activations == TILE_BYTES_ON_DEVICE
+    assert predict_memory(replace(RUN, on_device=False)).pre_activations == TILE_BYTES
 
 
 def test_the_whole_is_between_what_stays_and_the_sum_of_the_parts():
@@ -60,9 +76,10 @@ def test_more_of_anything_never_needs_less(setting):
 
 
 def test_without_an_accelerator_everything_lies_on_the_host():
-    memory = predict_memory(replace(RUN, on_device=False))
+    run = replace(RUN, batch_tokens=256)  # which either kind takes in one tile
+    memory = predict_memory(replace(run, on_device=False))
     assert memory.device == 0
-    assert memory.host == memory.process + predict_memory(RUN).device
+    assert memory.host == memory.process + predict_memory(run).device
 
 
 def test_disk_holds_the_checkpoints_and_one_more_the_saes_and_the_tokens():

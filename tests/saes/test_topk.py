@@ -4,6 +4,8 @@ from sae_cases import D_MODEL, D_SAE, K_AUX, WEIGHTS, K, copies, dead, naive_los
 
 from groupsae.config import TopKConfig
 from groupsae.errors import ConfigError
+from groupsae.saes import auxk
+from groupsae.saes.base import Latents
 from groupsae.saes.topk import TopKSAE
 
 NONE_DEAD = dead()
@@ -182,6 +184,19 @@ def test_the_auxiliary_loss_is_scaled_by_the_share_of_k_aux_that_is_dead(latents
     e_hat_ND = torch.einsum("na,nad->nd", values, sae.W_dec[chosen])
     unscaled = (e_hat_ND - (z_ND - sae(z_ND))).square().sum() / losses.variance
     torch.testing.assert_close(losses.auxk, share * unscaled.detach())
+
+
+def test_dead_latents_are_decoded_alike_by_gathering_and_by_a_dense_product():
+    random, results = torch.Generator().manual_seed(0), []
+    places_NA = torch.rand(7, 20, generator=random).topk(5).indices
+    start = [torch.randn(*shape, generator=random, dtype=torch.float64) for shape in ((20, 4), (7, 5), (7, 4))]
+    for dense in (False, True):
+        W_ZD, values_NA = (tensor.clone().requires_grad_() for tensor in start[:2])
+        e_hat_ND = auxk._decode(W_ZD, Latents(values_NA, places_NA), dense)
+        (e_hat_ND - start[2]).square().sum().backward()
+        results.append((e_hat_ND, W_ZD.grad, values_NA.grad))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_without_dead_latents_the_auxiliary_loss_is_zero():

@@ -1,8 +1,12 @@
 """What one optimizer step does."""
 
+import traceback
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn.utils import clip_grad_norm_
+from torch.utils._python_dispatch import TorchDispatchMode
 from training_cases import SAE, TRAIN, make_source
 
 from groupsae.activations.scale import measure_scales
@@ -142,6 +146,38 @@ def test_activations_in_half_precision_train_weights_in_float32(dtype):
     group.step(x_ND.to(dtype), layers_N, 0.0)
     assert {parameter.dtype for parameter in group.sae.parameters()} == {torch.float32}
     assert all(torch.isfinite(parameter).all() for parameter in group.sae.parameters())
+
+
+WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "bincount", "unique")
+"""Operations that on a GPU wait for it: a tensor's content becomes Python's or a shape, or Python's a tensor's."""
+
+
+class Waits(TorchDispatchMode):
+    """Notes such operations, each by the file of the package that asks for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation.overloadpacket.__name__
+        by_mask = name == "index" and any(index is not None and index.dtype == torch.bool for index in args[1])
+        if name in WAITING or by_mask:
+            files = [Path(frame.filename) for frame in traceback.extract_stack()]
+            self.seen.append((name, next(file.name for file in reversed(files) if "groupsae" in file.parts[:-1])))
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("every_layer", [False, True])
+def test_a_step_waits_for_the_device_once_to_list_the_dead(every_layer):
+    train = TRAIN.model_copy(update={"layers_per_token": "all" if every_layer else 1})
+    group = make_group(train=train)
+    batches = iter(stream(every_layer=every_layer).batches())
+    group.take(next(batches)[1], 0)
+    with Waits() as waits:
+        group.take(next(batches)[1], 1)
+    on_cpus_only = ("_local_scalar_dense", "optim.py")  # clipping asks there whether it may be left out
+    assert waits.seen == [("nonzero", "auxk.py"), on_cpus_only] * group.turns
 
 
 # ---- what a group takes of the stream

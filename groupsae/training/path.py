@@ -1,0 +1,168 @@
+"""Which path a training's steps take: on a GPU the fastest of those that give the same results, by a short measurement.
+
+Which of them is fastest depends on the sizes N, D, S and K, on the precision, and on the card; and since paths
+round differently, a training that goes on from a checkpoint keeps the path it had. Nothing that is trained, and no
+random state, is touched: the measurement has a batch and a generator of its own, and keeps no gradient.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from groupsae.activations.parts import is_out_of_memory
+from groupsae.saes.base import SparseAutoencoder
+from groupsae.saes.bias import Bias
+from groupsae.saes.paths import DEFINITION, path_named, paths_on
+from groupsae.saes.sparse import squared_error
+from groupsae.saes.topk import TopKSAE
+
+Work = Callable[[], Sequence[Tensor]]
+"""Computes the gradients of the four weights."""
+REPEATS = 5
+TOLERANCE = 0.02
+"""How far a path's gradients may be from the definition's, as a share of their norm: bfloat16 gives less than 0.01."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The path that is taken; what each that was tried takes, in seconds per batch; and why others were left out."""
+
+    name: str = DEFINITION.name
+    seconds: dict[str, float] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        tried = [f"{name} {1e3 * seconds:.2f} ms" for name, seconds in self.seconds.items()]
+        return "; ".join([self.name, *tried, *(f"{name} left out: {why}" for name, why in self.faults.items())])
+
+
+def settle(saes: Sequence[SparseAutoencoder], tokens: int, before: Choice | None = None) -> Choice:
+    """The path of a training whose SAEs are all alike in size, which they take from now on.
+
+    It is the one of `before`, where this machine has it, and else chosen for batches of so many tokens.
+    """
+    choice = before if before and _has(before.name, saes[0].W_dec.device) else choose_path(saes[0], tokens)
+    for sae in saes:
+        if isinstance(sae, TopKSAE):
+            sae.path = path_named(choice.name)
+    return choice
+
+
+def choose_path(sae: SparseAutoencoder, tokens: int) -> Choice:
+    """The choice for batches of so many tokens, on the device that the SAE is on.
+
+    Architectures other than TopK know only one path, and so do CPUs: nothing is measured for them.
+    """
+    device = sae.W_dec.device
+    if not isinstance(sae, TopKSAE) or len(paths_on(device)) == 1:
+        return Choice()
+    try:
+        return fastest(sae, tokens, paths_on(device))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        # Training itself takes a batch in parts then.
+        return Choice(faults={DEFINITION.name: _first_line(error)})
+    finally:
+        torch.cuda.empty_cache()
+
+
+def fastest(sae: TopKSAE, tokens: int, names: Sequence[str], repeats: int = REPEATS) -> Choice:
+    """The fastest of these paths, of which the first is what the others are compared with.
+
+    A path that fails, for want of memory or of a compiler, or gives other gradients, is left out. Where all do,
+    the choice is the definition.
+    """
+    batch = _batch(sae, tokens)
+    works, faults = _sound(sae, names, batch)
+    seconds = _take_turns(works, repeats, sae.W_dec.device)
+    return Choice(min(seconds, key=seconds.__getitem__, default=DEFINITION.name), seconds, faults)
+
+
+def _has(name: str, device: torch.device) -> bool:
+    """Whether a path can be taken on a device."""
+    try:
+        return name in paths_on(device) and bool(path_named(name))
+    except ImportError:
+        return False
+
+
+def _sound(
+    sae: TopKSAE, names: Sequence[str], batch: tuple[Tensor, Tensor, Tensor]
+) -> tuple[dict[str, Work], dict[str, str]]:
+    """The work of each path whose gradients are those of the first, and what is wrong with the others."""
+    works, faults, expected = {}, {}, None
+    for name in names:
+        try:
+            work = _work(sae, name, batch)
+            found = work()
+            distance = _distance(found, expected) if expected else 0.0
+        except Exception as error:  # whatever a kernel's compiler raises must not stop a training that can do without
+            faults[name] = _first_line(error)
+            continue
+        if distance > TOLERANCE:
+            faults[name] = f"its gradients are {distance:.1%} from those of {next(iter(works))}"
+            continue
+        expected, works[name] = expected or found, work
+    return works, faults
+
+
+def _batch(sae: TopKSAE, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch of noise, and its active latents."""
+    device = sae.W_dec.device
+    random = torch.Generator(device).manual_seed(0)
+    z_ND = torch.randn(tokens, sae.d_model, generator=random, device=device) / sae.d_model**0.5
+    with torch.no_grad():
+        latents = sae.encode_sparse(z_ND)
+    return z_ND, latents.values_NK, latents.indices_NK
+
+
+def _work(sae: TopKSAE, name: str, batch: tuple[Tensor, Tensor, Tensor]) -> Work:
+    """What computes, by a path, the gradients of the error of a batch."""
+    path = path_named(name)
+    weights = (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec)
+
+    def work() -> Sequence[Tensor]:
+        error, _ = squared_error(*batch, sae.W_enc, Bias(sae.b_enc), sae.W_dec, sae.b_dec, path, sae.product_dtype)
+        return torch.autograd.grad(error, weights)
+
+    return work
+
+
+def _distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest, over the weights, of the norm of the difference as a share of the norm; infinite for NaN."""
+    shares = [
+        torch.linalg.vector_norm(one - other) / torch.linalg.vector_norm(other).clamp_min(1e-30)
+        for one, other in zip(found, expected, strict=True)
+    ]
+    return torch.stack(shares).nan_to_num(torch.inf).max().item()
+
+
+def _take_turns(works: dict[str, Work], repeats: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of each, after a turn that does not count; all have their turn before any has its next."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats + 1):
+        for name, work in works.items():
+            began = now(device)
+            work()
+            spent = now(device) - began
+            if turn:
+                seconds[name].append(spent)
+    return {name: statistics.median(spent) for name, spent in seconds.items()}
+
+
+def now(device: torch.device) -> float:
+    """Seconds on the clock once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

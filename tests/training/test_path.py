@@ -1,0 +1,211 @@
+"""The path of a training's steps: measured without moving anything, taken by all groups, kept when training goes on."""
+
+import json
+import sys
+
+import pytest
+import torch
+from torch.nn import functional as F
+from training_cases import TRAIN, Stop, equal, last_manifest, make_source, run, stop_after, weights
+
+from groupsae.activations.scale import measure_scales
+from groupsae.config import GatedConfig, TopKConfig
+from groupsae.saes import paths
+from groupsae.saes.base import Losses, Whole
+from groupsae.saes.dense import Scattered
+from groupsae.saes.registry import build_sae
+from groupsae.saes.sparse import Transposed
+from groupsae.training import path as path_module
+from groupsae.training.group import GroupInTraining
+from groupsae.training.path import Choice, choose_path, fastest, settle
+
+CPU = torch.device("cpu")
+
+
+def made(d_sae=24, k=3):
+    sae = build_sae(8, TopKConfig(d_sae=d_sae, k=k))
+    sae.initialise(1)
+    return sae
+
+
+@pytest.fixture
+def two_paths(monkeypatch):
+    """A machine that has two paths, as a GPU has three; what `fastest` is asked is written down, and it says dense."""
+    asked = []
+
+    def says_dense(sae, tokens, names):
+        asked.append((tokens, names))
+        return Choice("dense", {"sparse": 2e-3, "dense": 1e-3})
+
+    monkeypatch.setattr(path_module, "paths_on", lambda device: ("sparse", "dense"))
+    monkeypatch.setattr(path_module, "fastest", says_dense)
+    return asked
+
+
+def test_on_a_cpu_nothing_is_measured(monkeypatch):
+    monkeypatch.setattr(path_module, "fastest", lambda *_: pytest.fail("measured"))
+    assert choose_path(made(), 64) == Choice("sparse")
+    assert paths.paths_on(CPU) == ("sparse",)
+
+
+def test_on_a_gpu_all_paths_are_tried_the_definition_first():
+    assert paths.paths_on(torch.device("cuda")) == ("sparse", "triton", "dense")
+
+
+def test_the_fastest_path_is_chosen(monkeypatch):
+    times = {"sparse": 2e-3, "dense": 1e-3}
+    monkeypatch.setattr(path_module, "_take_turns", lambda works, *_: {name: times[name] for name in works})
+    assert fastest(made(), 16, ("sparse", "dense")) == Choice("dense", times)
+    times["dense"] = 3e-3
+    assert fastest(made(), 16, ("sparse", "dense")).name == "sparse"
+
+
+def test_measuring_changes_neither_weights_nor_gradients_nor_random_states():
+    sae, random = made(), torch.get_rng_state()
+    before = {name: tensor.clone() for name, tensor in sae.state_dict().items()}
+    choice = fastest(sae, 16, ("sparse", "dense"))
+    assert set(choice.seconds) == {"sparse", "dense"} and min(choice.seconds.values()) > 0 and not choice.faults
+    assert equal(before, sae.state_dict())
+    assert all(parameter.grad is None for parameter in sae.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert sae.path is Transposed
+
+
+def fault(monkeypatch, instead):
+    """Let the dense path's decoding be something else."""
+    monkeypatch.setattr(Scattered, "decode", staticmethod(instead))
+
+
+def test_a_path_that_fails_is_left_out_and_said_to_be(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("no compiler was found\nand more")
+
+    fault(monkeypatch, fails)
+    choice = fastest(made(), 16, ("sparse", "dense"))
+    assert choice.name == "sparse" and choice.faults == {"dense": "no compiler was found"}
+    assert str(choice).startswith("sparse; sparse ") and str(choice).endswith("dense left out: no compiler was found")
+
+
+@pytest.mark.parametrize("factor", [1.1, torch.nan])
+def test_a_path_that_gives_other_gradients_is_left_out(monkeypatch, factor):
+    right = Scattered.decode
+    fault(monkeypatch, lambda *arguments: right(*arguments) * factor)
+    choice = fastest(made(), 16, ("sparse", "dense"))
+    assert list(choice.seconds) == ["sparse"] and "its gradients are" in choice.faults["dense"]
+
+
+def test_a_missing_triton_is_no_obstacle(monkeypatch):
+    monkeypatch.setitem(sys.modules, "groupsae.saes.kernels", None)
+    choice = fastest(made(), 16, ("sparse", "triton", "dense"))
+    assert set(choice.seconds) == {"sparse", "dense"} and "groupsae.saes.kernels" in choice.faults["triton"]
+
+
+def test_every_path_failing_for_want_of_memory_leaves_the_definition(monkeypatch):
+    def fails(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory (not really)")
+
+    monkeypatch.setattr(path_module, "squared_error", fails)
+    choice = fastest(made(), 16, ("sparse", "dense"))
+    assert choice.name == "sparse" and not choice.seconds and set(choice.faults) == {"sparse", "dense"}
+    monkeypatch.setattr(path_module, "_batch", fails)
+    monkeypatch.setattr(path_module, "paths_on", lambda device: ("sparse", "dense"))
+    assert choose_path(made(), 16) == Choice("sparse", {}, {"sparse": "CUDA out of memory (not really)"})
+
+
+def test_all_groups_take_the_path_and_it_is_measured_once_and_told(two_paths, monkeypatch):
+    taken, told, records = [], [], []
+    decode = Scattered.decode
+    monkeypatch.setattr(Scattered, "decode", staticmethod(lambda *given: taken.append(1) or decode(*given)))
+    trained = run(chosen=told.append, log=records.append)
+    assert two_paths == [(TRAIN.batch_tokens, ("sparse", "dense"))]
+    assert told == [trained.path] and trained.path.name == "dense"
+    assert {record["path"] for record in records} == {"dense"}
+    assert {sae.path for sae in trained.saes.values()} == {Scattered}
+    assert len(taken) == 2 * records[-1]["step"]
+
+
+def test_architectures_with_one_path_keep_it(two_paths):
+    sae = build_sae(8, GatedConfig(d_sae=24, k=3))
+    assert settle([sae], 16) == Choice("sparse") and not two_paths
+
+
+def test_training_goes_on_by_the_path_it_had_and_as_if_never_stopped(two_paths, tmp_path, monkeypatch):
+    whole = run()
+    with pytest.raises(Stop):
+        run(folder=tmp_path, progress=stop_after(9))
+    assert '"path"' in last_manifest(tmp_path).read_text()
+    monkeypatch.setattr(path_module, "fastest", lambda *_: pytest.fail("measured again"))
+    told = []
+    resumed = run(folder=tmp_path, chosen=told.append)
+    assert resumed.path == whole.path and not told
+    assert equal(weights(resumed), weights(whole))
+
+
+def test_a_path_that_is_not_there_any_more_is_chosen_anew(two_paths, monkeypatch):
+    sae = made()
+    assert settle([sae], 16, Choice("triton")).name == "dense"
+    monkeypatch.setattr(path_module, "paths_on", lambda device: ("sparse", "triton", "dense"))
+    monkeypatch.setitem(sys.modules, "groupsae.saes.kernels", None)
+    assert settle([sae], 16, Choice("triton")).name == "dense"
+    assert len(two_paths) == 2
+
+
+def test_a_run_tells_the_path_once_and_records_it(two_paths, done, call):
+    code, _, err = call("train", done, "--overwrite")
+    assert code == 0
+    assert err.count("path of the steps") == 1
+    assert "train: path of the steps: dense; sparse 2.00 ms; dense 1.00 ms\n" in err
+    facts = json.loads((done / "train.json").read_text())
+    assert facts["path"] == {"name": "dense", "seconds": {"sparse": 2e-3, "dense": 1e-3}, "faults": {}}
+    lines = [json.loads(line) for line in (done / "timing.jsonl").read_text().splitlines()]
+    assert lines and all(line["path"] == "dense" for line in lines)
+    assert '"path"' not in (done / "metrics.jsonl").read_text()
+
+
+def test_a_run_on_a_cpu_says_nothing_of_paths(done, call):
+    code, _, err = call("train", done, "--overwrite")
+    assert code == 0 and "path of the steps" not in err
+    assert json.loads((done / "train.json").read_text())["path"] == {"name": "sparse", "seconds": {}, "faults": {}}
+
+
+# ---- the whole step
+
+
+def naive_losses(sae, z_ND, dead_S, *_):
+    """TopK's losses in plain dense PyTorch, gradients by autograd."""
+    latents = sae.encode_sparse(z_ND)
+    pre_NS = F.linear(z_ND - sae.b_dec, sae.W_enc, sae.b_enc)
+    chosen_NS = torch.zeros_like(pre_NS).scatter(1, latents.indices_NK, 1.0)
+    e_ND = z_ND - (pre_NS.relu() * chosen_NS) @ sae.W_dec - sae.b_dec
+    error, variance = e_ND.square().sum(), Whole.of(z_ND).variance
+    auxk = torch.zeros(())
+    if dead_S.any():
+        kept_NS = pre_NS.masked_fill(~dead_S, -torch.inf)
+        strongest = kept_NS.topk(min(sae.d_model // 2, int(dead_S.sum())))
+        e_hat_ND = torch.zeros_like(pre_NS).scatter(1, strongest.indices, strongest.values) @ sae.W_dec
+        auxk = min(dead_S.sum() / (sae.d_model // 2), 1) * (e_hat_ND - e_ND.detach()).square().sum() / variance
+    total = error / variance + sae.auxk_weight * auxk
+    return Losses(total, error.detach(), variance, auxk.detach(), latents)
+
+
+@pytest.mark.parametrize("name", ["sparse", "dense", "triton"])
+def test_after_twenty_steps_weights_equal_those_of_the_naive_step(name, monkeypatch):
+    if name == "triton":
+        pytest.importorskip("triton")
+        monkeypatch.setattr("groupsae.saes.kernels.SHORTEST", 2)
+    source, group = make_source(), ("layers.0", "layers.2")
+    sae = TopKConfig(d_sae=12, k=2, dead_after_tokens=30)
+    scales = measure_scales(source, 300)
+    fast, naive = (GroupInTraining(group, scales, source.d_model, sae, TRAIN, 0) for _ in range(2))
+    fast.sae.path = paths.path_named(name)
+    monkeypatch.setattr(naive.sae, "losses", lambda *given: naive_losses(naive.sae, *given))
+    x_LND = source.read(range(20))
+    for step in range(20):
+        layers_N = torch.arange(8) % 2
+        x_ND = x_LND[layers_N * 2, 8 * step + torch.arange(8)]
+        for each in (fast, naive):
+            each.step(x_ND, layers_N, step / 20)
+    assert naive.meter.read()["auxk"] > 0
+    for (which, found), expected in zip(fast.sae.named_parameters(), naive.sae.parameters(), strict=True):
+        assert (found - expected).norm() < 1e-5 * expected.norm(), which
+    assert torch.equal(fast.dead.silent_S, naive.dead.silent_S)
