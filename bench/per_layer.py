@@ -4,8 +4,9 @@
 
 Trains the groups of the built-in model with nothing, with each of `group.per_layer`, and with all that fold into the
 weights; and one SAE per layer without and with an absorber. Prints a table: FVU and delta CE, means over layers with
-half the spread over seeds; FLOPs per token that every SAE sees, the language model's share included; and what share
-of the variance an absorber carries, which has no latents. Writes all of it to runs/bench/per_layer.json.
+half the spread over seeds; FLOPs per token that every SAE sees, the language model's share included; what share of
+the variance an absorber carries, which has no latents, and what is left to be explained by latents: 1 - FVU - absorbed.
+Writes all of it to runs/bench/per_layer.json.
 """
 
 from __future__ import annotations
@@ -72,14 +73,14 @@ def absorbed(suite: Suite) -> float:
 
 def print_table(rows: list[dict]) -> None:
     """A row per case, means over seeds with half their spread."""
-    print("\n| SAEs of | per_layer | FVU | worst layer | delta CE | MFLOP per token | absorbed |\n" + "|---" * 7 + "|")
+    print("\n| SAEs of | per_layer | FVU | worst layer | delta CE | MFLOP per token | absorbed | by latents |")
+    print("|---" * 8 + "|")
     for of, own in dict.fromkeys((row["of"], row["own"]) for row in rows):
         some = [row for row in rows if (row["of"], row["own"]) == (of, own)]
-        cells = [
-            f"{mean:.4f} ± {spread:.4f}" for mean, spread in (means(some, key) for key in ("fvu", "worst", "delta_ce"))
-        ]
-        share = means(some, "absorbed")[0]
-        print(f"| {of} | {own} | " + " | ".join(cells) + f" | {some[0]['mflop']:.2f} | {share:.1%} |")
+        found = {key: means(some, key) for key in ("fvu", "worst", "delta_ce", "absorbed")}
+        numbers = " | ".join(f"{mean:.4f} ± {spread:.4f}" for mean, spread in list(found.values())[:3])
+        absorbed, latents = found["absorbed"][0], 1 - found["fvu"][0] - found["absorbed"][0]
+        print(f"| {of} | {own} | {numbers} | {some[0]['mflop']:.2f} | {absorbed:.1%} | {latents:.1%} |")
 
 
 if __name__ == "__main__":
