@@ -19,11 +19,11 @@ from groupsae.saes.active import Active
 from groupsae.saes.bias import Bias
 from groupsae.saes.sparse import Transposed
 
-TILE_NUMBERS = 4096
-"""Numbers of a gathered tile, BLOCK_M rows of BLOCK_D, that one program holds."""
-NUMBERS_PER_WARP = 512
-"""Numbers of a row for which a program has a warp of its own."""
-MOST_WARPS = 8
+ROW_NUMBERS_PER_WARP = 512
+"""Numbers of a row for which a program has another warp, up to `MOST_WARPS`."""
+TILE_NUMBERS_PER_WARP = 1024
+"""Numbers of a gathered tile, BLOCK_M rows of BLOCK_D, that a warp holds: 32 in each of its threads' registers."""
+MOST_WARPS, MOST_ROWS = 8, 16
 SHORTEST = 64
 """Entries of the list that are never divided among programs."""
 
@@ -226,5 +226,6 @@ class Stretches:
 def _tile(width: int) -> dict[str, int]:
     """The sizes with which a kernel is compiled for rows of this width."""
     block = max(16, triton.next_power_of_2(width))
-    warps = min(MOST_WARPS, triton.next_power_of_2(triton.cdiv(block, NUMBERS_PER_WARP)))
-    return {"BLOCK_M": max(1, min(16, TILE_NUMBERS // block)), "BLOCK_D": block, "num_warps": warps}
+    warps = min(MOST_WARPS, triton.cdiv(block, ROW_NUMBERS_PER_WARP))
+    rows = min(MOST_ROWS, max(1, warps * TILE_NUMBERS_PER_WARP // block))
+    return {"BLOCK_M": rows, "BLOCK_D": block, "num_warps": warps}
