@@ -20,6 +20,7 @@ from groupsae.training.group import GroupInTraining
 from groupsae.training.path import Choice, choose_path, fastest, settle
 
 CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def made(d_sae=24, k=3):
@@ -178,7 +179,7 @@ def naive_losses(sae, z_ND, dead_S, *_):
     chosen_NS = torch.zeros_like(pre_NS).scatter(1, latents.indices_NK, 1.0)
     e_ND = z_ND - (pre_NS.relu() * chosen_NS) @ sae.W_dec - sae.b_dec
     error, variance = e_ND.square().sum(), Whole.of(z_ND).variance
-    auxk = torch.zeros(())
+    auxk = z_ND.new_zeros(())
     if dead_S.any():
         kept_NS = pre_NS.masked_fill(~dead_S, -torch.inf)
         strongest = kept_NS.topk(min(sae.d_model // 2, int(dead_S.sum())))
@@ -195,14 +196,15 @@ def test_after_twenty_steps_weights_equal_those_of_the_naive_step(name, monkeypa
         monkeypatch.setattr("groupsae.saes.kernels.SHORTEST", 2)
     source, group = make_source(), ("layers.0", "layers.2")
     sae = TopKConfig(d_sae=12, k=2, dead_after_tokens=30)
-    scales = measure_scales(source, 300)
+    scales = measure_scales(source, 300).to(DEVICE)
     fast, naive = (GroupInTraining(group, scales, source.d_model, sae, TRAIN, 0) for _ in range(2))
     fast.sae.path = paths.path_named(name)
     monkeypatch.setattr(naive.sae, "losses", lambda *given: naive_losses(naive.sae, *given))
-    x_LND = source.read(range(20))
+    x_LND = source.read(range(20)).to(DEVICE)
     for step in range(20):
-        layers_N = torch.arange(8) % 2
-        x_ND = x_LND[layers_N * 2, 8 * step + torch.arange(8)]
+        tokens_N = torch.arange(8, device=DEVICE)
+        layers_N = tokens_N % 2
+        x_ND = x_LND[layers_N * 2, 8 * step + tokens_N]
         for each in (fast, naive):
             each.step(x_ND, layers_N, step / 20)
     assert naive.meter.read()["auxk"] > 0
