@@ -8,7 +8,7 @@ from typing import Any
 from groupsae.errors import RunError
 from groupsae.partition import Group, Partition
 from groupsae.planning.cost import run_cost, sparse_step_flops
-from groupsae.training.trainer import PARTS
+from groupsae.training.loop import PARTS
 from groupsae.workbench import Workbench
 
 EQUAL_FLOPS, EQUAL_TIME = "equal-flops", "equal-time"

@@ -23,7 +23,8 @@ from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.suite import Suite
 from groupsae.storage import digest
 from groupsae.training.checkpoint import Checkpoints
-from groupsae.training.trainer import Looks, Trained, Trainee, train_together
+from groupsae.training.loop import Looks
+from groupsae.training.trainer import Trained, Trainee, train_together
 from groupsae.training.warm_start import WarmStart
 from groupsae.workbench import Workbench
 

@@ -22,8 +22,9 @@ from groupsae.saes.adapter import Adapter, fit_adapters
 from groupsae.saes.suite import ADAPTER_FILE, load_adapter, save_adapter, save_sae, write_suite_index
 from groupsae.training.checkpoint import Checkpoints, Progress
 from groupsae.training.log import LogFile
+from groupsae.training.loop import PARTS
 from groupsae.training.precision import has_bf16
-from groupsae.training.trainer import PARTS, Trained, train_groups
+from groupsae.training.trainer import Trained, train_groups
 from groupsae.training.warm_start import WarmStart
 from groupsae.workbench import ROWS_FILE, Workbench
 

@@ -1,29 +1,26 @@
-"""The loop: one pass over the model trains every group of every partition side by side."""
+"""Training: one pass over the model trains every group of every partition side by side."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from groupsae.activations.scale import Scales, measure_scales
-from groupsae.activations.shuffle import Lanes, Position, ShuffledStream
+from groupsae.activations.shuffle import Lanes, ShuffledStream
 from groupsae.activations.source import ActivationSource
 from groupsae.config import ActivationsConfig, PerLayer, SAEConfig, TopKConfig, TrainConfig
-from groupsae.errors import ConfigError, Interrupted, PartitionError
+from groupsae.errors import ConfigError, PartitionError
 from groupsae.partition import Group, Partition, group_name
 from groupsae.saes.adapter import Adapter, fit_adapters
 from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.suite import Suite
 from groupsae.training.checkpoint import Checkpoints, Progress
 from groupsae.training.group import GroupInTraining
+from groupsae.training.loop import Looks, Loop
 from groupsae.training.microbatch import parts_of_steps
-from groupsae.training.path import Choice, settle
+from groupsae.training.path import Choice
 from groupsae.training.warm_start import Start, WarmStart
-
-PARTS = ("language model", "SAE steps", "shuffle buffer", "checkpoints", "other")
-"""What the seconds of training are divided into."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +52,6 @@ class Trainee:
     train: TrainConfig
     start: Start | None = None
     adapter: Adapter | None = None
-
-
-@dataclass(frozen=True)
-class Looks:
-    """Calls `see` with the tokens so far and all SAEs by name, every `every_tokens` and at the end."""
-
-    every_tokens: int
-    see: Callable[[int, dict[str, SparseAutoencoder]], None]
 
 
 def train(
@@ -204,7 +193,7 @@ def train_together(
     lanes = Lanes.of(groups, every_layer=train.layers_per_token == "all")
     num_tokens = max(group.tokens_needed for group in in_training)
     stream = ShuffledStream(source, num_tokens, lanes, train.batch_tokens, buffer_tokens, seed)
-    loop = _Loop(stream, in_training, train, checkpoints, looks, progress, log, stop)
+    loop = Loop(stream, in_training, train, checkpoints, looks, progress, log, stop)
     loop.resume(resumed)
     loop.settle(chosen)
     loop.run()
@@ -226,119 +215,3 @@ def _require_possible(
             f"buffer_tokens = {buffer_tokens} holds less than one batch of {train.batch_tokens} tokens; raise "
             "buffer_tokens or lower batch_tokens."
         )
-
-
-class _Loop:
-    """Steps through the stream; owns the step count and the seconds spent."""
-
-    def __init__(
-        self,
-        stream: ShuffledStream,
-        groups: list[GroupInTraining],
-        train: TrainConfig,
-        checkpoints: Checkpoints | None,
-        looks: Looks | None,
-        progress: Callable[[int], None] | None,
-        log: Callable[[dict[str, Any]], None] | None,
-        stop: Callable[[], int] | None,
-    ) -> None:
-        self.stream, self.groups, self.train = stream, groups, train
-        self.checkpoints, self.looks, self.progress, self.log = checkpoints, looks, progress, log
-        self.stop, self.looking = stop, 0.0
-        self.step, self.position = 0, Position()
-        self.path: Choice | None = None
-        stream.needed = lambda: [name for group in self._unfinished() for name in group.group]
-        self.seconds = dict.fromkeys((*PARTS, *(group.name for group in groups)), 0.0)
-
-    def resume(self, resumed: Callable[[Progress], None] | None) -> None:
-        found = self.checkpoints and self.checkpoints.load(self.groups)
-        if found:
-            self.step, self.position, self.seconds = found.step, found.position, self.seconds | found.seconds
-            self.path = found.path
-            if self.progress:
-                self.progress(found.position.tokens)
-            if resumed:
-                resumed(found)
-
-    def settle(self, chosen: Callable[[Choice], None] | None) -> None:
-        before = self.path
-        self.path = settle([group.sae for group in self.groups], self.train.batch_tokens, before)
-        if chosen and self.path != before and (self.path.seconds or self.path.faults):
-            chosen(self.path)
-
-    def run(self) -> None:
-        began, spent = time.perf_counter(), sum(self._parts())
-        for position, batch in () if self._ended else self.stream.batches(self.position):
-            for group in self._unfinished():
-                started = time.perf_counter()
-                group.take(batch, self.step)
-                self.seconds[group.name] += time.perf_counter() - started
-            before, self.position, self.step = self.position.tokens, position, self.step + 1
-            if self.progress:
-                self.progress(batch.count)
-            self._account(began, spent)
-            if self.looks and self._due(before, self.looks.every_tokens):
-                self._look(self.looks)
-            if self._due(before, self.train.log_every_tokens):
-                self._log()
-            signal = self.stop() if self.stop else 0
-            wanted = [tokens for tokens in self.train.snapshots if before < tokens <= self.position.tokens]
-            if self._due(before, self.train.save_every_tokens) or wanted or signal:
-                self._save(wanted)
-            if self._ended:
-                break
-            if signal:
-                raise Interrupted(signal, f"Stopped after step {self.step}, at {self.position.tokens:,} tokens.")
-
-    def _look(self, looks: Looks) -> None:
-        started = time.perf_counter()
-        looks.see(self.position.tokens, {group.name: group.sae for group in self.groups})
-        self.looking += time.perf_counter() - started
-
-    def _unfinished(self) -> list[GroupInTraining]:
-        return [group for group in self.groups if not group.finished]
-
-    @property
-    def _ended(self) -> bool:
-        return not self._unfinished()
-
-    def _account(self, began: float, spent: float) -> None:
-        stream, seconds = self.stream, self.seconds
-        seconds["language model"] += stream.read_seconds
-        seconds["shuffle buffer"] += stream.keep_seconds
-        stream.read_seconds = stream.keep_seconds = 0.0
-        seconds["SAE steps"] = sum(seconds[group.name] for group in self.groups)
-        known = sum(seconds[part] for part in PARTS if part != "other") + self.looking
-        seconds["other"] = max(0.0, spent + time.perf_counter() - began - known)
-
-    def _parts(self) -> list[float]:
-        return [self.seconds[part] for part in PARTS]
-
-    def _due(self, before: int, every: int) -> bool:
-        now = self.position.tokens
-        return now // every > before // every or self._ended
-
-    def _log(self) -> None:
-        for group in self.groups:
-            group.require_finite(self.step)
-        record = {"step": self.step, "tokens": self.position.tokens, "seconds": round(sum(self._parts()), 3)}
-        record["micro_batches"] = max(group.parts.number for group in self.groups)
-        record["path"] = self.path.name
-        record["groups"] = {
-            group.name: {"tokens": group.schedule.seen}
-            | reading
-            | group.watch.read()
-            | {"learning_rate": group.optimizer.param_groups[0]["lr"]}
-            for group in self.groups
-            if (reading := group.meter.read())
-        }
-        if self.log:
-            self.log(record)
-
-    def _save(self, snapshots: list[int]) -> None:
-        for group in self.groups:
-            group.require_finite(self.step)
-        if self.checkpoints:
-            began = time.perf_counter()
-            self.checkpoints.save(self.groups, Progress(self.step, self.position, self.seconds, self.path), snapshots)
-            self.seconds["checkpoints"] += time.perf_counter() - began

@@ -24,7 +24,7 @@ from groupsae.activations.scale import measure_scales
 from groupsae.errors import NumericalError, RunError, StorageError
 from groupsae.training import checkpoint
 from groupsae.training.group import GroupInTraining
-from groupsae.training.trainer import PARTS
+from groupsae.training.loop import PARTS
 
 
 @pytest.fixture(scope="module")
