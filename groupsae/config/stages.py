@@ -151,7 +151,9 @@ class GroupConfig(Section):
     per_layer: Names = ("none",)
     """What each layer of a group has of its own: `none`, or some of `affine` (gains per dimension), `bias` (a learned
     encoder bias), `rotation` (onto the group's middle layer), `absorber:R` (its R main directions, carried past the
-    SAE)."""
+    SAE). On two small models `affine`, `bias` and `rotation` together took 1 to 4 % off the FVU of groups, mostly by
+    rotation and bias; an absorber took more, and as much off that of single layers. Without gains and rotation a latent
+    has one direction at all layers of its group."""
 
     @property
     def own(self) -> PerLayer:
