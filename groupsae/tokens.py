@@ -7,6 +7,7 @@ a tokenizer that begins every text with a token of its own gets it at the start 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,10 @@ from groupsae.documents import Document, documents
 from groupsae.errors import RunError, TextError
 
 DOCUMENTS_AT_ONCE = 128
+CHARACTERS_AT_ONCE = 2**20
+"""Longer documents are tokenized in stretches, as a tokenizer needs some hundred bytes for each character."""
+LINES, WORDS = re.compile(r".*\S\n(?=\S)", re.DOTALL), re.compile(r".*\S(?= \S)", re.DOTALL)
+"""As many whole lines, or words, as there are; no run of white space is cut, so tokens are those of the whole text."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +161,9 @@ class _Side:
     def full(self) -> bool:
         return self.count >= self.limit
 
-    def add(self, ids: list[int], document: Document) -> None:
+    def add(self, ids: np.ndarray, document: Document) -> None:
         if len(ids) and not self.full:
-            self.pieces.append(np.asarray(ids, dtype=np.int32))
+            self.pieces.append(ids)
             self.keys.append(_digest(document))
             self.count += len(ids)
 
@@ -185,20 +190,39 @@ def _share_out(train: _Side, held_out: _Side, share: float) -> None:
     full.pieces = [piece for piece, key in pairs if key != chosen]
 
 
-def _tokenized(texts: Iterator[Document], tokenizer: Any) -> Iterator[tuple[Document, list[int]]]:
+def _tokenized(texts: Iterator[Document], tokenizer: Any) -> Iterator[tuple[Document, np.ndarray]]:
     waiting: list[Document] = []
 
-    def flush() -> Iterator[tuple[Document, list[int]]]:
+    def encode(stretches: list[str]) -> list[np.ndarray]:
+        encoded = tokenizer(stretches, add_special_tokens=False, verbose=False)["input_ids"]
+        return [np.asarray(ids, dtype=np.int32) for ids in encoded]
+
+    def flush() -> Iterator[tuple[Document, np.ndarray]]:
         if waiting:
-            encoded = tokenizer([d.text for d in waiting], add_special_tokens=False, verbose=False)["input_ids"]
-            yield from zip(waiting, encoded, strict=True)
+            yield from zip(waiting, encode([document.text for document in waiting]), strict=True)
             waiting.clear()
 
     for document in texts:
+        if len(document.text) > CHARACTERS_AT_ONCE:
+            yield from flush()
+            yield document, np.concatenate([encode([stretch])[0] for stretch in _stretches(document.text)])
+            continue
         waiting.append(document)
         if len(waiting) == DOCUMENTS_AT_ONCE:
             yield from flush()
     yield from flush()
+
+
+def _stretches(text: str) -> Iterator[str]:
+    """The text in stretches that end with a line where they can, else before a space, where tokens end as well."""
+    start = 0
+    while len(text) - start > CHARACTERS_AT_ONCE:
+        most = start + CHARACTERS_AT_ONCE
+        found = LINES.match(text, start, most) or WORDS.match(text, start, most)
+        end = found.end() if found else most
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def _digest(document: Document) -> bytes:

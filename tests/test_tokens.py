@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_text, tiny_tokenizer
 
+from groupsae import tokens
+from groupsae.documents import Document
 from groupsae.errors import RunError, TextError
+from groupsae.models import load_model
 from groupsae.tokens import TokenRows
 
 END, BEGIN = 256, 257
@@ -246,3 +249,29 @@ def test_arrays_that_are_not_rows_are_an_error(tmp_path, train, held_out):
     TokenRows(train, (), 1, TokenRows(held_out, (), 1)).save(tmp_path / "rows.safetensors")
     with pytest.raises(RunError, match="damaged"):
         TokenRows.load(tmp_path / "rows.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("text", "stretches"),
+    [
+        ("ab cd\nef gh ij\nk", ["ab cd\n", "ef gh", " ij\nk"]),
+        ("abcdefghijklmnop", ["abcdefgh", "ijklmnop"]),
+        (" bcdefghi klm", [" bcdefgh", "i klm"]),
+        ("\n\n\n\n\n\n\n\n\n\n", ["\n" * 8, "\n" * 2]),
+    ],
+)
+def test_a_long_document_is_tokenized_in_stretches_that_are_all_of_it(text, stretches, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokens, "CHARACTERS_AT_ONCE", 8)
+    assert list(tokens._stretches(text)) == stretches
+    found = dict(tokens._tokenized(iter([Document("x"), Document(text), Document("y")]), tiny_tokenizer()))
+    assert [tiny_tokenizer().decode(ids) for ids in found.values()] == ["x", text, "y"]
+
+
+def test_stretches_change_no_token_of_a_text_of_lines(monkeypatch):
+    _, tokenizer = load_model("demo")
+    text = Path(tokens.__file__).read_text()
+    ((_, whole),) = tokens._tokenized(iter([Document(text)]), tokenizer)
+    monkeypatch.setattr(tokens, "CHARACTERS_AT_ONCE", 500)
+    ((_, stretched),) = tokens._tokenized(iter([Document(text)]), tokenizer)
+    assert len(list(tokens._stretches(text))) > 10
+    assert np.array_equal(whole, stretched)
