@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from children import spawn, wait
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_rows
 
@@ -19,6 +20,8 @@ from groupsae.training.group import GroupInTraining
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
 
+FRESH = multiprocessing.get_context("forkserver" if sys.platform == "linux" else None)
+FRESH.set_forkserver_preload(["groupsae.training.group", "groupsae.models"])
 D_MODEL, MIB = 8, 2**20
 SAES = {
     "topk": (TopKConfig(d_sae=128, k=64), 2**16),
@@ -36,25 +39,30 @@ def limited(room: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size + room, size + room))
 
 
-def in_child(work, tmp_path, room=None):
-    """What `work` gives in a process of its own, with so much memory, and what that says on stderr."""
+def in_child(work, tmp_path, *arguments, room=None):
+    """What `work` gives in a process of its own, with so much memory, and what that says on stderr.
+
+    The process is forked from one that has done nothing yet: what others have freed would be room beside the limit.
+    """
     file, err = tmp_path / f"{room}.safetensors", tmp_path / f"{room}.err"
-
-    def first():
-        if room:
-            limited(room)
-        save_file(work(), file)
-
-    code = wait(spawn("--version", first=first, err=err))
-    assert code == 0, err.read_text()
+    child = FRESH.Process(target=_write, args=(work, arguments, room, file, err))
+    child.start()
+    child.join(120)
+    assert child.exitcode == 0, err.read_text()
     return load_file(file), err.read_text()
 
 
-def step(architecture):
-    """Two steps on large batches: the state after them, and in how many parts they were taken."""
+def _write(work, arguments, room, file, err):
+    os.dup2(os.open(err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    save_file(work(*arguments, lambda: limited(room) if room else None), file)
+
+
+def step(architecture, limit):
+    """Two steps on large batches within a limit: the state after them, and in how many parts they were taken."""
     sae, tokens = SAES[architecture]
     scales = Scales(("layers.0",), torch.ones(1), torch.zeros(1, D_MODEL))
     group = GroupInTraining(("layers.0",), scales, D_MODEL, sae, TrainConfig(learning_rate=1e-3), 0)
+    limit()
     for seed in range(2):
         z_ND = torch.randn(tokens, D_MODEL, generator=torch.Generator().manual_seed(seed))
         group.step(z_ND, torch.zeros(tokens, dtype=torch.long), 0.0)
@@ -62,9 +70,9 @@ def step(architecture):
 
 
 @pytest.mark.parametrize("architecture", SAES)
-def test_a_step_that_does_not_fit_whole_fits_in_parts_and_gives_the_same(architecture, tmp_path):
-    whole, nothing_said = in_child(lambda: step(architecture), tmp_path)
-    found, said = in_child(lambda: step(architecture), tmp_path, room=100 * MIB)
+def test_a_step_that_does_not_fit_whole_fits_in_parts_and_gives_the_same(architecture, tmp_path, capsys):
+    whole, nothing_said = step(architecture, lambda: None), capsys.readouterr().err
+    found, said = in_child(step, tmp_path, architecture, room=100 * MIB)
     assert whole.pop("parts") == 1 and found.pop("parts") > 1
     assert nothing_said == ""
     assert said == "memory does not hold a training step whole; it is taken in parts from now on\n"
@@ -72,15 +80,17 @@ def test_a_step_that_does_not_fit_whole_fits_in_parts_and_gives_the_same(archite
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5, msg=lambda why, n=name: f"{n}: {why}")
 
 
-def test_a_read_that_does_not_fit_whole_fits_in_parts_and_gives_the_same(tmp_path):
-    """Of one hookpoint, as what is read has to fit in any case."""
+def read(limit):
+    """Many rows at one hookpoint, as what is read has to fit in any case; and in how many parts they were read."""
     model, rows = tiny_model(), tiny_rows(4096, 64)
+    harvester = Harvester(model, rows, residual_stream(model)[-1:], batch_rows=len(rows))
+    harvester.read([0])
+    limit()
+    return {"x": harvester.read(range(len(rows))), "parts": torch.tensor(harvester._parts.number)}
 
-    def read():
-        harvester = Harvester(model, rows, residual_stream(model)[-1:], batch_rows=len(rows))
-        return {"x": harvester.read(range(len(rows))), "parts": torch.tensor(harvester._parts.number)}
 
-    whole, nothing_said = in_child(read, tmp_path)
+def test_a_read_that_does_not_fit_whole_fits_in_parts_and_gives_the_same(tmp_path, capsys):
+    whole, nothing_said = read(lambda: None), capsys.readouterr().err
     found, said = in_child(read, tmp_path, room=120 * MIB)
     assert whole["parts"] == 1 and found["parts"] > 1
     assert nothing_said == ""
