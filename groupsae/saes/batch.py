@@ -15,6 +15,8 @@ from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Who
 from groupsae.saes.bias import Bias
 from groupsae.saes.pre_activations import PreActivations, pre_activations_above
 
+MEMORY = 0.95
+"""Of the mean of thresholds, per step. With SAELens' 0.99 it is that of a hundred steps ago, of larger latents."""
 MARGIN = 0.7
 """Of a batch, what lies above this share of the threshold is listed: nearly always more than is kept."""
 
@@ -85,10 +87,10 @@ class BatchSAE(SparseAutoencoder):
 class BatchThreshold(nn.Module):
     """Keeps the N k strongest latents of N tokens; afterwards, those above the mean of the weakest kept.
 
-        total <- 0.99 total + 0.01 tau      weight <- 0.99 weight + 0.01      threshold = total / weight
+        total <- m total + (1 - m) tau      weight <- m weight + (1 - m)      threshold = total / weight
 
-    tau is a step's weakest kept value. Divided by the weight, which starts at zero too, the mean is that of the
-    steps so far, without bias from the first step on.
+    tau is a step's weakest kept value, m = 0.95 (`MEMORY`). Divided by the weight, which starts at zero too, the
+    mean is that of the steps so far, without bias from the first step on.
     """
 
     def __init__(self, k: int) -> None:
@@ -156,5 +158,5 @@ class BatchThreshold(nn.Module):
     def update(self, weakest: Tensor) -> None:
         """Take note of a step's weakest kept value; a step in which nothing fired, whose is infinite, says nothing."""
         seen = torch.isfinite(weakest)
-        self.total.copy_(torch.where(seen, 0.99 * self.total + 0.01 * weakest, self.total))
-        self.weight.copy_(torch.where(seen, 0.99 * self.weight + 0.01, self.weight))
+        self.total.copy_(torch.where(seen, MEMORY * self.total + (1 - MEMORY) * weakest, self.total))
+        self.weight.copy_(torch.where(seen, MEMORY * self.weight + (1 - MEMORY), self.weight))

@@ -6,6 +6,7 @@ from architecture_cases import AUXK_WEIGHT, BANDWIDTH, WARMUP, WEIGHT, K, random
 from sae_cases import D_MODEL, D_SAE, dead, random_batch
 
 from groupsae.saes.base import Whole
+from groupsae.saes.batch import MEMORY
 
 saes = pytest.importorskip("sae_lens.saes", reason="SAELens is not installed", exc_type=ImportError)
 
@@ -77,7 +78,8 @@ def test_loss_and_gradients_equal_those_of_saelens(architecture):
 def test_the_threshold_is_theirs_without_its_bias(architecture):
     sae, z_ND = random_sae_of(architecture), random_batch()
     peer, _, step_input = peer_of(architecture, sae)
+    peer.cfg.topk_threshold_lr = 1 - MEMORY
     for step in range(4):
         peer.training_forward_pass(step_input(z_ND + step, {}, dead(), step, False))
         sae.after_step(sae.losses(z_ND + step, dead()).latents.activity(D_SAE), 1e-3)
-    torch.testing.assert_close(sae.threshold.value, peer.topk_threshold / (1 - 0.99**4))
+    torch.testing.assert_close(sae.threshold.value, peer.topk_threshold / (1 - MEMORY**4))
