@@ -6,13 +6,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from groupsae.errors import RunError
 from groupsae.interop.layout import Facts, write_suite
 from groupsae.interop.saelens import SAELENS
 from groupsae.interop.sparsify import SPARSIFY
 from groupsae.lock import hold
 from groupsae.records import RunDirectory
-from groupsae.saes.suite import Suite, read_suite_index
+from groupsae.saes.suite import Suite, suite_named
 
 LAYOUTS = {layout.name: layout for layout in (SAELENS, SPARSIFY)}
 
@@ -26,10 +25,7 @@ def export(
     ConfigError for SAEs that the tool cannot hold.
     """
     run.require("train")
-    known = read_suite_index(run.path)
-    name = name or ("groups" if "groups" in known else next(iter(known)))
-    if name not in known:
-        raise RunError(f"{run.path} has no suite {name!r}; it has {', '.join(known)}.")
+    name, _ = suite_named(run.path, name)
     folder = out or run.file(f"exports/{to}/{name}")
     facts = Facts(run.config.model.name, run.config.text.context_length)
     with hold(run.path) if out is None else nullcontext():  # elsewhere, the run is only read

@@ -132,11 +132,7 @@ class Suite:
         Raises RunError if files are missing, damaged, or do not fit their config.
         """
         folder = Path(folder)
-        partitions = read_suite_index(folder)
-        name = name or ("groups" if "groups" in partitions else next(iter(partitions)))
-        if name not in partitions:
-            raise RunError(f"{folder} has no suite {name!r}; it has {', '.join(partitions)}.")
-        partition = partitions[name]
+        _, partition = suite_named(folder, name)
         saes = {group: load_sae(folder / "groups" / group).to(device) for group in partition.names}
         adapters = {}
         for group, name in zip(partition.groups, partition.names, strict=True):
@@ -183,6 +179,18 @@ def read_suite_index(folder: Path) -> dict[str, Partition]:
     if not partitions:
         raise RunError(f"{file} is damaged: it names no suite. {REMEDY}")
     return partitions
+
+
+def suite_named(folder: Path, name: str | None = None) -> tuple[str, Partition]:
+    """The name and partition of one suite in a folder: that of groups where none is named and it has one.
+
+    Raises RunError for a name that it does not have.
+    """
+    partitions = read_suite_index(folder)
+    name = name or ("groups" if "groups" in partitions else next(iter(partitions)))
+    if name not in partitions:
+        raise RunError(f"{folder} has no suite {name!r}; it has {', '.join(partitions)}.")
+    return name, partitions[name]
 
 
 def _require_folders(folder: Path, partition: Partition) -> None:
