@@ -151,5 +151,6 @@ class SyntheticSource:
         latents_NF = torch.zeros(self.row_tokens, self._directions_LFD.shape[1])
         chosen_NK = torch.rand(latents_NF.shape, generator=random).topk(self._active).indices
         latents_NF.scatter_(1, chosen_NK, torch.rand(chosen_NK.shape, generator=random) + 0.5)
-        x_LND = torch.einsum("nf,lfd->lnd", latents_NF, self._directions_LFD)
+        # One product per layer: what a layer reads must not depend on which others are read with it.
+        x_LND = torch.stack([latents_NF @ directions_FD for directions_FD in self._directions_LFD])
         return self._scale_L[:, None, None] * x_LND + self._mean_LD[:, None]
