@@ -41,7 +41,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     bed, rows = Bed(load_config(options.config), options.out / "bed", 2 * options.tokens), []
     scales = measure_scales(
-        bed.source, bed.config.train.scale_tokens, centre=bed.config.train.centre, seed=options.seed
+        bed.source, bed.config.train.scale_tokens, center=bed.config.train.center, seed=options.seed
     )
     for architecture in options.architectures:
         do = Spender(bed, scales, options.seed, as_architecture(bed.config.sae, architecture))

@@ -88,7 +88,7 @@ class Spender:
         )
         return trained.suite(partition)
 
-    def specialised(self, flops: float, per_token: str | int = 1, own: PerLayer = NOTHING) -> Suite:
+    def specialized(self, flops: float, per_token: str | int = 1, own: PerLayer = NOTHING) -> Suite:
         """Groups, then each layer from its group's SAE."""
         groups = self.train(self.bed.groups, FIRST_SHARE * flops, per_token=per_token, own=own)
         return self.train(self.bed.layers, (1 - FIRST_SHARE) * flops, start=WarmStart(groups, "group"))
@@ -115,9 +115,9 @@ PLANS: dict[str, Callable[[Spender, float], Suite]] = {
     "groups, rotation": lambda do, flops: do.train(do.bed.groups, flops, own=PerLayer(rotation=True)),
     "groups, absorber:4": lambda do, flops: do.train(do.bed.groups, flops, own=PerLayer(absorber=4)),
     "per layer, absorber:4": lambda do, flops: do.train(do.bed.layers, flops, own=PerLayer(absorber=4)),
-    "groups, then per layer": Spender.specialised,
-    "groups of every layer, then per layer": lambda do, flops: do.specialised(flops, "all"),
-    "groups of every layer, bias + rotation, then per layer": lambda do, flops: do.specialised(
+    "groups, then per layer": Spender.specialized,
+    "groups of every layer, then per layer": lambda do, flops: do.specialized(flops, "all"),
+    "groups of every layer, bias + rotation, then per layer": lambda do, flops: do.specialized(
         flops, "all", PerLayer(bias=True, rotation=True)
     ),
     "alternate layers, then backward": Spender.alternate,
@@ -148,7 +148,7 @@ def main() -> None:
     if file.exists():
         rows = {(row["plan"], row["tokens"], row["seed"]): row for row in json.loads(file.read_text())}
     for seed in options.seeds:
-        scales = measure_scales(bed.source, bed.config.train.scale_tokens, centre=bed.config.train.centre, seed=seed)
+        scales = measure_scales(bed.source, bed.config.train.scale_tokens, center=bed.config.train.center, seed=seed)
         for tokens in options.tokens:
             for name in options.plans:
                 suite = PLANS[name](Spender(bed, scales, seed), tokens * one)

@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from task import Task, ordered_ids, read_source, require_same, suite_of
 
 from groupsae.config import TrainConfig
-from groupsae.grouping.choice import group_layers
-from groupsae.grouping.metrics import measure_distances
+from groupsae.grouping.choose import group_layers
+from groupsae.grouping.measure import measure_distances
 from groupsae.partition import Partition
 from groupsae.saes.suite import Suite
 from groupsae.training.trainer import train
@@ -73,7 +73,7 @@ class OneSAEPerLayer(Contender):
             batch_tokens=task.batch_tokens,
             learning_rate=self.rate,
             scale_tokens=task.scale_tokens,
-            fit_encoder=True,
+            rescale_encoder_init=True,
             warmup_share=0.05,
             **settings,
         )

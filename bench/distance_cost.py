@@ -17,7 +17,7 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXModel
 
 from groupsae.grouping.angular import _summed_angles
-from groupsae.grouping.moments import Centring, _sum_over_tokens, token_blocks
+from groupsae.grouping.moments import Centering, _sum_over_tokens, token_blocks
 
 LAYERS, WIDTH, RUN, ROWS, LENGTH = 32, 2048, 4, 2, 256
 
@@ -43,8 +43,8 @@ def main() -> None:
     ids = torch.randint(512, (ROWS, LENGTH))
     forward = median_seconds(lambda: model(ids, use_cache=False)) * LAYERS / RUN
     x_LND = torch.randn(LAYERS, ROWS * LENGTH, WIDTH)
-    centre = Centring(torch.zeros(LAYERS, WIDTH, dtype=torch.float64), x_LND.device)
-    angles = median_seconds(lambda: _summed_angles(x_LND, centre))
+    center = Centering(torch.zeros(LAYERS, WIDTH, dtype=torch.float64), x_LND.device)
+    angles = median_seconds(lambda: _summed_angles(x_LND, center))
     means = median_seconds(lambda: [_sum_over_tokens(block) for block in token_blocks(x_LND)])
     print(f"{LAYERS} layers of width {WIDTH}, {ROWS * LENGTH} tokens, {torch.get_num_threads()} threads")
     print(f"language model, forward   {forward:7.3f} s")

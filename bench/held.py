@@ -18,10 +18,10 @@ from groupsae.evaluation.reconstruction import evaluate_reconstructions
 from groupsae.partition import Partition
 from groupsae.progress import bar
 from groupsae.recipes import run_stage
+from groupsae.recipes.context import RunContext
 from groupsae.recipes.group import read_groups
 from groupsae.records import RunDirectory
 from groupsae.saes.suite import Suite
-from groupsae.workbench import Workbench
 
 
 class HeldActivations:
@@ -60,7 +60,7 @@ class Bed:
         run = RunDirectory.at(folder, config)
         for stage in ("tokens", "distances", "group"):
             run_stage(run, stage)
-        self.config, self.bench = config, Workbench(run)
+        self.config, self.bench = config, RunContext(run)
         self.source = HeldActivations(self.bench.source, -(-num_tokens // self.bench.source.row_tokens))
         self.held_out = self.bench.source.held_out()
         self.groups = read_groups(run.read_json("partition.json")["choice"]["groups"])

@@ -20,8 +20,8 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 from unit import Shape, encoder_product, milliseconds
 
-from groupsae.training import group as group_module
-from groupsae.training.group import GroupInTraining
+from groupsae.training import group_trainer as group_module
+from groupsae.training.group_trainer import GroupTrainer
 
 OPERATIONS = {
     "product": ("addmm", "mm", "matmul", "linear", "_addmm_activation"),
@@ -78,14 +78,14 @@ def print_parts(rows: Sequence[dict[str, Any]]) -> None:
 
 
 @contextlib.contextmanager
-def spans(group: GroupInTraining) -> Iterator[None]:
-    """Names the parts of `GroupInTraining.step` that are calls of their own, for the profiler to see."""
+def spans(group: GroupTrainer) -> Iterator[None]:
+    """Names the parts of `GroupTrainer.step` that are calls of their own, for the profiler to see."""
     calls = (
-        ("gather and scale", type(group.scales), "normalise"),
+        ("gather and scale", type(group.scales), "normalize"),
         ("clip", group_module, "clip"),
         ("projection", group.sae, "project_decoder_gradient"),
         ("Adam", group.optimizer, "step"),
-        ("unit norm", group.sae, "normalise_decoder"),
+        ("unit norm", group.sae, "normalize_decoder"),
         ("dead", group.dead, "update"),
         ("watch", group.watch, "look"),
         ("meter", group.meter, "add"),

@@ -19,10 +19,10 @@ from steps import group_in_training
 from torch import Tensor
 from unit import Shape, encoder_product, milliseconds
 
-from groupsae.saes.dense import Scattered
+from groupsae.saes.dense import DenseKernel
 from groupsae.saes.paths import path_named, paths_on
-from groupsae.saes.sparse import Transposed
-from groupsae.training.path import choose_path
+from groupsae.saes.sparse import GatherKernel
+from groupsae.training.kernel_choice import choose_path
 from groupsae.training.precision import has_bf16
 
 SHAPES = tuple(Shape(width, 16 * width, k, 4096) for width in (768, 2048) for k in (32, 64, 128))
@@ -56,7 +56,7 @@ def _steps(
 ) -> tuple[dict[str, Callable[[], None]], str, dict[str, str]]:
     """A step by each path that runs, which of them training would choose, and what is wrong with the others."""
     steps, faults = {}, {}
-    for name in dict.fromkeys((*paths_on(device), Transposed.name, Scattered.name)):
+    for name in dict.fromkeys((*paths_on(device), GatherKernel.name, DenseKernel.name)):
         group = group_in_training(shape, device, precision=precision)
         layers_N = torch.zeros(shape.batch, dtype=torch.long, device=device)
         try:

@@ -49,7 +49,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     bed, rows = Bed(load_config(options.config), options.out / "bed", 2 * options.tokens), []
     for seed in options.seeds:
-        scales = measure_scales(bed.source, bed.config.train.scale_tokens, centre=bed.config.train.centre, seed=seed)
+        scales = measure_scales(bed.source, bed.config.train.scale_tokens, center=bed.config.train.center, seed=seed)
         for of, own in CASES:
             partition = getattr(bed, of)
             suite = Spender(bed, scales, seed).train_on(options.tokens, partition, own=own)

@@ -14,7 +14,7 @@ from unit import Shape
 
 from groupsae.activations.scale import Scales
 from groupsae.config import TopKConfig, TrainConfig
-from groupsae.training.group import GroupInTraining
+from groupsae.training.group_trainer import GroupTrainer
 
 Step = Callable[[Tensor], object]
 """Trains on a batch x_ND."""
@@ -34,11 +34,11 @@ def group_in_training(
     shape: Shape,
     device: torch.device = torch.device("cpu"),  # noqa: B008
     **settings: str,
-) -> GroupInTraining:
+) -> GroupTrainer:
     """A group of one layer, as the trainer would make it."""
     scales = Scales(("layers.0",), torch.ones(1), torch.zeros(1, shape.d_model)).to(device)
     train = TrainConfig(num_tokens=10**9, batch_tokens=shape.batch, **settings)
-    return GroupInTraining(scales.hookpoints, scales, shape.d_model, TopKConfig(d_sae=shape.d_sae, k=shape.k), train, 0)
+    return GroupTrainer(scales.hookpoints, scales, shape.d_model, TopKConfig(d_sae=shape.d_sae, k=shape.k), train, 0)
 
 
 def sparsify_adam(shape: Shape) -> Step:

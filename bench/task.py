@@ -18,7 +18,7 @@ from groupsae.models import find_hookpoints, load_model
 from groupsae.partition import Partition, group_name
 from groupsae.saes.registry import build_sae
 from groupsae.saes.suite import BoundSAE, Suite
-from groupsae.tokens import TokenRows
+from groupsae.text.tokens import TokenRows
 
 
 @dataclass(frozen=True)

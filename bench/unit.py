@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from groupsae.training.path import now
+from groupsae.training.kernel_choice import now
 
 
 class Shape(NamedTuple):

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from groupsae.evaluation.losses import evaluate_losses as evaluate_losses
     from groupsae.evaluation.reconstruction import evaluate_reconstruction as evaluate_reconstruction
     from groupsae.grouping.angular import angular_distances as angular_distances
-    from groupsae.grouping.choice import group_layers as group_layers
-    from groupsae.grouping.matrix import Distances as Distances
-    from groupsae.grouping.metrics import measure_distances as measure_distances
+    from groupsae.grouping.choose import group_layers as group_layers
+    from groupsae.grouping.distances import Distances as Distances
+    from groupsae.grouping.measure import measure_distances as measure_distances
     from groupsae.interop.saelens import export_saelens as export_saelens
     from groupsae.interop.sparsify import export_sparsify as export_sparsify
     from groupsae.models import find_hookpoints as find_hookpoints
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from groupsae.partition import Partition as Partition
     from groupsae.planning.cost import paper_cost as paper_cost
     from groupsae.saes.suite import Suite as Suite
-    from groupsae.tokens import TokenRows as TokenRows
+    from groupsae.text.tokens import TokenRows as TokenRows
     from groupsae.training.trainer import train as train
     from groupsae.training.warm_start import WarmStart as WarmStart
 
 _HOMES = {
     "BatchTopKConfig": "config",
-    "Distances": "grouping.matrix",
+    "Distances": "grouping.distances",
     "GatedConfig": "config",
     "GroupsaeError": "errors",
     "Harvester": "activations.harvest",
@@ -53,7 +53,7 @@ _HOMES = {
     "RunConfig": "config",
     "Scales": "activations.scale",
     "Suite": "saes.suite",
-    "TokenRows": "tokens",
+    "TokenRows": "text.tokens",
     "TopKConfig": "config",
     "TrainConfig": "config",
     "WarmStart": "training.warm_start",
@@ -63,10 +63,10 @@ _HOMES = {
     "export_saelens": "interop.saelens",
     "export_sparsify": "interop.sparsify",
     "find_hookpoints": "models",
-    "group_layers": "grouping.choice",
+    "group_layers": "grouping.choose",
     "load_config": "config",
     "load_model": "models",
-    "measure_distances": "grouping.metrics",
+    "measure_distances": "grouping.measure",
     "measure_scales": "activations.scale",
     "paper_cost": "planning.cost",
     "residual_stream": "models",

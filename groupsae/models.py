@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from groupsae.errors import HookpointError, ModelError, NumericalError
 from groupsae.hookpoints import expand, natural_key
 
-DEMO_MODEL = Path(__file__).parent / "demo" / "model"
+DEMO_MODEL = Path(__file__).parent / "text" / "demo" / "model"
 
 
 def load_model(

@@ -75,7 +75,7 @@ def test_a_path_that_does_not_run_leaves_a_gap_in_the_table(bench, capsys, monke
         raise RuntimeError("no compiler was found\nand more")
 
     paths = bench("paths")
-    monkeypatch.setattr(paths.Scattered, "decode", staticmethod(fails))
+    monkeypatch.setattr(paths.DenseKernel, "decode", staticmethod(fails))
     rows = paths.measure_paths(bench("unit").Shape(16, 64, 4, 32), torch.device("cpu"), repeats=2)
     assert {row["path"] for row in rows} == {"sparse"}
     assert "dense: left out, no compiler was found |" in capsys.readouterr().out

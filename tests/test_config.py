@@ -22,7 +22,7 @@ from groupsae.config import (
     load_config,
 )
 from groupsae.errors import ConfigError
-from groupsae.grouping.choice import METHODS
+from groupsae.grouping.choose import METHODS
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 ODD = RunConfig(
@@ -31,7 +31,7 @@ ODD = RunConfig(
     text=TextConfig(source=("a b.txt", 'quo"ted', "back\\slash", "new\nline", "hf:ünï/code"), field="the text"),
     activations=ActivationsConfig(hookpoints=("layers.*.mlp", "residual")),
     sae=TopKConfig(d_sae=77, k=5, auxk_weight=1e-20),
-    train=TrainConfig(learning_rate=1e-3, centre=False, num_tokens=10**12),
+    train=TrainConfig(learning_rate=1e-3, center=False, num_tokens=10**12),
 )
 
 
@@ -97,7 +97,7 @@ def test_a_config_is_named_after_its_file(tmp_path):
         ('[train]\nnum_tokens = "many"', "num_tokens: .*valid integer, given 'many'"),
         ('[train]\nnum_tokens = "5"', "num_tokens: .*valid integer, given '5'"),
         ("[sae]\nk = true", "k: .*valid integer, given True"),
-        ("[train]\ncentre = 1", "centre: .*valid boolean, given 1"),
+        ("[train]\ncenter = 1", "center: .*valid boolean, given 1"),
         ("[train]\nlearning_rate = nan", "learning_rate: "),
         ("[train]\nlearning_rate = true", "learning_rate: .*valid number"),
         ("[sae]\nauxk_weight = inf", "auxk_weight: "),
@@ -191,7 +191,7 @@ def test_two_rules_for_one_choice_are_an_error():
 
 def test_differing_keys_are_named_with_both_values():
     other = ODD.model_copy(update={"seed": 8, "train": TrainConfig(learning_rate=1e-3, num_tokens=10**12)})
-    assert differing_keys(ODD, other) == ["seed: 7 -> 8", "train.centre: False -> True"]
+    assert differing_keys(ODD, other) == ["seed: 7 -> 8", "train.center: False -> True"]
     assert differing_keys(ODD, ODD) == []
 
 
@@ -211,6 +211,6 @@ def test_another_architecture_keeps_what_both_have():
 
 
 def test_an_encoder_is_not_fitted_where_that_spoils_the_thresholds():
-    with pytest.raises(ConfigError, match=r"fit_encoder.*jumprelu"):
-        RunConfig(train={"fit_encoder": True}, sae={"architecture": "jumprelu"})
-    assert RunConfig(train={"fit_encoder": True}, sae={"architecture": "batchtopk"}).train.fit_encoder
+    with pytest.raises(ConfigError, match=r"rescale_encoder_init.*jumprelu"):
+        RunConfig(train={"rescale_encoder_init": True}, sae={"architecture": "jumprelu"})
+    assert RunConfig(train={"rescale_encoder_init": True}, sae={"architecture": "batchtopk"}).train.rescale_encoder_init

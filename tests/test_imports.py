@@ -26,20 +26,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lock": {"errors", "storage"},
     "interrupt": {"errors"},
     "records": {"errors", "config", "storage", "lock"},
-    "demo": set(),
-    "models": VALUES,
-    "documents": {*VALUES, "demo"},
-    "tokens": {*VALUES, "documents"},
-    "activations": {*VALUES, "progress", "models", "tokens"},
+    "oom": {"errors", "progress"},
+    "text": VALUES,
+    "models": {*VALUES, "text"},
+    "activations": {*VALUES, "progress", "oom", "models", "text"},
     "grouping": {*VALUES, "activations"},
     "saes": {*VALUES, "activations"},
     "planning": {*VALUES, "activations", "grouping"},
-    "training": {*VALUES, "activations", "saes", "planning"},  # timing measures the Rates that planning reckons with
-    "evaluation": {*VALUES, "models", "tokens", "activations", "saes"},
+    "training": {
+        *VALUES,
+        "oom",
+        "activations",
+        "saes",
+        "planning",
+    },  # timing measures the Rates that planning reckons with
+    "evaluation": {*VALUES, "oom", "models", "text", "activations", "saes"},
     "report": {*VALUES},
     "interop": {*VALUES, "activations", "saes"},
     "tables": {*VALUES, "report"},
-    "workbench": {*VALUES, "progress", "models", "tokens", "activations", "planning"},
 }
 """Which parts of the package each part may import. Only `recipes` and `cli` see all of it."""
 TOPMOST = {"recipes": {"cli"}, "cli": {"__main__"}, "__main__": set()}
@@ -123,14 +127,14 @@ def test_the_table_names_parts_that_exist_or_are_planned():
 @pytest.mark.parametrize(
     ("where", "never"),
     [
-        ("saes", {"groupsae.models", "groupsae.tokens", "groupsae.documents", "transformers", "tokenizers"}),
+        ("saes", {"groupsae.models", "groupsae.text.tokens", "groupsae.text.documents", "transformers", "tokenizers"}),
         ("report", {"torch", "transformers", "safetensors.torch"}),
         ("config", {"torch", "transformers"}),
         ("partition", {"torch", "transformers"}),
         ("records", {"torch", "transformers"}),
         ("evaluation", {"groupsae.training.trainer", "groupsae.training"}),
-        ("training", {"groupsae.evaluation", "groupsae.models", "groupsae.tokens", "transformers"}),
-        ("grouping", {"groupsae.models", "groupsae.tokens", "transformers"}),
+        ("training", {"groupsae.evaluation", "groupsae.models", "groupsae.text.tokens", "transformers"}),
+        ("grouping", {"groupsae.models", "groupsae.text.tokens", "transformers"}),
         ("planning", {"transformers"}),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from groupsae.saes.suite import Suite
-from groupsae.training.group import GroupInTraining
+from groupsae.training.group_trainer import GroupTrainer
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def weights_of(run):
 
 
 def test_an_interrupted_training_goes_on_to_the_same_biases(trained, call, monkeypatch):
-    whole, step = trained("whole"), GroupInTraining.step
+    whole, step = trained("whole"), GroupTrainer.step
 
     def interrupted(self, x_ND, layers_N, progress, number):
         if number == 5:
@@ -46,7 +46,7 @@ def test_an_interrupted_training_goes_on_to_the_same_biases(trained, call, monke
         step(self, x_ND, layers_N, progress, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(GroupInTraining, "step", interrupted)
+        patch.setattr(GroupTrainer, "step", interrupted)
         halves = trained("halves", code=130)
     code, _, err = call("train", halves)
     assert code == 0 and "going on from step" in err, err
@@ -61,8 +61,8 @@ def test_layers_start_from_their_group_with_their_own_bias_in_their_sae(trained,
     code, _, err = call("transfer", run, "--from", run, "--direction", "group", "--num-tokens", 64)
     assert code == 0, err
     shared = max(Suite.load(run).partition.groups, key=len)
-    specialised = Suite.load(run.parent / "biased-group")
-    assert len({specialised[name].sae.b_enc.sum().item() for name in shared}) == len(shared)
+    specialized = Suite.load(run.parent / "biased-group")
+    assert len({specialized[name].sae.b_enc.sum().item() for name in shared}) == len(shared)
 
 
 @pytest.mark.parametrize(

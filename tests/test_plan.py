@@ -29,7 +29,7 @@ def refused(call, run, *flags):
 
 def test_every_number_of_groups_is_priced_by_every_method(done, call):
     plan = plan_of(call, done)
-    assert set(plan["methods"]) == {"optimal", "complete", "legacy", "equal"}
+    assert set(plan["methods"]) == {"optimal", "complete", "published", "equal"}
     for rows in plan["methods"].values():
         assert [row["num_groups"] for row in rows] == [1, 2, 3]
         totals = [row["total_flops"]["own"] for row in rows]

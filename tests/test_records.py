@@ -81,7 +81,7 @@ FULL_DISK = """
     from groupsae.records import RunDirectory
     from groupsae.config import RunConfig
     from safetensors.torch import save_file
-    from groupsae.tokens import TokenRows
+    from groupsae.text.tokens import TokenRows
 
     rows = TokenRows(numpy.zeros((1000, 8), numpy.uint16), (), 1, TokenRows(numpy.zeros((10, 8), numpy.uint16)))
     run = RunDirectory(Path(sys.argv[1]), RunConfig())

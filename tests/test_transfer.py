@@ -49,7 +49,7 @@ def test_transfer_makes_a_run_beside_its_source_and_shows_where_its_saes_come_fr
     assert "not there yet" not in (run / "report" / "index.html").read_text().lower()
 
 
-def test_transfer_of_a_run_directory_specialises_its_groups_beside_it(done, call):
+def test_transfer_of_a_run_directory_specializes_its_groups_beside_it(done, call):
     code, out, err = call("transfer", done, "--from", done, "--direction", "group", "--num-tokens", 64, "--json")
     assert code == 0, err
     saes = json.loads(out)["saes"]
@@ -145,10 +145,10 @@ def test_the_experiment_gives_looks_controls_matrix_and_budgets(here, experiment
     assert {(source, layer) for source, row in record["zero_shot"].items() for layer in row} == {
         (source, layer) for source in LAYERS for layer in LAYERS
     }
-    assert [row["key"] for row in record["budgets"]] == ["base", "groups", "specialised", "equal-flops", "equal-time"]
-    specialised, equal_flops, equal_time = record["budgets"][2:]
-    assert equal_flops["flops"] == pytest.approx(specialised["flops"], rel=0.01)
-    assert equal_time["seconds"] == pytest.approx(specialised["seconds"], rel=0.01)
+    assert [row["key"] for row in record["budgets"]] == ["base", "groups", "specialized", "equal-flops", "equal-time"]
+    specialized, equal_flops, equal_time = record["budgets"][2:]
+    assert equal_flops["flops"] == pytest.approx(specialized["flops"], rel=0.01)
+    assert equal_time["seconds"] == pytest.approx(specialized["seconds"], rel=0.01)
     done = here / "runs" / "tiny"
     page = (done / "report" / "transfer.html").read_text()
     assert page.count("<svg") == 2 and "https://" not in page

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from groupsae.tokens import TokenRows
+from groupsae.text.tokens import TokenRows
 
 FAMILIES = ("gpt_neox", "gpt2", "llama", "gptj")
 BLOCKS_NAME = {"gpt_neox": "layers", "gpt2": "h", "llama": "layers", "gptj": "h"}

@@ -1,6 +1,6 @@
 """Train the built-in language model: a small GPT-NeoX on this machine's Python standard library.
 
-    python tools/train_demo_lm.py --out groupsae/demo/model --tokens 20_000_000
+    python tools/train_demo_lm.py --out groupsae/text/demo/model --tokens 20_000_000
 
 Writes weights (float16 safetensors), tokenizer and card.json (what it was trained on, how long,
 and what it can do) into one folder that `groupsae.load_model` reads.
@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from groupsae.demo.text import standard_library_files
+from groupsae.text.demo.text import standard_library_files
 
 END = "<|endoftext|>"
 CONTEXT = 256
@@ -217,7 +217,7 @@ def name_old_class(path: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("groupsae/demo/model"))
+    parser.add_argument("--out", type=Path, default=Path("groupsae/text/demo/model"))
     parser.add_argument("--tokens", type=int, default=20_000_000)
     parser.add_argument("--vocab-size", type=int, default=4096)
     parser.add_argument("--d-model", type=int, default=128)

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from groupsae.activations.parts import Parts
 from groupsae.errors import HookpointError, ModelError, NumericalError, TextError
 from groupsae.hookpoints import natural_key
 from groupsae.models import base_model, first_tensor
-from groupsae.tokens import TokenRows
+from groupsae.oom import SplitOnOOM
+from groupsae.text.tokens import TokenRows
 
 Result = TypeVar("Result")
 
@@ -49,7 +49,7 @@ class Harvester:
         self.model, self.rows = model, rows
         self.hookpoints = tuple(sorted(hookpoints, key=natural_key))
         self.batch_rows, self.skip_special, self.on_nan = batch_rows, skip_special, on_nan
-        self._parts = Parts("a read of activations", "one row of tokens", "Lower text.context_length.")
+        self._parts = SplitOnOOM("a read of activations", "one row of tokens", "Lower text.context_length.")
         self.num_rows, self.row_tokens = len(rows), rows.context_length
         self.device = next(model.parameters()).device
         self.forwards = self.num_masked = 0

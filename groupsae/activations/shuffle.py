@@ -34,17 +34,17 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Lanes:
+class BufferLayout:
     """What a block keeps of each token: activations at the hookpoints `whole`, and one layer of each group in `drawn`.
 
-    Lanes are numbered in this order.
+    BufferLayout are numbered in this order.
     """
 
     whole: tuple[str, ...]
     drawn: tuple[Group, ...] = ()
 
     @classmethod
-    def of(cls, groups: Iterable[Group], *, every_layer: bool) -> Lanes:
+    def of(cls, groups: Iterable[Group], *, every_layer: bool) -> BufferLayout:
         """The fewest lanes that serve these groups, each token at one drawn layer of the group or at every one."""
         groups = tuple(dict.fromkeys(groups))
         whole = tuple(dict.fromkeys(name for group in groups if every_layer or len(group) == 1 for name in group))
@@ -61,7 +61,7 @@ class Block:
     decided by seed, group, block and token.
     """
 
-    def __init__(self, number: int, x_CMD: Tensor, lanes: Lanes, seed: int, batch_tokens: int) -> None:
+    def __init__(self, number: int, x_CMD: Tensor, lanes: BufferLayout, seed: int, batch_tokens: int) -> None:
         self.number, self.lanes, self.seed, self.batch_tokens = number, lanes, seed, batch_tokens
         self._x_CMD, self.count = x_CMD, 0
         self._orders: dict[Group, Tensor] = {}
@@ -141,7 +141,7 @@ class ShuffledStream:
 
     source: ActivationSource
     num_tokens: int
-    lanes: Lanes
+    lanes: BufferLayout
     batch_tokens: int
     buffer_tokens: int
     seed: int

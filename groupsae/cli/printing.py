@@ -17,9 +17,9 @@ def print_json(value: Any) -> None:
 
 def print_results(run: RunDirectory, as_json: bool) -> None:
     """The stages of a run and its suites, with cost and quality as far as they are known."""
-    from groupsae.report.summary import summarise
+    from groupsae.report.summary import summarize
 
-    suites = summarise(run)
+    suites = summarize(run)
     train = run.read_json("train.json") if run.file("train.json").exists() else {"groups": {}, "num_tokens": 0}
     if as_json:
         values = {"run": str(run.path), "stages": run.stages(), "suites": [asdict(suite) for suite in suites]}

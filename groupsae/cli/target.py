@@ -9,7 +9,7 @@ from groupsae.config import RunConfig, load_config
 from groupsae.errors import ConfigError
 from groupsae.records import RunDirectory
 
-DEMO_CONFIG = Path(__file__).parents[1] / "demo" / "demo.toml"
+DEMO_CONFIG = Path(__file__).parents[1] / "text" / "demo" / "demo.toml"
 
 
 def split_name(verb: str, rest: list[str]) -> tuple[Path | None, list[str]]:

@@ -56,10 +56,10 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _encoder_can_be_fitted(self) -> RunConfig:
-        if self.train.fit_encoder and self.sae.architecture == "jumprelu":
+        if self.train.rescale_encoder_init and self.sae.architecture == "jumprelu":
             raise ValueError(
-                "train.fit_encoder = true does not serve sae.architecture = 'jumprelu', whose gradients have a window "
-                "made for an unscaled encoder; leave it false, or take another architecture"
+                "train.rescale_encoder_init = true does not serve sae.architecture = 'jumprelu', whose gradients "
+                "have a window made for an unscaled encoder; leave it false, or take another architecture"
             )
         return self
 

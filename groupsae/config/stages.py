@@ -72,7 +72,7 @@ class DistancesConfig(Section):
     """Stop earlier, once every entry's standard error is below this."""
 
 
-GROUP_METHODS = ("optimal", "complete", "legacy", "equal")
+GROUP_METHODS = ("optimal", "complete", "published", "equal")
 
 
 PER_LAYER = ("affine", "bias", "rotation")
@@ -139,10 +139,10 @@ class GroupConfig(Section):
     """How layers are divided into groups."""
 
     method: str = "complete"
-    """`optimal`, `complete` (linkage), `legacy` (as published), `equal` (chunks), or a TOML or JSON
+    """`optimal`, `complete` (linkage), `published` (as published), `equal` (chunks), or a TOML or JSON
     file with your own `groups = [["layers.0", "layers.1"], ["layers.2"]]`."""
     objective: Literal["mean-angle", "minimax", "size-weighted"] = "mean-angle"
-    """What `optimal` minimises."""
+    """What `optimal` minimizes."""
     max_amad: Positive = 0.2
     """The smallest number of groups whose AMAD is below this is taken."""
     groups: Count | None = None
@@ -236,7 +236,7 @@ class TrainConfig(Section):
     and everything else stay float32."""
     learning_rate: Positive | None = None
     """Adam's rate; without it, 2e-4 / sqrt(d_sae / 2^14)."""
-    fit_encoder: bool = False
+    rescale_encoder_init: bool = False
     """Scale the random encoder to the first tokens, so that the first reconstruction has the right size. The encoder
     then learns faster beside the decoder: lower FVU after few steps, more dead latents. Not for jumprelu."""
     warmup_share: Share = 0.0
@@ -247,10 +247,10 @@ class TrainConfig(Section):
     """The first share of the tokens, over which a sparsity penalty (relu, jumprelu, gated) rises linearly from zero."""
     clip_norm: Positive = 1.0
     """Largest norm of one SAE's gradient."""
-    centre: bool = True
+    center: bool = True
     """Subtract each hookpoint's mean before encoding; false is as published."""
     scale_tokens: Count = 1_000_000
-    """Tokens from which each hookpoint's scale and centre are measured."""
+    """Tokens from which each hookpoint's scale and center are measured."""
     warm_start: WarmStartConfig = WarmStartConfig()
     """SAEs of another run to start from, instead of random weights. One SAE is then trained per layer."""
     stop_below: Positive | None = None

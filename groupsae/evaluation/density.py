@@ -17,7 +17,7 @@ DENSITY_EDGES = tuple(10 ** (exponent / 2) for exponent in range(-12, 1))
 
 
 class FiringCounts:
-    """Tokens on which each latent has fired, count_CS, in both scopes (`groupsae.evaluation.positions`)."""
+    """Tokens on which each latent has fired, count_CS, in both scopes (`groupsae.evaluation.masks`)."""
 
     def __init__(self, d_sae: int, device: torch.device) -> None:
         self.count_CS = torch.zeros(2, d_sae, dtype=torch.int64, device=device)

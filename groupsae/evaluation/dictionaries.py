@@ -62,7 +62,7 @@ def mmcs(one_SD: Tensor, other_SD: Tensor) -> float:
 def random_mmcs(d_sae: int, d_model: int) -> float:
     """The MMCS that any dictionary is expected to have with `d_sae` random directions, in [0, 1].
 
-    The integral over t in [0, 1] of 1 - F(t)^S, where F(t) = I_{t^2}(1/2, (D - 1) / 2), a regularised
+    The integral over t in [0, 1] of 1 - F(t)^S, where F(t) = I_{t^2}(1/2, (D - 1) / 2), a regularized
     incomplete beta function, is the chance that the |cosine| with one random direction is below t.
     """
     if d_model == 1:

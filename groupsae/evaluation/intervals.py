@@ -2,7 +2,7 @@
 
 Tokens of one row are read in one context and are alike; rows are independent. So every metric is a
 ratio of two sums over rows, and its 95 % interval comes from how the rows differ (the delta method,
-also called linearisation):
+also called linearization):
 
     R = sum_r a_r / sum_r b_r        u_r = (a_r - R b_r) / sum_r b_r
     R +- t_{0.975, n-1} sqrt(n / (n - 1) sum_r u_r^2)

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from groupsae.activations.harvest import Harvester
 from groupsae.evaluation.intervals import Estimate, ratio
+from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, nothing_left, scopes
 from groupsae.evaluation.measures import Measured, Metric, numbers
-from groupsae.evaluation.positions import MeanActivations, Scope, chosen_rows, counted, nothing_left, scopes
 from groupsae.evaluation.predictions import CleanPredictions
+from groupsae.evaluation.sites import by_suite, sites
 from groupsae.evaluation.splice import Change, CleanPass
-from groupsae.evaluation.subjects import by_suite, subjects
 from groupsae.saes.suite import BoundSAE, Suite
 
 LOGITS_AT_ONCE = 4 * 2**20
@@ -28,7 +28,7 @@ LOGITS_AT_ONCE = 4 * 2**20
 class SplicedLoss(Measured):
     """The model with reconstructions spliced in, at one hookpoint or at all of a suite's.
 
-    Losses are means over tokens, in nats per token. `zero` and `mean` are the model with the same
+    SplicedLosses are means over tokens, in nats per token. `zero` and `mean` are the model with the same
     hookpoints set to zero, or to their mean activation, at every position.
 
     ce              cross-entropy of the next token
@@ -72,8 +72,8 @@ class Ablation:
 
 
 @dataclass(frozen=True)
-class Losses:
-    """Losses at the positions of one scope.
+class SplicedLosses:
+    """SplicedLosses at the positions of one scope.
 
     `suites` and `ablated` are by hookpoint, one spliced at a time; `all_layers` and
     `all_layers_ablated` have all of a suite's hookpoints spliced at once.
@@ -87,7 +87,7 @@ class Losses:
     suites: dict[str, dict[str, SplicedLoss]]
     all_layers: dict[str, SplicedLoss]
     all_layers_ablated: dict[str, Ablation]
-    other_scope: Losses | None = None
+    other_scope: SplicedLosses | None = None
     """The same at the others' choice of positions; None where it holds no token."""
 
     @property
@@ -104,7 +104,7 @@ def evaluate_losses(
     *,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
-) -> Losses:
+) -> SplicedLosses:
     """Losses with SAEs spliced in, one hookpoint at a time and all at once, on about `num_tokens` tokens in whole rows.
 
     At the source's own positions, and in `other_scope` at the others' choice of them. A scope's
@@ -146,8 +146,8 @@ class _Bench:
 
     def __init__(self, suites: Mapping[str, Suite], source: Harvester, means: MeanActivations, num_rows: int) -> None:
         self._suites, self._source = suites, source
-        self._subjects = subjects(suites)
-        served = {subject.hookpoint for subject in self._subjects}
+        self._subjects = sites(suites)
+        served = {site.hookpoint for site in self._subjects}
         self._hookpoints = [hookpoint for hookpoint in source.hookpoints if hookpoint in served]
         self._mean_D = dict(zip(source.hookpoints, means.mean_CLD[0].float(), strict=True))
         # One array per key from the start: small ones, batch by batch, would split the memory of freed logits.
@@ -166,12 +166,12 @@ class _Bench:
             for kind, change in (("zero", torch.zeros_like), ("mean", None)):
                 changes = {one: change or _constant(self._mean_D[one]) for one in hookpoints}
                 batch.note((kind, hookpoints), clean.spliced_together(changes))
-        for subject, bound in self._subjects.items():
-            hidden_BTD = clean.hidden[subject.hookpoint]
+        for site, bound in self._subjects.items():
+            hidden_BTD = clean.hidden[site.hookpoint]
             x_hat_BTD = bound(hidden_BTD)
             for scopes_, keep_BT in batch.splices:
                 x_BTD = torch.where(keep_BT[..., None], x_hat_BTD, hidden_BTD)
-                batch.note(subject, clean.spliced(subject.hookpoint, x_BTD), scopes_)
+                batch.note(site, clean.spliced(site.hookpoint, x_BTD), scopes_)
         for name, suite in self._suites.items():
             for scopes_, keep_BT in batch.splices:
                 changes = {one: _reconstruction(suite[one], keep_BT) for one in suite.partition.hookpoints}
@@ -190,13 +190,13 @@ class _Bench:
         """(tokens with a next one, sum of CE, tokens, sum of KL) of each row, (4, R)."""
         return self._sums[key, scope]
 
-    def result(self, scope: int, name: Scope) -> Losses:
+    def result(self, scope: int, name: Scope) -> SplicedLosses:
         """Everything that was measured, in a scope."""
         alone = {hookpoint: (hookpoint,) for hookpoint in self._hookpoints}
         together = {name: suite.partition.hookpoints for name, suite in self._suites.items()}
-        spliced = {subject: self._loss(subject, alone[subject.hookpoint], scope) for subject in self._subjects}
+        spliced = {site: self._loss(site, alone[site.hookpoint], scope) for site in self._subjects}
         tokens_R, ce_R, *_ = self._rows("clean", scope)
-        return Losses(
+        return SplicedLosses(
             scope=name,
             num_tokens=int(tokens_R.sum()),
             num_rows=len(tokens_R),

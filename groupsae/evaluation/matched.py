@@ -1,4 +1,4 @@
-"""Two SAEs compared at one L0: the denser one loses its weakest latents first."""
+"""Two SAEs compared at one L0: the denser one loses its cutoff latents first."""
 
 from __future__ import annotations
 

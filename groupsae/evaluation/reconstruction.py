@@ -13,9 +13,9 @@ from groupsae.activations.source import PositionSource
 from groupsae.errors import NumericalError
 from groupsae.evaluation.density import FiringCounts
 from groupsae.evaluation.intervals import Estimate, ratio
+from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, scopes
 from groupsae.evaluation.measures import Measured, Metric, numbers
-from groupsae.evaluation.positions import MeanActivations, Scope, chosen_rows, counted, scopes
-from groupsae.evaluation.subjects import Subject, by_suite, subjects
+from groupsae.evaluation.sites import Site, by_suite, sites
 from groupsae.saes.suite import BoundSAE, Suite
 
 
@@ -102,27 +102,27 @@ def evaluate_reconstructions(
     not depend on batches. Raises TextError if the source holds no token, NumericalError if a
     hookpoint does not vary: FVU is then undefined.
     """
-    pairs, rows = subjects(suites), chosen_rows(source, num_tokens, seed)
+    pairs, rows = sites(suites), chosen_rows(source, num_tokens, seed)
     means = MeanActivations(source, rows)
     layers = {hookpoint: index for index, hookpoint in enumerate(source.hookpoints)}
     spread = _Spread(means)
-    sums = {subject: _Sums(bound) for subject, bound in pairs.items()}
+    sums = {site: _Sums(bound) for site, bound in pairs.items()}
     for batch in rows.split(source.batch_rows):
         x_LBTD, special_BT = source.read_positions(batch.tolist())
         keep_CBT = counted(source, special_BT)
         spread_CLBT = spread.add(x_LBTD, keep_CBT)
-        for subject, bound in pairs.items():
-            layer = layers[subject.hookpoint]
-            sums[subject].add(bound, x_LBTD[layer].float(), spread_CLBT[:, layer], keep_CBT)
+        for site, bound in pairs.items():
+            layer = layers[site.hookpoint]
+            sums[site].add(bound, x_LBTD[layer].float(), spread_CLBT[:, layer], keep_CBT)
         if progress:
             progress(special_BT.numel())
-    _require_varying(spread.variances()[0], [layers[subject.hookpoint] for subject in pairs], source)
+    _require_varying(spread.variances()[0], [layers[site.hookpoint] for site in pairs], source)
     total_CLR = spread.total_CLR
 
     def results(scope: int) -> Reconstructions:
         found = {
-            subject: part.result(scope, total_CLR[scope, layers[subject.hookpoint]], _family(sums, subject))
-            for subject, part in sums.items()
+            site: part.result(scope, total_CLR[scope, layers[site.hookpoint]], _family(sums, site))
+            for site, part in sums.items()
         }
         return Reconstructions(scopes(source)[scope], int(means.counts[scope]), len(rows), by_suite(suites, found))
 
@@ -230,5 +230,5 @@ def _square(x_BTD: Tensor) -> Tensor:
     return x_BTD.square().sum(-1, dtype=torch.float64)
 
 
-def _family(sums: Mapping[Subject, _Sums], of: Subject) -> list[_Sums]:
-    return [part for subject, part in sums.items() if (subject.suite, subject.group) == (of.suite, of.group)]
+def _family(sums: Mapping[Site, _Sums], of: Site) -> list[_Sums]:
+    return [part for site, part in sums.items() if (site.suite, site.group) == (of.suite, of.group)]

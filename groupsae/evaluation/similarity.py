@@ -15,7 +15,7 @@ from groupsae.activations.source import ActivationSource, stream
 from groupsae.errors import TextError
 from groupsae.evaluation.dictionaries import Matching, best_cosines, match_rows, random_mmcs
 from groupsae.evaluation.firing import FiringSets, Spreading, best_jaccards, spreading
-from groupsae.evaluation.subjects import Subject, by_suite, subjects
+from groupsae.evaluation.sites import Site, by_suite, sites
 from groupsae.partition import group_name
 from groupsae.saes.base import Latents
 from groupsae.saes.suite import BoundSAE, Suite
@@ -119,14 +119,14 @@ def evaluate_similarity(
     Firing sets hold the first `sample_tokens` of them. `progress` is called with tokens read. Raises
     TextError if the source holds no token.
     """
-    pairs = subjects(suites)
-    firing = {subject: _Firing(bound) for subject, bound in pairs.items()}
+    pairs = sites(suites)
+    firing = {site: _Firing(bound) for site, bound in pairs.items()}
     layers = {hookpoint: index for index, hookpoint in enumerate(source.hookpoints)}
     read = 0
     for x_LND in stream(source, num_tokens, seed) if source.num_rows else ():
-        for subject, bound in pairs.items():
-            latents = bound.encode_sparse(x_LND[layers[subject.hookpoint]].float())
-            firing[subject].add(latents, sample_tokens - read)
+        for site, bound in pairs.items():
+            latents = bound.encode_sparse(x_LND[layers[site.hookpoint]].float())
+            firing[site].add(latents, sample_tokens - read)
         read += x_LND.shape[1]
         if progress:
             progress(x_LND.shape[1])
@@ -160,8 +160,8 @@ class _Firing:
             self.sets.add(Latents(latents.values_NK[:room], latents.indices_NK[:room]))
 
 
-def _dictionaries(pairs: Mapping[Subject, BoundSAE]) -> tuple[tuple[Dictionary, ...], list[Tensor]]:
-    decoders = {Dictionary(subject.suite, subject.group): bound.sae.W_dec for subject, bound in pairs.items()}
+def _dictionaries(pairs: Mapping[Site, BoundSAE]) -> tuple[tuple[Dictionary, ...], list[Tensor]]:
+    decoders = {Dictionary(site.suite, site.group): bound.sae.W_dec for site, bound in pairs.items()}
     return tuple(decoders), list(decoders.values())
 
 
@@ -175,18 +175,18 @@ def _mmcs_matrix(decoders: list[Tensor]) -> tuple[tuple[float, ...], ...]:
     return tuple(map(tuple, matrix.tolist()))
 
 
-def _concordances(suites: Mapping[str, Suite], firing: Mapping[Subject, _Firing]) -> Iterator[Concordance]:
-    by_hookpoint: dict[str, list[Subject]] = {}
-    for subject in firing:
-        by_hookpoint.setdefault(subject.hookpoint, []).append(subject)
+def _concordances(suites: Mapping[str, Suite], firing: Mapping[Site, _Firing]) -> Iterator[Concordance]:
+    by_hookpoint: dict[str, list[Site]] = {}
+    for site in firing:
+        by_hookpoint.setdefault(site.hookpoint, []).append(site)
     for hookpoint, served in by_hookpoint.items():
-        sets = {subject: firing[subject].sets.matrix() for subject in served} if len(served) > 1 else {}
+        sets = {site: firing[site].sets.matrix() for site in served} if len(served) > 1 else {}
         for one, other in combinations(sets, 2):
             yield _concordance(hookpoint, one, other, sets[one], sets[other])
 
 
 def _concordance(
-    hookpoint: str, one: Subject, other: Subject, one_SN: sparse.csr_array, other_SN: sparse.csr_array
+    hookpoint: str, one: Site, other: Site, one_SN: sparse.csr_array, other_SN: sparse.csr_array
 ) -> Concordance:
     best_S, best_of_other_S = best_jaccards(one_SN, other_SN)
     silent = [int(np.isnan(best).sum()) for best in (best_S, best_of_other_S)]
@@ -197,7 +197,7 @@ def _concordance(
     return Concordance(hookpoint, Dictionary(*one[:2]), Dictionary(*other[:2]), *means, *silent)
 
 
-def _spreadings(suites: Mapping[str, Suite], firing: Mapping[Subject, _Firing]) -> dict[str, dict[str, Spreading]]:
+def _spreadings(suites: Mapping[str, Suite], firing: Mapping[Site, _Firing]) -> dict[str, dict[str, Spreading]]:
     found: dict[str, dict[str, Spreading]] = {}
     for name, parts in by_suite(suites, firing).items():
         for group in suites[name].partition.groups:

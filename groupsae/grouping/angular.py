@@ -1,4 +1,4 @@
-"""The angular distance between layers: the mean angle between their centred activations."""
+"""The angular distance between layers: the mean angle between their centered activations."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from groupsae.activations.source import ActivationSource, stream
-from groupsae.grouping.matrix import Distances
+from groupsae.grouping.distances import Distances
 from groupsae.grouping.moments import (
-    Centring,
+    Centering,
     Progress,
     accumulator_device,
     exact_means,
@@ -53,10 +53,10 @@ def angular_distances(
     """
     require_reachable(until_stderr)
     mean_LD, _ = exact_means(source, num_tokens, seed, progress)
-    centre = Centring(mean_LD, source.device)
+    center = Centering(mean_LD, source.device)
     sums = _BatchSums(len(source.hookpoints), accumulator_device(source.device))
     for x_LND in stream(source, num_tokens, seed):
-        sums.add(_summed_angles(x_LND, centre), x_LND.shape[1])
+        sums.add(_summed_angles(x_LND, center), x_LND.shape[1])
         if progress:
             progress(x_LND.shape[1])
         if until_stderr is not None and sums.batches >= MIN_BATCHES and sums.standard_error().max() < until_stderr:
@@ -91,12 +91,12 @@ def _angle_from_sides(one_nD: Tensor, other_nD: Tensor) -> Tensor:
     return torch.atan2(apart_n, together_n) * (2 / math.pi)
 
 
-def _summed_angles(x_LND: Tensor, centre: Centring) -> Tensor:
+def _summed_angles(x_LND: Tensor, center: Centering) -> Tensor:
     layers = len(x_LND)
     device = accumulator_device(x_LND.device)
     total_LL = torch.zeros(layers, layers, dtype=torch.float64, device=device)
     for x_LnD in token_blocks(x_LND, per_token=4 * layers**2):
-        total_LL += angles_between(centre(x_LnD)).to(device).sum(dim=0, dtype=torch.float64)
+        total_LL += angles_between(center(x_LnD)).to(device).sum(dim=0, dtype=torch.float64)
     return total_LL
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from groupsae.activations.source import ActivationSource, stream
 from groupsae.errors import TextError
-from groupsae.grouping.matrix import Distances
-from groupsae.grouping.moments import Centring, Progress, exact_means, require_reachable
+from groupsae.grouping.distances import Distances
+from groupsae.grouping.moments import Centering, Progress, exact_means, require_reachable
 
 BLOCK_TOKENS = 256
 """Tokens whose similarities are compared at once."""
@@ -29,7 +29,7 @@ def cka_distances(
         CKA(p, q) = mean_b HSIC_1(K_p, K_q) / sqrt(mean_b HSIC_1(K_p, K_p) * mean_b HSIC_1(K_q, K_q))
         HSIC_1(K, M) = [tr(K M) + 1'K1 1'M1 / ((n-1)(n-2)) - 2/(n-2) 1'K M 1] / (n (n-3)),  diagonals of K, M zero
 
-    over blocks b of n = `BLOCK_TOKENS` tokens, K = X X' of centred activations (minibatch CKA: Nguyen,
+    over blocks b of n = `BLOCK_TOKENS` tokens, K = X X' of centered activations (minibatch CKA: Nguyen,
     Raghu and Kornblith 2021, equations 2 to 4; HSIC_1: Song et al. 2012). HSIC_1 is unbiased and
     numerators and denominators are averaged before the ratio, so the block's size does not matter. A block
     takes its tokens from all rows of its batch. The ratio is clamped to [0, 1]: noise can leave it. A
@@ -40,12 +40,12 @@ def cka_distances(
     """
     require_reachable(until_stderr)
     mean_LD, _ = exact_means(source, num_tokens, seed, progress)
-    centre = Centring(mean_LD, source.device)
+    center = Centering(mean_LD, source.device)
     layers = len(source.hookpoints)
     hsic_FLL = np.zeros((FOLDS, layers, layers))
     tokens = batches = 0
     for x_LND in stream(source, num_tokens, seed):
-        hsic_FLL[batches % FOLDS] += _summed_hsic(x_LND, centre)
+        hsic_FLL[batches % FOLDS] += _summed_hsic(x_LND, center)
         tokens, batches = tokens + x_LND.shape[1], batches + 1
         if progress:
             progress(x_LND.shape[1])
@@ -57,13 +57,13 @@ def cka_distances(
     return Distances(source.hookpoints, _distance(hsic_FLL.sum(axis=0)), "cka", tokens, errors)
 
 
-def _summed_hsic(x_LND: Tensor, centre: Centring) -> np.ndarray:
+def _summed_hsic(x_LND: Tensor, center: Centering) -> np.ndarray:
     """The sum of HSIC_1 of all pairs (L, L) over the blocks of a batch; each block weighs the same."""
     tokens = x_LND.shape[1]
     blocks = max(1, round(tokens / BLOCK_TOKENS))
     total_LL = np.zeros((len(x_LND), len(x_LND)))
     for first in range(blocks):
-        u_LnD = centre(x_LND[:, first::blocks])
+        u_LnD = center(x_LND[:, first::blocks])
         if u_LnD.shape[1] >= 4:
             total_LL += hsic_1(u_LnD)
     return total_LL

@@ -9,7 +9,7 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import pdist, squareform
 
 from groupsae.errors import PartitionError
-from groupsae.grouping.matrix import Distances
+from groupsae.grouping.distances import Distances
 from groupsae.partition import Partition
 
 
@@ -21,12 +21,12 @@ def complete(distances: Distances, num_groups: int) -> Partition:
     return Partition.from_labels(distances.hookpoints, cut(_complete_tree(distances), len(distances), num_groups))
 
 
-def legacy(distances: Distances, num_groups: int) -> Partition:
-    """The partition that the published code makes; see `legacy_labels`."""
-    return Partition.from_labels(distances.hookpoints, legacy_labels(distances, num_groups))
+def published(distances: Distances, num_groups: int) -> Partition:
+    """The partition that the published code makes; see `published_labels`."""
+    return Partition.from_labels(distances.hookpoints, published_labels(distances, num_groups))
 
 
-def legacy_labels(distances: Distances, num_groups: int) -> tuple[int, ...]:
+def published_labels(distances: Distances, num_groups: int) -> tuple[int, ...]:
     """The labels that the published code gives, numbers included.
 
     Theirs is scikit-learn's AgglomerativeClustering(linkage="complete") on the rows of the lower

@@ -1,4 +1,4 @@
-"""Reading activations for a distance: each hookpoint's exact mean, and blocks of centred tokens."""
+"""Reading activations for a distance: each hookpoint's exact mean, and blocks of centered tokens."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def exact_means(
     return total_LD / count, count
 
 
-class Centring:
+class Centering:
     """Subtracts each hookpoint's mean in float32, as exactly as float64 would.
 
     The mean is split into a float32 part and what that part misses, so that a mean much larger
@@ -54,7 +54,7 @@ class Centring:
         self._fine_L1D = (mean_LD - coarse_LD.double()).float()[:, None].to(device)
 
     def __call__(self, x_LnD: Tensor) -> Tensor:
-        """The centred activations (L, n, D), float32."""
+        """The centered activations (L, n, D), float32."""
         return (x_LnD.float() - self._coarse_L1D).sub_(self._fine_L1D)
 
 

@@ -8,15 +8,15 @@ from itertools import pairwise
 import numpy as np
 
 from groupsae.errors import ConfigError, unknown
+from groupsae.grouping.distances import Distances
 from groupsae.grouping.linkage import require_possible
-from groupsae.grouping.matrix import Distances
 from groupsae.partition import Partition
 
 
 def optimal(distances: Distances, num_groups: int, objective: str = "mean-angle") -> Partition:
-    """The partition into `num_groups` runs of neighbouring layers with the lowest objective.
+    """The partition into `num_groups` runs of neighboring layers with the lowest objective.
 
-    Layers are neighbours in the order of `distances.hookpoints`. Objectives, with d the distances:
+    Layers are neighbors in the order of `distances.hookpoints`. Objectives, with d the distances:
 
     - `mean-angle`: sum over groups of sum_{p,q in g} d(p, q) / |g|  (`quality.mean_angle`)
     - `minimax`: the largest distance inside any group; among equals, the lowest mean-angle

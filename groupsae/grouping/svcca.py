@@ -10,8 +10,8 @@ from torch import Tensor
 
 from groupsae.activations.source import ActivationSource, stream
 from groupsae.errors import ConfigError
-from groupsae.grouping.matrix import Distances
-from groupsae.grouping.moments import Centring, Progress, accumulator_device, exact_means, token_blocks
+from groupsae.grouping.distances import Distances
+from groupsae.grouping.moments import Centering, Progress, accumulator_device, exact_means, token_blocks
 
 _NEGLIGIBLE = 1e-10
 TOKENS_PER_DIRECTION = 10
@@ -46,21 +46,21 @@ def svcca_distances(
             f"svcca of {kept} directions needs {TOKENS_PER_DIRECTION * kept} tokens or more, "
             f"there are {tokens}. Raise num_tokens."
         )
-    centre = Centring(mean_LD, source.device)
-    covariance_LDD = _covariances(source, num_tokens, seed, centre, progress) / tokens
+    center = Centering(mean_LD, source.device)
+    covariance_LDD = _covariances(source, num_tokens, seed, center, progress) / tokens
     directions_LDk = torch.linalg.eigh(covariance_LDD).eigenvectors[:, :, -kept:]
-    joint_MM = _joint_covariance(source, num_tokens, seed, centre, directions_LDk.float(), progress) / tokens
+    joint_MM = _joint_covariance(source, num_tokens, seed, center, directions_LDk.float(), progress) / tokens
     return Distances(source.hookpoints, _distances(joint_MM.cpu().numpy(), kept), "svcca", tokens)
 
 
 def _covariances(
-    source: ActivationSource, num_tokens: int, seed: int, centre: Centring, progress: Progress | None
+    source: ActivationSource, num_tokens: int, seed: int, center: Centering, progress: Progress | None
 ) -> Tensor:
     layers, width, device = len(source.hookpoints), source.d_model, accumulator_device(source.device)
     total_LDD = torch.zeros(layers, width, width, dtype=torch.float64, device=device)
     for x_LND in stream(source, num_tokens, seed):
         for x_LnD in token_blocks(x_LND):
-            for total_DD, u_nD in zip(total_LDD, centre(x_LnD), strict=True):
+            for total_DD, u_nD in zip(total_LDD, center(x_LnD), strict=True):
                 total_DD += (u_nD.T @ u_nD).to(device)
         if progress:
             progress(x_LND.shape[1])
@@ -71,7 +71,7 @@ def _joint_covariance(
     source: ActivationSource,
     num_tokens: int,
     seed: int,
-    centre: Centring,
+    center: Centering,
     directions_LDk: Tensor,
     progress: Progress | None,
 ) -> Tensor:
@@ -81,7 +81,7 @@ def _joint_covariance(
     total_MM = torch.zeros(layers * kept, layers * kept, dtype=torch.float64, device=device)
     for x_LND in stream(source, num_tokens, seed):
         for x_LnD in token_blocks(x_LND):
-            z_nM = torch.bmm(centre(x_LnD), directions_LDk).transpose(0, 1).flatten(1)
+            z_nM = torch.bmm(center(x_LnD), directions_LDk).transpose(0, 1).flatten(1)
             total_MM += (z_nM.T @ z_nM).to(device)
         if progress:
             progress(x_LND.shape[1])

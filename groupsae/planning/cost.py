@@ -64,7 +64,7 @@ def sparse_step_flops(d_model: int, d_sae: int, k: int) -> int:
     `dense_step_flops`; a Gated SAE's second decoder adds 4 D K.
 
     Decoding, the gradient of the latents and both weight gradients touch K rows each. Selection,
-    auxiliary loss, normalisation and Adam are left out: they are bytes rather than FLOPs.
+    auxiliary loss, normalization and Adam are left out: they are bytes rather than FLOPs.
     """
     return 2 * d_model * d_sae + 8 * d_model * k
 

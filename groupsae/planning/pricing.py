@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from groupsae.activations.shuffle import Lanes
+from groupsae.activations.shuffle import BufferLayout
 from groupsae.config import PerLayer
 from groupsae.partition import Group, Partition
 from groupsae.planning.cost import Cost, paper_cost, run_cost, sparse_step_flops
@@ -70,7 +70,7 @@ class Pricing:
 
     def footprint_of(self, groups: Sequence[Group]) -> Footprint:
         """What a run that trains these groups occupies."""
-        lanes = Lanes.of(groups, every_layer=self.layers_per_token == "all")
+        lanes = BufferLayout.of(groups, every_layer=self.layers_per_token == "all")
         biases = sum(len(group) for group in set(groups) if len(group) > 1) * self.own.bias
         return replace(self.footprint, num_saes=len(set(groups)), num_lanes=len(lanes), biases=biases)
 

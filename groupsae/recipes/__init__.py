@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from groupsae.config import RunConfig
-from groupsae.documents import source_files
 from groupsae.errors import GroupsaeError, RunError
 from groupsae.lock import hold
 from groupsae.progress import say
+from groupsae.recipes.context import RunContext
 from groupsae.recipes.evaluate import evaluate, require_parts, wanted_parts
 from groupsae.recipes.experiment import require_experiment, transfer_experiment
 from groupsae.recipes.group import group
@@ -26,13 +26,13 @@ from groupsae.recipes.warm_start import warm_start_of
 from groupsae.records import RunDirectory
 from groupsae.report.page import write_report
 from groupsae.storage import sweep
-from groupsae.workbench import Workbench
+from groupsae.text.documents import source_files
 
-Recipe = Callable[[Workbench], list[str] | None]
+Recipe = Callable[[RunContext], list[str] | None]
 """Does a stage, returns the names of the files it wrote; None if a part of the stage is still missing."""
 
 
-def report(bench: Workbench) -> list[str]:
+def report(bench: RunContext) -> list[str]:
     """The report of whatever has been done."""
     write_report(bench.run)
     return ["report/index.html"]
@@ -65,7 +65,7 @@ def run_all(run: RunDirectory, *, overwrite: bool = False) -> None:
     if not unfinished:
         say(f"{run.path} is complete.")
         return
-    bench = Workbench(run, overwrite)
+    bench = RunContext(run, overwrite)
     bench.require_possible()
     warm_start_of(bench)
     with _alone(run):
@@ -88,7 +88,7 @@ def run_stage(run: RunDirectory, stage: str, *, overwrite: bool = False) -> None
     if stage not in NEEDS_NOTHING:
         run.require(*run.before(stage))
     with _alone(run):
-        _make(Workbench(run, overwrite), stage)
+        _make(RunContext(run, overwrite), stage)
 
 
 @contextlib.contextmanager
@@ -107,7 +107,7 @@ def run_transfer_experiment(run: RunDirectory, *, overwrite: bool = False) -> No
     unfinished = [stage for stage in (*run.before("train"), "train") if run.status(stage) != "done"]
     for stage in unfinished:
         _require_free(run, stage, overwrite)
-    bench = Workbench(run, overwrite)
+    bench = RunContext(run, overwrite)
     bench.require_possible()
     with _alone(run):
         for stage in unfinished:
@@ -123,7 +123,7 @@ def run_parts(run: RunDirectory, parts: Sequence[str], against: Path | None, *, 
     does; RunError for a run that cannot be compared with, ConfigError for an unknown part.
     """
     require_parts(parts)
-    bench = Workbench(run, overwrite)
+    bench = RunContext(run, overwrite)
     wanted_parts(bench, parts, against)
     run.require(*run.before("eval"))
     with _alone(run):
@@ -141,7 +141,7 @@ def _require_free(run: RunDirectory, stage: str, overwrite: bool) -> None:
         )
 
 
-def _make(bench: Workbench, stage: str, recipe: Recipe | None = None) -> None:
+def _make(bench: RunContext, stage: str, recipe: Recipe | None = None) -> None:
     """Do a stage under the run's config; a refusal leaves the config on disk as it was."""
     before = bench.run.adopt()
     began = time.perf_counter()

@@ -8,8 +8,8 @@ from typing import Any
 from groupsae.errors import RunError
 from groupsae.partition import Group, Partition
 from groupsae.planning.cost import run_cost, sparse_step_flops
+from groupsae.recipes.context import RunContext
 from groupsae.training.loop import PARTS
-from groupsae.workbench import Workbench
 
 EQUAL_FLOPS, EQUAL_TIME = "equal-flops", "equal-time"
 
@@ -21,7 +21,7 @@ class Spending:
     SAEs in question, and of everything around them the share of their steps.
     """
 
-    def __init__(self, bench: Workbench, partition: Partition, transfer_tokens: int, seconds: Mapping[str, float]):
+    def __init__(self, bench: RunContext, partition: Partition, transfer_tokens: int, seconds: Mapping[str, float]):
         self.bench, self.partition, self.transfer_tokens = bench, partition, transfer_tokens
         self.base_tokens = bench.run.config.train.num_tokens
         self.layers = Partition.singletons(partition.hookpoints).groups
@@ -37,7 +37,7 @@ class Spending:
         """FLOPs and seconds of one SAE per group."""
         return self._flops(self.partition.groups, self.base_tokens), _seconds(self._trained, self.partition.names)
 
-    def specialised(self) -> tuple[float, float]:
+    def specialized(self) -> tuple[float, float]:
         """FLOPs and seconds of one SAE per group, and then one per layer from it."""
         flops, seconds = self.groups()
         steps = [f"group.{name}" for name in self.partition.hookpoints]
@@ -51,8 +51,8 @@ class Spending:
         return self._flops(self.layers, num_tokens), self.base()[1] * num_tokens / self.base_tokens
 
     def equal_tokens(self) -> dict[str, int]:
-        """Tokens on which one SAE per layer costs as much as the groups and their specialisation."""
-        flops, seconds = self.specialised()
+        """Tokens on which one SAE per layer costs as much as the groups and their specialization."""
+        flops, seconds = self.specialized()
         one_flops, one_second = (cost / self.base_tokens for cost in self.base())
         if not one_second > 0:
             raise RunError("train.json holds no seconds to compare with. Train again with --overwrite.")
@@ -64,7 +64,7 @@ class Spending:
         rows = [
             ("base", "per layer", f"{self.base_tokens:,}", self.base()),
             ("groups", f"{len(self.partition)} groups", f"{self.base_tokens:,}", self.groups()),
-            ("specialised", "groups, then per layer", then, self.specialised()),
+            ("specialized", "groups, then per layer", then, self.specialized()),
             *(
                 (key, f"per layer, {what}", f"{equal[key]:,}", self.scratch(equal[key]))
                 for key, what in ((EQUAL_FLOPS, "equal FLOPs"), (EQUAL_TIME, "equal time"))

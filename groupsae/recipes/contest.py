@@ -12,11 +12,11 @@ from groupsae.activations.harvest import Harvester
 from groupsae.config import differing_keys
 from groupsae.errors import RunError
 from groupsae.progress import bar
+from groupsae.recipes.context import ROWS_FILE, RunContext
 from groupsae.records import RunDirectory
 from groupsae.report.comparison import AGAINST, label_of
 from groupsae.saes.suite import Suite, read_suite_index
 from groupsae.storage import digest
-from groupsae.workbench import ROWS_FILE, Workbench
 
 MODEL_KEYS = ("name", "revision", "dtype")
 
@@ -25,7 +25,7 @@ MODEL_KEYS = ("name", "revision", "dtype")
 class Contest:
     """The suites that are compared, by name, and where the results go. Another run's suites are `ITS-NAME/suite`."""
 
-    bench: Workbench
+    bench: RunContext
     other: RunDirectory | None = None
 
     @property
@@ -83,7 +83,7 @@ class Contest:
             yield advance
 
 
-def contest(bench: Workbench, against: Path | None = None) -> Contest:
+def contest(bench: RunContext, against: Path | None = None) -> Contest:
     """The suites of a run, and of another run beside them.
 
     Raises RunError, before anything is loaded, for another run that is not trained, is this run

@@ -14,7 +14,7 @@ from groupsae.evaluation.circuits import UNITS as CIRCUIT_UNITS
 from groupsae.evaluation.circuits import evaluate_circuits
 from groupsae.evaluation.density import DENSITY_EDGES
 from groupsae.evaluation.losses import METRICS as LOSS_METRICS
-from groupsae.evaluation.losses import Losses, evaluate_losses
+from groupsae.evaluation.losses import SplicedLosses, evaluate_losses
 from groupsae.evaluation.measures import Measured
 from groupsae.evaluation.reconstruction import METRICS as RECONSTRUCTION_METRICS
 from groupsae.evaluation.reconstruction import Reconstructions, evaluate_reconstructions
@@ -22,9 +22,9 @@ from groupsae.evaluation.similarity import UNITS as SIMILARITY_UNITS
 from groupsae.evaluation.similarity import evaluate_similarity
 from groupsae.progress import bar, say
 from groupsae.recipes.contest import Contest, contest
+from groupsae.recipes.context import RunContext
 from groupsae.report.comparison import write_comparison
 from groupsae.saes.suite import Suite
-from groupsae.workbench import Workbench
 
 Record = dict[str, Any]
 Part = Callable[[Contest], Record]
@@ -63,7 +63,7 @@ def losses(compared: Contest) -> Record:
     return {"units": _units(LOSS_METRICS), **record, "other_scope": other}
 
 
-def _losses_record(suites: dict[str, Suite], found: Losses) -> Record:
+def _losses_record(suites: dict[str, Suite], found: SplicedLosses) -> Record:
     together = {name: {"all layers": one} for name, one in found.all_layers.items()}
     first = next(iter(together))
     return {
@@ -120,7 +120,7 @@ def require_parts(names: Sequence[str]) -> None:
             raise ConfigError(unknown("part of an evaluation", name, PARTS))
 
 
-def evaluate(bench: Workbench, parts: Sequence[str] = (), against: Path | None = None) -> list[str] | None:
+def evaluate(bench: RunContext, parts: Sequence[str] = (), against: Path | None = None) -> list[str] | None:
     """Some parts of the evaluation, or all if none is named: `eval/<part>.json`, and `eval/summary.json`.
 
     With `against`, another run's suites beside this one's: `eval/against/<run>/`. A part that is done
@@ -142,7 +142,7 @@ def evaluate(bench: Workbench, parts: Sequence[str] = (), against: Path | None =
     return [*files.values(), written] if done and against is None else None
 
 
-def wanted_parts(bench: Workbench, parts: Sequence[str], against: Path | None) -> list[str]:
+def wanted_parts(bench: RunContext, parts: Sequence[str], against: Path | None) -> list[str]:
     """The parts that `evaluate` will measure; raises what it raises before anything is loaded."""
     bench.require_tasks()
     compared = contest(bench, against)

@@ -16,6 +16,7 @@ from groupsae.evaluation.reconstruction import evaluate_reconstructions
 from groupsae.partition import Partition
 from groupsae.progress import bar, say
 from groupsae.recipes.budgets import Spending
+from groupsae.recipes.context import RunContext
 from groupsae.records import RunDirectory
 from groupsae.report.transfer import DIRECTIONS, RECORD, TransferResults
 from groupsae.report.transfer_page import write_transfer_report
@@ -23,10 +24,9 @@ from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.suite import Suite
 from groupsae.storage import digest
 from groupsae.training.checkpoint import Checkpoints
-from groupsae.training.loop import Looks
-from groupsae.training.trainer import Trained, Trainee, train_together
+from groupsae.training.loop import EvalHook
+from groupsae.training.trainer import Trained, TrainJob, train_together
 from groupsae.training.warm_start import WarmStart
-from groupsae.workbench import Workbench
 
 FOLDER = "experiment"
 
@@ -61,12 +61,12 @@ def require_experiment(run: RunDirectory, *, overwrite: bool) -> bool:
     raise RunError(f"{run.file(RECORD)} was made from another config. Replace it with --overwrite, or give --out.")
 
 
-def transfer_experiment(bench: Workbench) -> TransferResults:
+def transfer_experiment(bench: RunContext) -> TransferResults:
     """The whole experiment on a run whose train stage is done: `experiment/transfer.json`, `report/transfer.html`.
 
     Three parts, each kept when it is done: every base SAE on every layer; SAEs started forward, backward and
     from their group, with those from scratch beside them in one pass, looked at in equal steps; per-layer
-    SAEs from scratch for what the groups and their specialisation cost together.
+    SAEs from scratch for what the groups and their specialization cost together.
     """
     run = bench.run
     experiment = _Experiment(bench)
@@ -96,7 +96,7 @@ def transfer_experiment(bench: Workbench) -> TransferResults:
 class _Experiment:
     """The parts of one experiment, and what they share."""
 
-    def __init__(self, bench: Workbench) -> None:
+    def __init__(self, bench: RunContext) -> None:
         self.bench, self.run = bench, bench.run
         config = self.run.config
         device = str(bench.source.device)
@@ -148,10 +148,10 @@ class _Experiment:
     def transfers(self) -> tuple[list[Any], dict[str, float]]:
         """The looks at all directions and the SAEs from scratch, and where the seconds of the pass went."""
         scales, hookpoints = self.base.scales, self.bench.hookpoints
-        trainees = {f"scratch.{name}": Trainee((name,), self.settings) for name in hookpoints}
+        jobs = {f"scratch.{name}": TrainJob((name,), self.settings) for name in hookpoints}
         for direction, start in self.starts.items():
             for name, each in start.starts(hookpoints, scales).items():
-                trainees[f"{direction}.{name}"] = Trainee((name,), self.settings, each)
+                jobs[f"{direction}.{name}"] = TrainJob((name,), self.settings, each)
         most, count = self.settings.num_tokens, self.run.config.experiment.looks
         every = -(-most // count)
 
@@ -159,7 +159,7 @@ class _Experiment:
             number = tokens // every if tokens < most else count
             self.once(f"look-{number}", lambda: self.look(tokens, saes))
 
-        seconds = self.once("transfers", lambda: self.train("transfers", trainees, Looks(every, see)).seconds)
+        seconds = self.once("transfers", lambda: self.train("transfers", jobs, EvalHook(every, see)).seconds)
         return [self.once(f"look-{number}", _missing) for number in range(1, count + 1)], seconds
 
     def look(self, tokens: int, saes: Mapping[str, SparseAutoencoder]) -> dict[str, Any]:
@@ -191,16 +191,16 @@ class _Experiment:
         found = {name.removeprefix(f"{kind}."): sae for name, sae in saes.items() if name.startswith(f"{kind}.")}
         return Suite(Partition.singletons(found), found, self.base.scales) if found else None
 
-    def train(self, name: str, trainees: Mapping[str, Trainee], looks: Looks | None = None) -> Trained:
+    def train(self, name: str, jobs: Mapping[str, TrainJob], looks: EvalHook | None = None) -> Trained:
         """Trainees side by side, with checkpoints of their own."""
         config = self.run.config
         folder = self.run.file(f"{FOLDER}/{name}")
-        longest = max(each.train.num_tokens for each in trainees.values())
-        checkpoints = Checkpoints(folder, f"{_key(self.run)} {' '.join(trainees)} {longest}")
-        with bar(f"experiment: {len(trainees)} SAEs", longest) as advance:
+        longest = max(each.train.num_tokens for each in jobs.values())
+        checkpoints = Checkpoints(folder, f"{_key(self.run)} {' '.join(jobs)} {longest}")
+        with bar(f"experiment: {len(jobs)} SAEs", longest) as advance:
             trained = train_together(
                 self.bench.source,
-                trainees,
+                jobs,
                 self.base.scales,
                 config.sae,
                 config.train,
@@ -217,15 +217,15 @@ class _Experiment:
         """What each way to train all layers cost and gave, two of them per layer from scratch at equal cost."""
         spending = Spending(self.bench, self.groups.partition, self.settings.num_tokens, seconds)
         equal = spending.equal_tokens()
-        trainees = {
-            f"{kind}.{name}": Trainee((name,), _settings(self.settings, tokens))
+        jobs = {
+            f"{kind}.{name}": TrainJob((name,), _settings(self.settings, tokens))
             for kind, tokens in equal.items()
             for name in self.bench.hookpoints
         }
-        trained = self.train("controls", trainees)
+        trained = self.train("controls", jobs)
         controls = self.scores({kind: self.suite(kind, trained.saes) for kind in equal})
         base = {name: zero_shot[name][name] for name in self.bench.hookpoints}
-        scores = {"base": base, "groups": zero_shot["groups"], "specialised": last["group"]} | controls
+        scores = {"base": base, "groups": zero_shot["groups"], "specialized": last["group"]} | controls
         return spending.rows(equal, scores)
 
 

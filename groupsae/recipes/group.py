@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from groupsae.errors import RunError
-from groupsae.grouping.choice import METHODS, candidates, choose, read_partition
-from groupsae.grouping.matrix import Distances
-from groupsae.grouping.quality import amad, largest_diameter, mean_angle, size_weighted_amad
+from groupsae.grouping.choose import METHODS, candidates, choose, read_partition
+from groupsae.grouping.criteria import amad, largest_diameter, mean_angle, size_weighted_amad
+from groupsae.grouping.distances import Distances
 from groupsae.partition import Partition
 from groupsae.progress import say
-from groupsae.workbench import Workbench
+from groupsae.recipes.context import RunContext
 
 
-def group(bench: Workbench) -> list[str]:
+def group(bench: RunContext) -> list[str]:
     """The partition, and the candidates of every method: `partition.json`."""
     run, config = bench.run, bench.run.config.group
     distances = read_distances(bench)
@@ -36,7 +36,7 @@ def group(bench: Workbench) -> list[str]:
     return ["partition.json"]
 
 
-def read_distances(bench: Workbench) -> Distances:
+def read_distances(bench: RunContext) -> Distances:
     """The run's distances. Raises RunError if they are of other hookpoints than the run reads."""
     run = bench.run
     distances = Distances.from_json(run.read_json("distances.json"))

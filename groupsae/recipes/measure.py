@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from groupsae.grouping.metrics import measure_distances
+from groupsae.grouping.measure import measure_distances
 from groupsae.progress import bar, say
-from groupsae.tokens import read_rows
-from groupsae.workbench import ROWS_FILE, Workbench
+from groupsae.recipes.context import ROWS_FILE, RunContext
+from groupsae.text.tokens import read_rows
 
 
-def tokenize(bench: Workbench) -> list[str]:
+def tokenize(bench: RunContext) -> list[str]:
     """Text into rows, with documents held out: `tokens/`."""
     config = bench.run.config.text
     bench.describe()
@@ -40,7 +40,7 @@ def tokenize(bench: Workbench) -> list[str]:
     return ["tokens/index.json", ROWS_FILE]
 
 
-def measure_layers(bench: Workbench) -> list[str]:
+def measure_layers(bench: RunContext) -> list[str]:
     """The distances between layers: `distances.json`."""
     config = bench.run.config.distances
     total = min(config.num_tokens, bench.rows.ids_RT.size)

@@ -8,11 +8,11 @@ from groupsae.activations.scale import measure_scales
 from groupsae.activations.source import ActivationSource
 from groupsae.config import SAEConfig, TrainConfig
 from groupsae.evaluation.reconstruction import evaluate_reconstructions
-from groupsae.grouping.choice import equal
-from groupsae.grouping.matrix import Distances
-from groupsae.grouping.quality import layer_proxies
+from groupsae.grouping.choose import equal
+from groupsae.grouping.criteria import layer_proxies
+from groupsae.grouping.distances import Distances
 from groupsae.partition import Partition
-from groupsae.planning.quality import FvuLaw, PilotPoint, fit_pilot
+from groupsae.planning.fvu_law import FvuLaw, PilotPoint, fit_pilot
 from groupsae.progress import bar
 from groupsae.training.optim import learning_rate
 from groupsae.training.trainer import train_groups
@@ -46,7 +46,7 @@ def run_pilot(
     groups = tuple(dict.fromkeys(group for partition in partitions for group in partition.groups))
     most = pilot_tokens(len(groups), run_saes, train.num_tokens)
     points: list[PilotPoint] = []
-    scales = measure_scales(source, min(train.scale_tokens, most), centre=train.centre, seed=seed)
+    scales = measure_scales(source, min(train.scale_tokens, most), center=train.center, seed=seed)
     with bar("pilot", int(most * sum(STRETCHES))) as advance:
         for stretch in STRETCHES:
             settings = pilot_settings(train, max(1, int(most * stretch)), int(most * min(STRETCHES)), sae, source)

@@ -10,20 +10,20 @@ from typing import Any
 import torch
 
 from groupsae.errors import ConfigError
-from groupsae.grouping.choice import equal
-from groupsae.grouping.matrix import Distances
+from groupsae.grouping.choose import equal
+from groupsae.grouping.distances import Distances
 from groupsae.models import pick_device
 from groupsae.partition import Partition
+from groupsae.planning.fvu_law import FvuLaw, Option, cheapest_within, compute_optimal
 from groupsae.planning.memory import Available, Footprint, require_fits
 from groupsae.planning.pricing import Price, Pricing, Rates, available, union
 from groupsae.planning.published import predict_excess
-from groupsae.planning.quality import FvuLaw, Option, cheapest_within, compute_optimal
 from groupsae.progress import say
+from groupsae.recipes.context import RunContext
 from groupsae.recipes.group import read_distances, read_groups
 from groupsae.recipes.pilot import proxies_of, run_pilot
 from groupsae.recipes.train import with_baseline
 from groupsae.training.timing import time_steps
-from groupsae.workbench import Workbench
 
 PILOT_EVAL_TOKENS = 8192
 ENOUGH_BATCHES = 8
@@ -31,7 +31,7 @@ ENOUGH_BATCHES = 8
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def plan(bench: Workbench) -> list[str]:
+def plan(bench: RunContext) -> list[str]:
     """Prices and predictions for every candidate of every method, and the choice: `plan.json`.
 
     Without distances (a model whose weights are not at hand) equal chunks are priced. Raises
@@ -65,7 +65,7 @@ def plan(bench: Workbench) -> list[str]:
     return ["plan.json"]
 
 
-def _advise_on_layers_per_token(bench: Workbench) -> None:
+def _advise_on_layers_per_token(bench: RunContext) -> None:
     config = bench.run.config
     if config.train.layers_per_token == 1 and not config.train.baseline:
         say(
@@ -81,7 +81,7 @@ def _advise_on_layers_per_token(bench: Workbench) -> None:
         )
 
 
-def _candidates(bench: Workbench) -> dict[str, Any]:
+def _candidates(bench: RunContext) -> dict[str, Any]:
     """What the group stage found; without it, equal chunks of the residual stream of a model known by its sizes."""
     run, config = bench.run, bench.run.config
     if run.status("group") == "done":
@@ -99,7 +99,7 @@ def _candidates(bench: Workbench) -> dict[str, Any]:
     return {"method": "equal", "choice": rows[wanted - 1] | {"why": why}, "methods": {"equal": rows}}
 
 
-def _pricing(bench: Workbench) -> Pricing:
+def _pricing(bench: RunContext) -> Pricing:
     config, model = bench.run.config, bench.architecture
     d_sae = config.sae.width(model.d_model)
     footprint = Footprint(
@@ -121,14 +121,14 @@ def _pricing(bench: Workbench) -> Pricing:
         footprint,
         config.sae.k,
         config.train.num_tokens,
-        config.train.scale_tokens * (1 + config.train.centre + config.group.own.measured),
+        config.train.scale_tokens * (1 + config.train.center + config.group.own.measured),
         _rates(bench),
         config.train.layers_per_token,
         config.group.own,
     )
 
 
-def _rates(bench: Workbench) -> Rates | None:
+def _rates(bench: RunContext) -> Rates | None:
     config = bench.run.config
     if not config.plan.calibrate or not bench.has_weights:
         return None
@@ -161,7 +161,7 @@ class Quality:
         return {"fvu": asdict(fvu), "fvu_increase": increase, "delta_ce_increase": loss}
 
 
-def _quality(bench: Workbench, found: dict[str, Any]) -> Quality | None:
+def _quality(bench: RunContext, found: dict[str, Any]) -> Quality | None:
     """None without distances, or where they are not angular, which is what the published fit is of."""
     run, config = bench.run, bench.run.config
     if run.status("group") != "done":
@@ -232,7 +232,7 @@ def _numbers(price: Price) -> dict[str, Any]:
     }
 
 
-def _choose(bench: Workbench, candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _choose(bench: RunContext, candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The candidate that the plan's rule takes. Raises ConfigError, naming the cheapest, if none meets it."""
     rules = bench.run.config.plan
     if rules.max_fvu_increase is not None:
@@ -253,7 +253,7 @@ def _spent(row: dict[str, Any], unit: str) -> float:
     return row["total_flops"]["own"] if unit == "FLOPs" else row["seconds"] / 3600
 
 
-def _free(bench: Workbench) -> Available:
+def _free(bench: RunContext) -> Available:
     free = available(bench.run.path)
     if not bench.on_device:
         return free

@@ -15,10 +15,11 @@ from groupsae.errors import Interrupted, RunError
 from groupsae.interrupt import noted
 from groupsae.partition import Group, Partition, group_name
 from groupsae.progress import bar, say
+from groupsae.recipes.context import ROWS_FILE, RunContext
 from groupsae.recipes.group import read_groups
 from groupsae.recipes.warm_start import announce, warm_start_of
 from groupsae.records import MAY_CHANGE, RunDirectory
-from groupsae.saes.adapter import Adapter, fit_adapters
+from groupsae.saes.adapter import LayerMaps, fit_adapters
 from groupsae.saes.suite import ADAPTER_FILE, load_adapter, save_adapter, save_sae, write_suite_index
 from groupsae.training.checkpoint import Checkpoints, Progress
 from groupsae.training.log import LogFile
@@ -26,7 +27,6 @@ from groupsae.training.loop import PARTS
 from groupsae.training.precision import has_bf16
 from groupsae.training.trainer import Trained, train_groups
 from groupsae.training.warm_start import WarmStart
-from groupsae.workbench import ROWS_FILE, Workbench
 
 SCALES_IN_TRAINING = "checkpoint-scales.safetensors"
 ADAPTERS_IN_TRAINING = "checkpoint-adapters"
@@ -34,7 +34,7 @@ LOGS = ("metrics.jsonl", "timing.jsonl")
 """What was measured, which is the same in every run of a config; and when and how, which is not."""
 
 
-def train(bench: Workbench) -> list[str]:
+def train(bench: RunContext) -> list[str]:
     """An SAE per group of every suite of the run: `groups/`, `suite.json`, `train.json`, `metrics.jsonl`.
 
     A run with a warm start has one suite, `groups`, of one SAE per layer.
@@ -122,7 +122,7 @@ def _checkpoints(
     )
 
 
-def _require_no_other(bench: Workbench, checkpoints: Checkpoints) -> None:
+def _require_no_other(bench: RunContext, checkpoints: Checkpoints) -> None:
     """Raises RunError, naming what differs, if an unfinished training of other settings would be lost."""
     other = checkpoints.others()
     if other is None or bench.overwrite or bench.run.status("train") != "missing":
@@ -149,23 +149,23 @@ def _resumable(run: RunDirectory) -> Iterator[Callable[[], int]]:
         raise Interrupted(stopped.signal, message.strip()) from None
 
 
-def _scales(bench: Workbench, checkpoints: Checkpoints) -> Scales:
-    """Each hookpoint's scale and centre: those of the checkpoint, or measured anew and kept beside it."""
+def _scales(bench: RunContext, checkpoints: Checkpoints) -> Scales:
+    """Each hookpoint's scale and center: those of the checkpoint, or measured anew and kept beside it."""
     run, config = bench.run, bench.run.config.train
     if checkpoints.exist and run.file(SCALES_IN_TRAINING).exists():
         return Scales.load(run.file(SCALES_IN_TRAINING), bench.hookpoints).to(bench.source.device)
-    passes = 2 if config.centre else 1
+    passes = 2 if config.center else 1
     with bar("scales", passes * min(config.scale_tokens, bench.rows.ids_RT.size)) as advance:
         scales = measure_scales(
-            bench.source, config.scale_tokens, centre=config.centre, seed=bench.run.config.seed, progress=advance
+            bench.source, config.scale_tokens, center=config.center, seed=bench.run.config.seed, progress=advance
         )
     run.write(SCALES_IN_TRAINING, scales.save)
     return scales
 
 
 def _adapters(
-    bench: Workbench, checkpoints: Checkpoints, groups: Sequence[Group], scales: Scales
-) -> dict[Group, Adapter]:
+    bench: RunContext, checkpoints: Checkpoints, groups: Sequence[Group], scales: Scales
+) -> dict[Group, LayerMaps]:
     """What layers have of their own: as the checkpoint's training had it, or fitted anew and written down."""
     run, own = bench.run, bench.run.config.group.own
     d_sae = bench.run.config.sae.width(bench.source.d_model)
@@ -188,7 +188,7 @@ def _adapters(
     return adapters
 
 
-def _write_facts(bench: Workbench, trained: Trained, groups: Iterable[Group], snapshots: dict[int, list[str]]) -> None:
+def _write_facts(bench: RunContext, trained: Trained, groups: Iterable[Group], snapshots: dict[int, list[str]]) -> None:
     config = bench.run.config
     facts = {
         "num_tokens": config.train.num_tokens,

@@ -9,14 +9,14 @@ from groupsae.config import WarmStartConfig
 from groupsae.errors import ConfigError, RunError
 from groupsae.partition import Partition
 from groupsae.progress import say
+from groupsae.recipes.context import RunContext
 from groupsae.records import RunDirectory
 from groupsae.saes.suite import Suite, read_suite_index
 from groupsae.storage import describe
 from groupsae.training.warm_start import WarmStart
-from groupsae.workbench import Workbench
 
 
-def warm_start_of(bench: Workbench) -> WarmStart | None:
+def warm_start_of(bench: RunContext) -> WarmStart | None:
     """What this run's config starts from, or None.
 
     Raises ConfigError if the source is this run, or its SAEs are of another shape or architecture;
@@ -34,7 +34,7 @@ def warm_start_of(bench: Workbench) -> WarmStart | None:
     return start
 
 
-def announce(start: WarmStart, bench: Workbench) -> None:
+def announce(start: WarmStart, bench: RunContext) -> None:
     """Say which settings differ from the source's, and which layers have nothing to start from."""
     groups = Partition.singletons(bench.hookpoints).groups
     for difference in start.require_possible(groups, bench.width, bench.run.config.sae, bench.run.config.train):

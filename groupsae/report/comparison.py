@@ -10,7 +10,7 @@ from groupsae.records import RunDirectory
 from groupsae.report.data import BASELINE, Record, RunData, read_run
 from groupsae.report.outlook import look_ahead
 from groupsae.report.readings import Point, Readings, curve, read_curves
-from groupsae.report.summary import SuiteSummary, summarise_data
+from groupsae.report.summary import SuiteSummary, summarize_data
 
 SUMMARY = "summary.json"
 AGAINST = "eval/against"
@@ -50,7 +50,7 @@ def label_of(other: Path) -> str:
 def compare(data: RunData) -> Comparison:
     """The suites of one run."""
     curves = _curves(data)
-    return Comparison("", tuple(summarise_data(data)), _readings(curves))
+    return Comparison("", tuple(summarize_data(data)), _readings(curves))
 
 
 def compare_with(run: RunDirectory, other: RunDirectory) -> Comparison:
@@ -60,7 +60,7 @@ def compare_with(run: RunDirectory, other: RunDirectory) -> Comparison:
     records = {name: _read(run, f"{folder}/{name}.json") for name in _OF_RUN}
     mine = replace(read_run(run), **records)
     its = replace(read_run(other), **{name: of(records[name], f"{label}/") for name, of in _OF_RUN.items()})
-    summaries = [*summarise_data(mine), *(replace(one, name=f"{label}/{one.name}") for one in summarise_data(its))]
+    summaries = [*summarize_data(mine), *(replace(one, name=f"{label}/{one.name}") for one in summarize_data(its))]
     curves = _curves(mine) | {f"{label}/{name}": points for name, points in _curves(its).items()}
     return Comparison(label, tuple(summaries), _readings(curves))
 

@@ -18,7 +18,7 @@ from groupsae.report.circuits import circuit_folds
 from groupsae.report.data import RunData, read_run
 from groupsae.report.figures import Drawing
 from groupsae.report.similarity import similarity_folds
-from groupsae.report.summary import summarise_data
+from groupsae.report.summary import summarize_data
 from groupsae.report.tables import Fold
 
 _HERE = Path(__file__).parent
@@ -46,7 +46,7 @@ def write_report(run: RunDirectory) -> Path:
 def render(run: RunDirectory) -> str:
     """The report of a run as HTML. The same run directory gives the same text."""
     data = read_run(run)
-    summaries = summarise_data(data)
+    summaries = summarize_data(data)
     script = (_HERE / "script.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),

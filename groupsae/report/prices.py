@@ -10,7 +10,7 @@ from groupsae.partition import Partition
 from groupsae.records import RunDirectory
 from groupsae.report.data import BASELINE, GROUPS, RunData, as_groups
 from groupsae.report.outlook import Interval, Offer, Outlook, interval, look_ahead
-from groupsae.report.summary import SuiteSummary, summarise_data
+from groupsae.report.summary import SuiteSummary, summarize_data
 from groupsae.report.tables import Cell, Measure, SortableTable, command
 from groupsae.report.wording import NONE, count, duration, fixed, flops, percent, plural, share, size
 
@@ -129,7 +129,7 @@ def forecast_table(data: RunData) -> list[Measure]:
     """
     if data.plan is None or not _as_planned(data):
         return []
-    outlook, suites = look_ahead(data), {suite.name: suite for suite in summarise_data(data)}
+    outlook, suites = look_ahead(data), {suite.name: suite for suite in summarize_data(data)}
     rows = []
     predicted = (data.plan.get("run") or {}).get("seconds")
     if predicted is not None:

@@ -67,17 +67,17 @@ class SuiteSummary:
     """Measured: the language model, this suite's SAE steps, and everything around them."""
 
 
-def summarise(run: RunDirectory) -> list[SuiteSummary]:
+def summarize(run: RunDirectory) -> list[SuiteSummary]:
     """One summary for each suite of the run, the baseline first; empty before layers are grouped."""
-    return summarise_data(read_run(run))
+    return summarize_data(read_run(run))
 
 
-def summarise_data(data: RunData) -> list[SuiteSummary]:
+def summarize_data(data: RunData) -> list[SuiteSummary]:
     """One summary for each suite of records that were read already."""
-    return [_summarise(data, name, partition) for name, partition in data.partitions.items()]
+    return [_summarize(data, name, partition) for name, partition in data.partitions.items()]
 
 
-def _summarise(data: RunData, name: str, partition: Partition) -> SuiteSummary:
+def _summarize(data: RunData, name: str, partition: Partition) -> SuiteSummary:
     fvu = data.measured(name, "fvu")
     worst = max(fvu, key=fvu.__getitem__) if fvu else None
     cost = data.cost(partition)

@@ -41,7 +41,7 @@ class Look:
     """One look at the SAEs of a direction, as means over the layers that it starts warm.
 
     `scratch` are SAEs of the same layers, trained from scratch on the same tokens in the same
-    schedule; None at zero tokens. Normalised progress is (now - zero-shot) / (base - zero-shot) of the means:
+    schedule; None at zero tokens. Normalized progress is (now - zero-shot) / (base - zero-shot) of the means:
     0 before training, 1 where it is as good as the base SAE; None where base and zero-shot agree.
     """
 
@@ -105,7 +105,7 @@ class TransferResults:
         ]
 
     def summary(self) -> dict[str, Any]:
-        """Looks and budgets as JSON."""
+        """EvalHook and budgets as JSON."""
         return {
             "looks": {direction: [asdict(look) for look in looks] for direction, looks in self.looks.items()},
             "base": {direction: asdict(self.base_mean(direction)) for direction in self.looks},

@@ -11,7 +11,7 @@ from torch import Tensor
 from groupsae.saes.bias import Bias
 
 
-class Active(ABC):
+class SparseGrads(ABC):
     """The active latents (N, K) of a batch as M = N K entries: `latents`, `tokens` and `values` (M,) belong together.
 
     In which order entries stand is the path's own affair; whatever has an entry per latent and token, such as
@@ -34,7 +34,7 @@ class Active(ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, indices_NK: Tensor, values_NK: Tensor, d_sae: int, dtype: torch.dtype | None = None) -> Active:
+    def of(cls, indices_NK: Tensor, values_NK: Tensor, d_sae: int, dtype: torch.dtype | None = None) -> SparseGrads:
         """The entries; `dtype` as for `decode`."""
 
     @abstractmethod

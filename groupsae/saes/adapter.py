@@ -1,4 +1,4 @@
-"""What a layer has of its own inside a group, besides its centre and scale.
+"""What a layer has of its own inside a group, besides its center and scale.
 
 The SAE of a group sees z' and gives z'_hat; each layer l of the group enters and leaves by maps of its own:
 
@@ -30,7 +30,7 @@ from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.bias import Bias
 
 
-class Adapter(nn.Module):
+class LayerMaps(nn.Module):
     """The maps of the M layers of one group; what a group does without is of size zero.
 
     Buffers: gain (M, D), rotation (M, D, D), basis (M, R, D) with orthonormal rows, mean (M, D), and the share of the
@@ -119,7 +119,7 @@ def fit_adapters(
     d_sae: int = 0,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
-) -> dict[Group, Adapter]:
+) -> dict[Group, LayerMaps]:
     """The adapters of groups, all maps in closed form from `num_tokens` tokens in one pass; sums are float64.
 
     Biases, of `d_sae` latents, are zero, to be learned; with nothing else nothing is read. None where layers have
@@ -127,7 +127,7 @@ def fit_adapters(
     """
     if not own.any:
         return {}
-    adapters = {group: Adapter(len(group), source.d_model, own, d_sae).to(source.device) for group in groups}
+    adapters = {group: LayerMaps(len(group), source.d_model, own, d_sae).to(source.device) for group in groups}
     if not own.measured:
         return adapters
     moments = {group: _Moments(len(group), source.d_model, source.device) for group in groups}
@@ -135,7 +135,7 @@ def fit_adapters(
     for x_LND in stream(source, num_tokens, seed):
         for group, sums in moments.items():
             at = scales.at(group)
-            sums.add((x_LND[layers[group]].float() - at.centre_LD[:, None]) * at.scale_L[:, None, None])
+            sums.add((x_LND[layers[group]].float() - at.center_LD[:, None]) * at.scale_L[:, None, None])
         if progress:
             progress(x_LND.shape[1])
     for group, sums in moments.items():
@@ -160,7 +160,7 @@ class _Moments:
         self.own_MDD += z_MND.mT @ z_MND
         self.across_MDD += z_MND[self.middle].T @ z_MND
 
-    def fit(self, adapter: Adapter) -> None:
+    def fit(self, adapter: LayerMaps) -> None:
         (layers, d_model), own = self.sum_MD.shape, adapter.own
         mean_MD = self.sum_MD / self.count
         cov_MDD = self.own_MDD / self.count - mean_MD[:, :, None] * mean_MD[:, None]
@@ -180,7 +180,7 @@ class _Moments:
             u_MDD, _, vh_MDD = torch.linalg.svd(self._entered(adapter, kept_MDD, mean_MD))
             adapter.rotation_MDD.copy_(u_MDD @ vh_MDD)
 
-    def _entered(self, adapter: Adapter, kept_MDD: Tensor, mean_MD: Tensor) -> Tensor:
+    def _entered(self, adapter: LayerMaps, kept_MDD: Tensor, mean_MD: Tensor) -> Tensor:
         """E[y_middle y_l^T] of y = g * (z - A (z - m)), the input of the rotations: y = T z + t."""
         gain_MD = adapter.gain_MD.double() if adapter.own.affine else torch.ones_like(mean_MD)
         T_MDD = gain_MD[:, :, None] * kept_MDD

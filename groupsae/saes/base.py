@@ -38,38 +38,38 @@ class Latents:
 
     @torch.no_grad()
     def fired(self, d_sae: int) -> Tensor:
-        """True for each latent (S,) that fired on some token; no synchronisation with the device."""
+        """True for each latent (S,) that fired on some token; no synchronization with the device."""
         fired_S = torch.zeros(d_sae + 1, dtype=torch.bool, device=self.indices_NK.device)
         reached_NK = torch.where(self.values_NK > 0, self.indices_NK, d_sae)
         return fired_S.index_fill_(0, reached_NK.flatten(), True)[:d_sae]
 
     @torch.no_grad()
-    def activity(self, d_sae: int) -> Activity:
-        """What they amount to; no synchronisation with the device."""
+    def activity(self, d_sae: int) -> FiringStats:
+        """What they amount to; no synchronization with the device."""
         values_NK, active_NK = self.values_NK, self.values_NK > 0
         none = values_NK.new_full((), torch.inf)  # filled on the device; `new_tensor` would be copied there
-        weakest = torch.where(active_NK, values_NK, none).amin() if values_NK.numel() else none
-        return Activity(len(values_NK), active_NK.sum(), weakest, self.fired(d_sae))
+        cutoff = torch.where(active_NK, values_NK, none).amin() if values_NK.numel() else none
+        return FiringStats(len(values_NK), active_NK.sum(), cutoff, self.fired(d_sae))
 
 
 @dataclass(frozen=True)
-class Activity:
+class FiringStats:
     """What the latents of a batch amount to: its tokens, how many values are above zero, and the smallest of those.
 
-    `weakest` is infinite where nothing fired; `fired_S` is true for each latent (S,) that fired on some token.
+    `cutoff` is infinite where nothing fired; `fired_S` is true for each latent (S,) that fired on some token.
     """
 
     tokens: int
     active: Tensor
-    weakest: Tensor
+    cutoff: Tensor
     fired_S: Tensor
 
-    def __add__(self, other: Activity) -> Activity:
+    def __add__(self, other: FiringStats) -> FiringStats:
         """That of two parts of a batch together."""
-        return Activity(
+        return FiringStats(
             self.tokens + other.tokens,
             self.active + other.active,
-            torch.minimum(self.weakest, other.weakest),
+            torch.minimum(self.cutoff, other.cutoff),
             self.fired_S | other.fired_S,
         )
 
@@ -79,19 +79,19 @@ class Activity:
 
 
 @dataclass(frozen=True)
-class Whole:
+class BatchStats:
     """What losses of a part must know of the whole batch: its tokens, and V = sum_t ||z_t - mean z||^2.
 
-    Of a batch without variance, such as one token, V is sum_t ||z_t||^2. `weakest` is the pre-activation from which
+    Of a batch without variance, such as one token, V is sum_t ||z_t||^2. `cutoff` is the pre-activation from which
     on latents are kept, where that is decided by the batch and not by each token.
     """
 
     count: int
     variance: Tensor
-    weakest: Tensor | None = None
+    cutoff: Tensor | None = None
 
     @classmethod
-    def of(cls, z_ND: Tensor) -> Whole:
+    def of(cls, z_ND: Tensor) -> BatchStats:
         """Those of a batch."""
         limits = torch.finfo(z_ND.dtype)
         variance, power = (torch.linalg.vector_norm(part).square() for part in (z_ND - z_ND.mean(0), z_ND))
@@ -99,7 +99,7 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Losses:
+class StepLosses:
     """What a batch cost, and what fired.
 
     `total` carries the gradient; `error` and `variance` (sums over the batch, of z in scaled
@@ -118,7 +118,7 @@ class SparseAutoencoder(nn.Module, ABC):
     """z_hat = W_dec^T latents + b_dec, with latents a sparse, non-negative function of z.
 
     Weights, all float32: W_enc (S, D), b_enc (S,), W_dec (S, D) with rows of unit norm, b_dec
-    (D,). Inputs z (N, D) are centred and scaled already; `Suite` binds an SAE to a hookpoint's
+    (D,). Inputs z (N, D) are centered and scaled already; `Suite` binds an SAE to a hookpoint's
     raw activations.
     """
 
@@ -135,7 +135,7 @@ class SparseAutoencoder(nn.Module, ABC):
         self.b_dec = nn.Parameter(torch.zeros(d_model))
 
     @torch.no_grad()
-    def initialise(self, seed: int) -> None:
+    def initialize(self, seed: int) -> None:
         """Random unit decoder rows, the encoder their transpose, zero biases; decided by the seed alone."""
         random = torch.Generator().manual_seed(seed)
         rows_SD = F.normalize(torch.randn(self.d_sae, self.d_model, generator=random), dim=1)
@@ -158,9 +158,9 @@ class SparseAutoencoder(nn.Module, ABC):
         z_ND: Tensor,
         dead_S: Tensor,
         sparsity: float = 1.0,
-        whole: Whole | None = None,
+        whole: BatchStats | None = None,
         own: Bias | None = None,
-    ) -> Losses:
+    ) -> StepLosses:
         """The training losses of a batch; `dead_S` marks the latents that count as dead.
 
         `sparsity` in [0, 1] is the warm-up of a sparsity penalty, where the architecture has one. Given
@@ -168,11 +168,11 @@ class SparseAutoencoder(nn.Module, ABC):
         tokens' layers have of their `own` is added to b_enc.
         """
 
-    def whole(self, z_ND: Tensor, size: int, own: Bias | None = None) -> Whole:
+    def whole(self, z_ND: Tensor, size: int, own: Bias | None = None) -> BatchStats:
         """What `losses` must know of a batch that is taken in parts of `size` tokens."""
-        return Whole.of(z_ND)
+        return BatchStats.of(z_ND)
 
-    def after_step(self, activity: Activity, rate: float) -> None:
+    def after_step(self, activity: FiringStats, rate: float) -> None:
         """What a step on a batch changes besides the gradient's part, by what was active: thresholds, weights."""
 
     def encode(self, z_ND: Tensor) -> Tensor:
@@ -239,7 +239,7 @@ class SparseAutoencoder(nn.Module, ABC):
         self.scale_biases(factor)
 
     @torch.no_grad()
-    def normalise_decoder(self) -> None:
+    def normalize_decoder(self) -> None:
         """Give every decoder row unit norm."""
         for W_RD in self.W_dec.split(self._rows_at_once):
             W_RD /= torch.linalg.vector_norm(W_RD, dim=1, keepdim=True).clamp_min(1e-12)

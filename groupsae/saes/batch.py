@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from groupsae.config import BatchTopKConfig, MatryoshkaConfig
 from groupsae.saes.activation import Threshold
 from groupsae.saes.auxk import auxk_error
-from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.base import BatchStats, FiringStats, Latents, SparseAutoencoder, StepLosses
 from groupsae.saes.bias import Bias
 from groupsae.saes.pre_activations import PreActivations, pre_activations_above
 
@@ -30,7 +30,7 @@ class BatchSAE(SparseAutoencoder):
 
     over one or more reconstructions z_hat_m (`reconstruct`); `auxk_error` for dead latents is that of the last, as
     are the error and FVU that are reported. Outside training f = ReLU(pre) [pre > threshold] (`BatchThreshold`), so
-    that a token's latents do not depend on its neighbours. A part of a batch keeps what is kept in the whole.
+    that a token's latents do not depend on its neighbors. A part of a batch keeps what is kept in the whole.
     """
 
     def __init__(self, d_model: int, config: BatchTopKConfig | MatryoshkaConfig) -> None:
@@ -55,41 +55,41 @@ class BatchSAE(SparseAutoencoder):
         """Those above the one threshold."""
         return Threshold(self.threshold.value.expand(self.d_sae))
 
-    def whole(self, z_ND: Tensor, size: int, own: Bias | None = None) -> Whole:
+    def whole(self, z_ND: Tensor, size: int, own: Bias | None = None) -> BatchStats:
         """As every SAE; of several parts also what they keep together, found in a pass of its own."""
         whole = super().whole(z_ND, size, own)
         if size >= len(z_ND):
             return whole
-        return replace(whole, weakest=self.threshold.weakest(z_ND, self.W_enc, self.folded_bias(own), size))
+        return replace(whole, cutoff=self.threshold.cutoff(z_ND, self.W_enc, self.folded_bias(own), size))
 
     def losses(
         self,
         z_ND: Tensor,
         dead_S: Tensor,
         sparsity: float = 1.0,
-        whole: Whole | None = None,
+        whole: BatchStats | None = None,
         own: Bias | None = None,
-    ) -> Losses:
+    ) -> StepLosses:
         """The loss of the class docstring on a batch z (N, D); no penalty, so nothing to warm up."""
         whole = whole or self.whole(z_ND, len(z_ND), own)
-        pre, values = self.threshold.strongest(z_ND, self.W_enc, self.folded_bias(own), whole.weakest)
+        pre, values = self.threshold.strongest(z_ND, self.W_enc, self.folded_bias(own), whole.cutoff)
         e_MND = z_ND - self.reconstruct(pre, values) - self.b_dec
         errors_M, variance = e_MND.square().sum((1, 2)), whole.variance
         auxk = auxk_error(self, z_ND, e_MND[-1], dead_S, own) / variance
         total = errors_M.sum() / variance + self.auxk_weight * auxk
-        return Losses(total, errors_M[-1].detach(), variance, auxk.detach(), pre.latents(values))
+        return StepLosses(total, errors_M[-1].detach(), variance, auxk.detach(), pre.latents(values))
 
-    def after_step(self, activity: Activity, rate: float) -> None:
+    def after_step(self, activity: FiringStats, rate: float) -> None:
         """Brings the threshold up to date."""
-        self.threshold.update(activity.weakest)
+        self.threshold.update(activity.cutoff)
 
 
 class BatchThreshold(nn.Module):
-    """Keeps the N k strongest latents of N tokens; afterwards, those above the mean of the weakest kept.
+    """Keeps the N k strongest latents of N tokens; afterwards, those above the mean of the cutoff kept.
 
         total <- m total + (1 - m) tau      weight <- m weight + (1 - m)      threshold = total / weight
 
-    tau is a step's weakest kept value, m = 0.95 (`MEMORY`). Divided by the weight, which starts at zero too, the
+    tau is a step's cutoff kept value, m = 0.95 (`MEMORY`). Divided by the weight, which starts at zero too, the
     mean is that of the steps so far, without bias from the first step on.
     """
 
@@ -105,17 +105,17 @@ class BatchThreshold(nn.Module):
         return self.total / self.weight.clamp_min(torch.finfo(self.weight.dtype).tiny)
 
     def strongest(
-        self, z_ND: Tensor, W_SD: Tensor, bias: Bias, weakest: Tensor | None = None
+        self, z_ND: Tensor, W_SD: Tensor, bias: Bias, cutoff: Tensor | None = None
     ) -> tuple[PreActivations, Tensor]:
         """Pre-activations of a batch, and their values with all but the N k largest, and the negative, set to zero.
 
-        Of a part of a batch, those from the batch's `weakest` on are kept. Exact wherever the floor lies: if the
+        Of a part of a batch, those from the batch's `cutoff` on are kept. Exact wherever the floor lies: if the
         list turns out to hold fewer than N k, all are taken instead; and if even those are fewer, as some are not
         numbers, none is set to zero.
         """
-        if weakest is not None:
-            pre = pre_activations_above(MARGIN * weakest.relu(), z_ND, W_SD, bias)
-            return pre, pre.values.relu() * (pre.values >= weakest)
+        if cutoff is not None:
+            pre = pre_activations_above(MARGIN * cutoff.relu(), z_ND, W_SD, bias)
+            return pre, pre.values.relu() * (pre.values >= cutoff)
         wanted = self.k * len(z_ND)
         pre = pre_activations_above(MARGIN * self.value, z_ND, W_SD, bias, wanted)
         if pre.values.numel() < wanted:
@@ -123,11 +123,11 @@ class BatchThreshold(nn.Module):
         surplus = pre.values.numel() - wanted
         if not wanted or surplus < 0:
             return pre, pre.values.relu()
-        weakest = pre.values.detach().flatten().kthvalue(surplus + 1).values
-        return pre, pre.values.relu() * (pre.values >= weakest)
+        cutoff = pre.values.detach().flatten().kthvalue(surplus + 1).values
+        return pre, pre.values.relu() * (pre.values >= cutoff)
 
     @torch.no_grad()
-    def weakest(self, z_ND: Tensor, W_SD: Tensor, bias: Bias, size: int) -> Tensor:
+    def cutoff(self, z_ND: Tensor, W_SD: Tensor, bias: Bias, size: int) -> Tensor:
         """What the N k largest pre-activations of a batch are at least, found in parts of `size` tokens.
 
         It lies halfway between the last that is kept and the first that is not, so that rounding does not decide.
@@ -155,8 +155,8 @@ class BatchThreshold(nn.Module):
         self.total *= factor
 
     @torch.no_grad()
-    def update(self, weakest: Tensor) -> None:
-        """Take note of a step's weakest kept value; a step in which nothing fired, whose is infinite, says nothing."""
-        seen = torch.isfinite(weakest)
-        self.total.copy_(torch.where(seen, MEMORY * self.total + (1 - MEMORY) * weakest, self.total))
+    def update(self, cutoff: Tensor) -> None:
+        """Take note of a step's cutoff kept value; a step in which nothing fired, whose is infinite, says nothing."""
+        seen = torch.isfinite(cutoff)
+        self.total.copy_(torch.where(seen, MEMORY * self.total + (1 - MEMORY) * cutoff, self.total))
         self.weight.copy_(torch.where(seen, MEMORY * self.weight + (1 - MEMORY), self.weight))

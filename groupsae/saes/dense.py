@@ -14,14 +14,14 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from groupsae.saes.active import Active
+from groupsae.saes.active import SparseGrads
 from groupsae.saes.bias import Bias
 from groupsae.saes.sparse import tile_rows
 
 
 @final
 @dataclass(frozen=True)
-class Scattered(Active):
+class DenseKernel(SparseGrads):
     """The entries in the order of the tokens, scattered tile by tile into rows of S latents."""
 
     name: ClassVar[str] = "dense"
@@ -44,14 +44,14 @@ class Scattered(Active):
     @staticmethod
     def decode(values_NK: Tensor, indices_NK: Tensor, W_SD: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """The product of all latents (N, S) with W, in tiles."""
-        every = Scattered.of(indices_NK, values_NK, len(W_SD), dtype)
+        every = DenseKernel.of(indices_NK, values_NK, len(W_SD), dtype)
         decoded_ND, W_cast_SD = W_SD.new_empty(len(indices_NK), W_SD.shape[1]), W_SD.to(dtype or W_SD.dtype)
         for part, weights_RS in every._tiles(every.values):
             decoded_ND[part] = weights_RS @ W_cast_SD
         return decoded_ND
 
     @classmethod
-    def of(cls, indices_NK: Tensor, values_NK: Tensor, d_sae: int, dtype: torch.dtype | None = None) -> Scattered:
+    def of(cls, indices_NK: Tensor, values_NK: Tensor, d_sae: int, dtype: torch.dtype | None = None) -> DenseKernel:
         """The entries as they come."""
         return cls(indices_NK, values_NK.flatten(), d_sae, dtype)
 

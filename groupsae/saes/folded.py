@@ -1,6 +1,6 @@
 """One hookpoint's SAE as plain weights in raw units: what other tools can hold.
 
-Centre, scale, gains and rotation are linear, and so go into the weights exactly; a layer's own encoder bias is in the
+Center, scale, gains and rotation are linear, and so go into the weights exactly; a layer's own encoder bias is in the
 bound SAE already. What an absorber takes away before the encoder is linear too; what it carries past the SAE is not
 the SAE's, and stands beside it.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from groupsae.saes.activation import Activation
-from groupsae.saes.adapter import Adapter
+from groupsae.saes.adapter import LayerMaps
 from groupsae.saes.suite import BoundSAE
 
 
@@ -50,10 +50,10 @@ class Folded:
     @torch.no_grad()
     def of(cls, bound: BoundSAE) -> Folded:
         """That of `suite[hookpoint]`: rows of W_enc go through s R diag(g), of W_dec through R diag(1 / g) / s."""
-        sae, scale, centre_D = bound.sae, bound.scale, bound.centre_D.double()
-        enter_DD, leave_DD = _maps(bound.adapter, bound.layer, sae.d_model, centre_D.device)
+        sae, scale, center_D = bound.sae, bound.scale, bound.center_D.double()
+        enter_DD, leave_DD = _maps(bound.adapter, bound.layer, sae.d_model, center_D.device)
         W_enc_SD = scale * sae.W_enc.double() @ enter_DD
-        b_dec_D = sae.b_dec.double() @ leave_DD / scale + centre_D
+        b_dec_D = sae.b_dec.double() @ leave_DD / scale + center_D
         b_enc_S = sae.b_enc.double()
         absorber = _absorber(bound)
         if absorber is not None:  # the encoder sees x - absorber(x)
@@ -76,7 +76,7 @@ class Folded:
         return decoded_ND if self.absorber is None else decoded_ND + self.absorber(x_ND)
 
 
-def _maps(adapter: Adapter | None, layer: int, d_model: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _maps(adapter: LayerMaps | None, layer: int, d_model: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """R diag(g) and R diag(1 / g), (D, D); the unit matrix for what the layer does without."""
     enter_DD = leave_DD = torch.eye(d_model, dtype=torch.float64, device=device)
     if adapter is not None and adapter.own.rotation:
@@ -91,5 +91,5 @@ def _absorber(bound: BoundSAE) -> Absorber | None:
     """A (z - m) / s = A (x - (c + m / s)): a projection is of no unit, its mean is put into raw ones."""
     if bound.adapter is None or not bound.adapter.own.absorber:
         return None
-    mean_D = bound.centre_D.double() + bound.adapter.mean_MD[bound.layer].double() / bound.scale
+    mean_D = bound.center_D.double() + bound.adapter.mean_MD[bound.layer].double() / bound.scale
     return Absorber(bound.adapter.basis_MRD[bound.layer].double(), mean_D)

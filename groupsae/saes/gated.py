@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from groupsae.config import GatedConfig
 from groupsae.saes.activation import Gate
-from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.base import BatchStats, FiringStats, Latents, SparseAutoencoder, StepLosses
 from groupsae.saes.bias import Bias
 from groupsae.saes.controller import PenaltyWeight, start_threshold
 from groupsae.saes.pre_activations import PreActivations, pre_activations_above
@@ -37,9 +37,9 @@ class GatedSAE(SparseAutoencoder):
         self.r_mag = nn.Parameter(torch.zeros(self.d_sae))
         self.b_mag = nn.Parameter(torch.zeros(self.d_sae))
 
-    def initialise(self, seed: int) -> None:
+    def initialize(self, seed: int) -> None:
         """As every SAE; biases with which about k gates are open, and sizes without any."""
-        super().initialise(seed)
+        super().initialize(seed)
         with torch.no_grad():
             self.b_enc.fill_(-start_threshold(self.d_model, self.d_sae, self.config.k))
             self.r_mag.zero_()
@@ -72,11 +72,11 @@ class GatedSAE(SparseAutoencoder):
         z_ND: Tensor,
         dead_S: Tensor,
         sparsity: float = 1.0,
-        whole: Whole | None = None,
+        whole: BatchStats | None = None,
         own: Bias | None = None,
-    ) -> Losses:
+    ) -> StepLosses:
         """The loss of the class docstring on a batch z (N, D); nothing is done for dead latents."""
-        whole = whole or Whole.of(z_ND)
+        whole = whole or BatchStats.of(z_ND)
         gate = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias(own))
         sizes, opened = self._sizes(gate), gate.values.relu()
         error = (z_ND - gate.decode(sizes, self.W_dec) - self.b_dec).square().sum()
@@ -84,9 +84,9 @@ class GatedSAE(SparseAutoencoder):
         gate_error, variance = (z_ND - by_gate_ND).square().sum(), whole.variance
         l1 = opened.sum() / whole.count
         total = (error + gate_error) / variance + sparsity * self.penalty.value * l1
-        return Losses(total, error.detach(), variance, variance.new_zeros(()), gate.latents(sizes))
+        return StepLosses(total, error.detach(), variance, variance.new_zeros(()), gate.latents(sizes))
 
-    def after_step(self, activity: Activity, rate: float) -> None:
+    def after_step(self, activity: FiringStats, rate: float) -> None:
         """Steers lambda."""
         self.penalty.update(activity.l0(), rate)
 

@@ -12,7 +12,7 @@ from torch.autograd import Function
 from groupsae.config import JumpReLUConfig
 from groupsae.saes.activation import Threshold
 from groupsae.saes.auxk import auxk_error
-from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.base import BatchStats, FiringStats, Latents, SparseAutoencoder, StepLosses
 from groupsae.saes.bias import Bias
 from groupsae.saes.controller import PenaltyWeight, start_threshold
 from groupsae.saes.pre_activations import PreActivations, pre_activations_above
@@ -51,9 +51,9 @@ class JumpReLUSAE(SparseAutoencoder):
         """theta, (S,)."""
         return self.log_threshold.exp()
 
-    def initialise(self, seed: int) -> None:
+    def initialize(self, seed: int) -> None:
         """As every SAE; low thresholds, as too many active latents are lost sooner than dead ones come back."""
-        super().initialise(seed)
+        super().initialize(seed)
         with torch.no_grad():
             self.log_threshold.fill_(math.log(start_threshold(self.d_model, self.d_sae, self.config.k) / 3))
 
@@ -77,11 +77,11 @@ class JumpReLUSAE(SparseAutoencoder):
         z_ND: Tensor,
         dead_S: Tensor,
         sparsity: float = 1.0,
-        whole: Whole | None = None,
+        whole: BatchStats | None = None,
         own: Bias | None = None,
-    ) -> Losses:
+    ) -> StepLosses:
         """The loss of the class docstring on a batch z (N, D)."""
-        whole = whole or Whole.of(z_ND)
+        whole = whole or BatchStats.of(z_ND)
         pre, values, _ = self._pre_activations(z_ND, -self.bandwidth / 2, own)
         theta = pre.of(self.threshold).expand_as(values)
         active = Step.apply(values, theta, self.bandwidth)
@@ -90,9 +90,9 @@ class JumpReLUSAE(SparseAutoencoder):
         error, variance, l0 = e_ND.square().sum(), whole.variance, active.sum() / whole.count
         auxk = auxk_error(self, z_ND, e_ND, dead_S, own) / variance
         total = error / variance + sparsity * self.penalty.value * l0 / self.config.k + self.auxk_weight * auxk
-        return Losses(total, error.detach(), variance, auxk.detach(), pre.latents(latents))
+        return StepLosses(total, error.detach(), variance, auxk.detach(), pre.latents(latents))
 
-    def after_step(self, activity: Activity, rate: float) -> None:
+    def after_step(self, activity: FiringStats, rate: float) -> None:
         """Steers lambda."""
         self.penalty.update(activity.l0(), rate)
 

@@ -15,9 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from groupsae.saes.active import Active
+from groupsae.saes.active import SparseGrads
 from groupsae.saes.bias import Bias
-from groupsae.saes.sparse import Transposed
+from groupsae.saes.sparse import GatherKernel
 
 ROW_NUMBERS_PER_WARP = 512
 """Numbers of a row for which a program has another warp, up to `MOST_WARPS`."""
@@ -103,11 +103,11 @@ def _add_extra(out, extra, ends, D, BLOCK_D: tl.constexpr):
 
 @final
 @dataclass(frozen=True)
-class KernelTransposed(Active):
-    """The list sorted by latent, as `Transposed` has it, summed by kernels, a program for each stretch of it."""
+class TritonKernel(SparseGrads):
+    """The list sorted by latent, as `GatherKernel` has it, summed by kernels, a program for each stretch of it."""
 
     name: ClassVar[str] = "triton"
-    listed: Transposed
+    listed: GatherKernel
     stretches: Stretches
     num_tokens: int
 
@@ -139,11 +139,9 @@ class KernelTransposed(Active):
         return out_ND
 
     @classmethod
-    def of(
-        cls, indices_NK: Tensor, values_NK: Tensor, d_sae: int, dtype: torch.dtype | None = None
-    ) -> KernelTransposed:
+    def of(cls, indices_NK: Tensor, values_NK: Tensor, d_sae: int, dtype: torch.dtype | None = None) -> TritonKernel:
         """The sorted list, in stretches; there is no dense product."""
-        listed = Transposed.of(indices_NK, values_NK, d_sae)
+        listed = GatherKernel.of(indices_NK, values_NK, d_sae)
         return cls(listed, Stretches.of(listed.starts_S, listed.values.numel()), len(indices_NK))
 
     def rows(self, x_ND: Tensor, weights_M: Tensor) -> Tensor:

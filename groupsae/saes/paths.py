@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import torch
 
-from groupsae.saes.active import Active
-from groupsae.saes.dense import Scattered
-from groupsae.saes.sparse import Transposed
+from groupsae.saes.active import SparseGrads
+from groupsae.saes.dense import DenseKernel
+from groupsae.saes.sparse import GatherKernel
 
-DEFINITION = Transposed
+DEFINITION = GatherKernel
 """The path that the others are compared with, and that runs everywhere."""
 
 
-def path_named(name: str) -> type[Active]:
+def path_named(name: str) -> type[SparseGrads]:
     """`sparse`, `triton` or `dense`. Raises ImportError if Triton is asked for and not there."""
     if name == "triton":
-        from groupsae.saes.kernels import KernelTransposed
+        from groupsae.saes.kernels import TritonKernel
 
-        return KernelTransposed
-    return {path.name: path for path in (Transposed, Scattered)}[name]
+        return TritonKernel
+    return {path.name: path for path in (GatherKernel, DenseKernel)}[name]
 
 
 def paths_on(device: torch.device) -> tuple[str, ...]:
@@ -26,4 +26,4 @@ def paths_on(device: torch.device) -> tuple[str, ...]:
 
     On a CPU the sparse one wins every operation, at 1 of 96 latents active as at 1 of 256, so nothing is tried.
     """
-    return (DEFINITION.name, "triton", Scattered.name) if device.type == "cuda" else (DEFINITION.name,)
+    return (DEFINITION.name, "triton", DenseKernel.name) if device.type == "cuda" else (DEFINITION.name,)

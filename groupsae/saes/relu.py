@@ -9,7 +9,7 @@ from torch import Tensor
 
 from groupsae.config import ReLUConfig
 from groupsae.saes.activation import ReLU
-from groupsae.saes.base import Activity, Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.base import BatchStats, FiringStats, Latents, SparseAutoencoder, StepLosses
 from groupsae.saes.bias import Bias
 from groupsae.saes.controller import PenaltyWeight, start_threshold
 from groupsae.saes.pre_activations import pre_activations_above
@@ -33,9 +33,9 @@ class ReLUSAE(SparseAutoencoder):
         super().__init__(d_model, config.width(d_model))
         self.config, self.penalty = config, PenaltyWeight(config.k, config.sparsity_coefficient)
 
-    def initialise(self, seed: int) -> None:
+    def initialize(self, seed: int) -> None:
         """As every SAE; biases below which about k latents are active."""
-        super().initialise(seed)
+        super().initialize(seed)
         with torch.no_grad():
             self.b_enc.fill_(-start_threshold(self.d_model, self.d_sae, self.config.k))
 
@@ -53,18 +53,18 @@ class ReLUSAE(SparseAutoencoder):
         z_ND: Tensor,
         dead_S: Tensor,
         sparsity: float = 1.0,
-        whole: Whole | None = None,
+        whole: BatchStats | None = None,
         own: Bias | None = None,
-    ) -> Losses:
+    ) -> StepLosses:
         """The loss of the class docstring on a batch z (N, D); nothing is done for dead latents."""
-        whole = whole or Whole.of(z_ND)
+        whole = whole or BatchStats.of(z_ND)
         pre = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias(own))
         values = pre.values.relu()
         error = (z_ND - pre.decode(values, self.W_dec) - self.b_dec).square().sum()
         variance, l1 = whole.variance, values.sum() / whole.count
         total = error / variance + sparsity * self.penalty.value * l1
-        return Losses(total, error.detach(), variance, variance.new_zeros(()), pre.latents(values))
+        return StepLosses(total, error.detach(), variance, variance.new_zeros(()), pre.latents(values))
 
-    def after_step(self, activity: Activity, rate: float) -> None:
+    def after_step(self, activity: FiringStats, rate: float) -> None:
         """Steers lambda."""
         self.penalty.update(activity.l0(), rate)

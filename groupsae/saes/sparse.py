@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from groupsae.saes.active import Active
+from groupsae.saes.active import SparseGrads
 from groupsae.saes.bias import Bias
 
 TILE_NUMBERS = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
@@ -75,7 +75,7 @@ class _Select(Function):
         grad_z_ND = F.embedding_bag(indices_NK, W_SD, per_sample_weights=grad_NK, mode="sum") if needs_z else None
         if not (needs_W or needs_b):
             return grad_z_ND, None, None, None, None, None
-        chosen = Transposed.of(indices_NK, grad_NK, len(W_SD))
+        chosen = GatherKernel.of(indices_NK, grad_NK, len(W_SD))
         grad_b = chosen.sums(Bias(b, layers_N), chosen.values)
         return grad_z_ND, chosen.rows(z_ND, chosen.values), grad_b, None, None, None
 
@@ -88,17 +88,17 @@ def squared_error(
     bias: Bias,
     W_dec_SD: Tensor,
     b_dec_D: Tensor,
-    path: type[Active] | None = None,
+    path: type[SparseGrads] | None = None,
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """sum_t ||z_hat_t - z_t||^2, and z - z_hat (N, D), from the active latents; gradients for the four weights.
 
     `values_NK` are those of ReLU(W_enc (z - b_dec) + bias) at `indices_NK`, however chosen; the gradient goes through
     those above zero, and not through the choice. z and z - z_hat get no gradient. `path` is how sums over active
-    latents are computed, `Transposed` by default, and `dtype` the precision of its dense products, if it has any.
+    latents are computed, `GatherKernel` by default, and `dtype` the precision of its dense products, if it has any.
     """
     weights = (W_enc_SD, bias.rows, bias.layers_N, W_dec_SD, b_dec_D)
-    return _SquaredError.apply(z_ND, values_NK, indices_NK, *weights, path or Transposed, dtype)
+    return _SquaredError.apply(z_ND, values_NK, indices_NK, *weights, path or GatherKernel, dtype)
 
 
 class _SquaredError(Function):
@@ -113,32 +113,32 @@ class _SquaredError(Function):
         layers_N: Tensor | None,
         W_dec_SD: Tensor,
         b_dec_D: Tensor,
-        path: type[Active],
+        path: type[SparseGrads],
         dtype: torch.dtype | None,
     ) -> tuple[Tensor, Tensor]:
-        centred_ND = z_ND - b_dec_D
-        e_ND = centred_ND - path.decode(values_NK, indices_NK, W_dec_SD, dtype)
+        centered_ND = z_ND - b_dec_D
+        e_ND = centered_ND - path.decode(values_NK, indices_NK, W_dec_SD, dtype)
         ctx.path, ctx.dtype = path, dtype
-        ctx.save_for_backward(centred_ND, e_ND, values_NK, indices_NK, W_enc_SD, b_enc, layers_N, W_dec_SD)
+        ctx.save_for_backward(centered_ND, e_ND, values_NK, indices_NK, W_enc_SD, b_enc, layers_N, W_dec_SD)
         ctx.mark_non_differentiable(e_ND)
         return torch.linalg.vector_norm(e_ND).square(), e_ND
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        centred_ND, e_ND, values_NK, indices_NK, W_enc_SD, b_enc, layers_N, W_dec_SD = ctx.saved_tensors
+        centered_ND, e_ND, values_NK, indices_NK, W_enc_SD, b_enc, layers_N, W_dec_SD = ctx.saved_tensors
         grad_ND = e_ND * (-2 * grad)
         active = ctx.path.of(indices_NK, values_NK, len(W_dec_SD), ctx.dtype)
         grad_W_dec_SD, grad_M = active.rows_and_dots(grad_ND, W_dec_SD)
         grad_M *= active.values > 0
         grad_b_enc = active.sums(Bias(b_enc, layers_N), grad_M)
-        grad_W_enc_SD = active.rows(centred_ND, grad_M)
+        grad_W_enc_SD = active.rows(centered_ND, grad_M)
         grad_b_dec_D = grad_ND.sum(0) - grad_b_enc.view(-1, len(W_enc_SD)).sum(0) @ W_enc_SD
         return None, None, None, grad_W_enc_SD, grad_b_enc, None, grad_W_dec_SD, grad_b_dec_D, None, None
 
 
 @final
 @dataclass(frozen=True)
-class Transposed(Active):
+class GatherKernel(SparseGrads):
     """The entries as a list sorted by latent, then by token; latent s has those from `starts_S[s]` on."""
 
     name: ClassVar[str] = "sparse"
@@ -153,7 +153,7 @@ class Transposed(Active):
         return F.embedding_bag(indices_NK, W_SD, per_sample_weights=values_NK, mode="sum")
 
     @classmethod
-    def of(cls, indices_NK: Tensor, values_NK: Tensor, d_sae: int, dtype: torch.dtype | None = None) -> Transposed:
+    def of(cls, indices_NK: Tensor, values_NK: Tensor, d_sae: int, dtype: torch.dtype | None = None) -> GatherKernel:
         """The transposed list; there is no dense product."""
         narrow = torch.int16 if d_sae <= torch.iinfo(torch.int16).max else torch.int32  # sorts faster
         latents, order = indices_NK.flatten().to(narrow).sort(stable=True)

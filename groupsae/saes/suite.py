@@ -15,7 +15,7 @@ from groupsae.activations.scale import Scales
 from groupsae.config import PerLayer
 from groupsae.errors import ConfigError, PartitionError, RunError
 from groupsae.partition import Group, Partition, group_name
-from groupsae.saes.adapter import Adapter
+from groupsae.saes.adapter import LayerMaps
 from groupsae.saes.base import Latents, SparseAutoencoder
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import ARCHITECTURES, build_sae
@@ -32,7 +32,7 @@ class BoundSAE:
 
     z = s (x - c)        x_hat = z_hat / s + c
 
-    Where layers of the group have maps of their own, the SAE sees z' and gives z'_hat (`Adapter`); a layer's own
+    Where layers of the group have maps of their own, the SAE sees z' and gives z'_hat (`LayerMaps`); a layer's own
     encoder bias is in `sae` already. What an absorber carries past the SAE has no latents: it is in the
     reconstruction, and in what is decoded beside x.
     """
@@ -40,18 +40,18 @@ class BoundSAE:
     hookpoint: str
     sae: SparseAutoencoder
     scale: float
-    centre_D: Tensor
-    adapter: Adapter | None = None
+    center_D: Tensor
+    adapter: LayerMaps | None = None
     layer: int = 0
 
     def encode(self, x: Tensor) -> Tensor:
         """The latents (..., S) of raw activations (..., D)."""
-        z_ND = self._enter(self._normalise(x.reshape(-1, x.shape[-1])))
+        z_ND = self._enter(self._normalize(x.reshape(-1, x.shape[-1])))
         return self.sae.encode(z_ND).reshape(*x.shape[:-1], self.sae.d_sae)
 
     def encode_sparse(self, x_ND: Tensor) -> Latents:
         """The active latents of raw activations (N, D)."""
-        return self.sae.encode_sparse(self._enter(self._normalise(x_ND)))
+        return self.sae.encode_sparse(self._enter(self._normalize(x_ND)))
 
     def decode(self, latents: Tensor, x: Tensor | None = None) -> Tensor:
         """The raw activations (..., D) that latents (..., S) stand for; with those encoded, x, what is carried too."""
@@ -66,11 +66,11 @@ class BoundSAE:
     def __call__(self, x: Tensor) -> Tensor:
         """The reconstruction of raw activations, in their shape and dtype."""
         x_ND = x.reshape(-1, x.shape[-1])
-        z_hat_ND = self.sae(self._enter(self._normalise(x_ND)))
+        z_hat_ND = self.sae(self._enter(self._normalize(x_ND)))
         return (self._restore(z_hat_ND) + self._carried(x_ND)).reshape(x.shape).to(x.dtype)
 
-    def _normalise(self, x: Tensor) -> Tensor:
-        return (x.float() - self.centre_D) * self.scale
+    def _normalize(self, x: Tensor) -> Tensor:
+        return (x.float() - self.center_D) * self.scale
 
     def _enter(self, z_ND: Tensor) -> Tensor:
         if self.adapter is None:
@@ -79,18 +79,18 @@ class BoundSAE:
 
     def _restore(self, z_hat: Tensor) -> Tensor:
         z = z_hat if self.adapter is None else self.adapter.leave(z_hat, self.layer)
-        return z / self.scale + self.centre_D
+        return z / self.scale + self.center_D
 
     def _carried(self, x_ND: Tensor) -> Tensor | float:
         if self.adapter is None or not self.adapter.own.absorber:
             return 0.0
-        return self.adapter.absorbed(self._normalise(x_ND), self.layer) / self.scale
+        return self.adapter.absorbed(self._normalize(x_ND), self.layer) / self.scale
 
 
 class Suite:
     """The SAEs of a partition: `suite["layers.3"]` is the SAE that serves this hookpoint.
 
-    One SAE object serves all hookpoints of its group; centre and scale are the hookpoint's own, and what
+    One SAE object serves all hookpoints of its group; center and scale are the hookpoint's own, and what
     `adapters` hold, by group.
     """
 
@@ -99,18 +99,18 @@ class Suite:
         partition: Partition,
         saes: dict[str, SparseAutoencoder],
         scales: Scales,
-        adapters: Mapping[str, Adapter] | None = None,
+        adapters: Mapping[str, LayerMaps] | None = None,
     ) -> None:
         self.partition, self.saes, self.scales, self.adapters = partition, saes, scales, dict(adapters or {})
 
     def __getitem__(self, hookpoint: str) -> BoundSAE:
         group = self.partition.group_of(hookpoint)
         sae = self.saes[group_name(group)]
-        scale, centre_D = self.scales.of(hookpoint)
+        scale, center_D = self.scales.of(hookpoint)
         adapter, layer = self.adapters.get(group_name(group)), group.index(hookpoint)
         if adapter is not None:
             sae = adapter.with_bias(sae, layer)
-        return BoundSAE(hookpoint, sae, scale, centre_D.to(sae.W_enc.device), adapter, layer)
+        return BoundSAE(hookpoint, sae, scale, center_D.to(sae.W_enc.device), adapter, layer)
 
     def save(self, folder: str | Path, name: str = "groups") -> None:
         """Write `suite.json`, `scales.safetensors` and `groups/<group>/` into a folder.
@@ -148,12 +148,12 @@ class Suite:
 
 
 def _require_fit(scales: Scales, group: Group, sae: SparseAutoencoder, folder: Path) -> None:
-    form = (tuple(scales.scale_L.shape), tuple(scales.centre_LD.shape))
+    form = (tuple(scales.scale_L.shape), tuple(scales.center_LD.shape))
     wanted = ((len(scales.hookpoints),), (len(scales.hookpoints), sae.d_model))
     if form != wanted or not (scales.scale_L > 0).all():
         raise RunError(
             f"{folder / 'scales.safetensors'} does not fit the SAE of {group_name(group)}, of width {sae.d_model}: "
-            f"each hookpoint needs one scale above 0 and a centre of that width; found {form}. {REMEDY}"
+            f"each hookpoint needs one scale above 0 and a center of that width; found {form}. {REMEDY}"
         )
 
 
@@ -200,7 +200,7 @@ def _require_folders(folder: Path, partition: Partition) -> None:
             raise RunError(f"{name[:200]!r} is no name of a folder")
 
 
-def save_sae(sae: SparseAutoencoder, folder: Path, adapter: Adapter | None = None) -> None:
+def save_sae(sae: SparseAutoencoder, folder: Path, adapter: LayerMaps | None = None) -> None:
     """Write `sae.safetensors`, `cfg.json` and what layers have of their own, each whole or not at all."""
     if adapter is not None:
         save_adapter(adapter, folder)
@@ -231,17 +231,17 @@ def load_sae(folder: Path) -> SparseAutoencoder:
     return sae.requires_grad_(False)
 
 
-def save_adapter(adapter: Adapter, folder: Path) -> None:
+def save_adapter(adapter: LayerMaps, folder: Path) -> None:
     """Write `adapter.safetensors`, whole or not at all."""
     write_atomically(folder / ADAPTER_FILE, lambda path: save_tensors(adapter.state_dict(), path))
 
 
-def load_adapter(folder: Path, own: PerLayer, d_model: int, d_sae: int, layers: int) -> Adapter:
+def load_adapter(folder: Path, own: PerLayer, d_model: int, d_sae: int, layers: int) -> LayerMaps:
     """The adapter of a group of so many layers that `save_adapter` wrote. Raises RunError if it does not fit."""
     with torch.device("meta"):
-        promised = Adapter(layers, d_model, own, d_sae).state_dict()
+        promised = LayerMaps(layers, d_model, own, d_sae).state_dict()
     tensors = load_tensors(folder / ADAPTER_FILE, promised, remedy=REMEDY)
-    adapter = Adapter(layers, d_model, own, d_sae)
+    adapter = LayerMaps(layers, d_model, own, d_sae)
     adapter.load_state_dict(tensors)
     return adapter.requires_grad_(False)
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from groupsae.config import TopKConfig
 from groupsae.saes.activation import TopK
-from groupsae.saes.active import Active
+from groupsae.saes.active import SparseGrads
 from groupsae.saes.auxk import auxk_error
-from groupsae.saes.base import Latents, Losses, SparseAutoencoder, Whole
+from groupsae.saes.base import BatchStats, Latents, SparseAutoencoder, StepLosses
 from groupsae.saes.bias import Bias
-from groupsae.saes.sparse import Transposed, select, squared_error, top_k
+from groupsae.saes.sparse import GatherKernel, select, squared_error, top_k
 
 
 @final
@@ -33,7 +33,7 @@ class TopKSAE(SparseAutoencoder):
     variance (one token) has V = sum_t ||z_t||^2.
     """
 
-    path: type[Active] = Transposed
+    path: type[SparseGrads] = GatherKernel
     """How sums over active latents are computed in training; paths differ in rounding only."""
 
     def __init__(self, d_model: int, config: TopKConfig) -> None:
@@ -53,9 +53,9 @@ class TopKSAE(SparseAutoencoder):
         z_ND: Tensor,
         dead_S: Tensor,
         sparsity: float = 1.0,
-        whole: Whole | None = None,
+        whole: BatchStats | None = None,
         own: Bias | None = None,
-    ) -> Losses:
+    ) -> StepLosses:
         """The loss of the class docstring on a batch z (N, D); no penalty, so nothing to warm up."""
         with torch.no_grad():
             latents = self._strongest(z_ND, self.bias(own))
@@ -70,9 +70,9 @@ class TopKSAE(SparseAutoencoder):
             self.path,
             self.product_dtype,
         )
-        variance = (whole or Whole.of(z_ND)).variance
+        variance = (whole or BatchStats.of(z_ND)).variance
         auxk = auxk_error(self, z_ND, e_ND, dead_S, own) / variance
-        return Losses(error / variance + self.auxk_weight * auxk, error.detach(), variance, auxk.detach(), latents)
+        return StepLosses(error / variance + self.auxk_weight * auxk, error.detach(), variance, auxk.detach(), latents)
 
     def _strongest(self, z_ND: Tensor, bias: Bias) -> Latents:
         choose = partial(top_k, k=self.k)

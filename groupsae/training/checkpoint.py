@@ -19,9 +19,9 @@ from groupsae.activations.shuffle import Position
 from groupsae.errors import RunError
 from groupsae.saes.weights import load_tensors, save_tensors
 from groupsae.storage import describe, storage_errors, within, write_atomically, write_json
-from groupsae.training.group import GroupInTraining
+from groupsae.training.group_trainer import GroupTrainer
+from groupsae.training.kernel_choice import KernelChoice
 from groupsae.training.log import LogFile
-from groupsae.training.path import Choice
 
 REMEDY = "Train again with --overwrite."
 DAMAGE = (RunError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -35,7 +35,7 @@ class Progress:
     step: int
     position: Position
     seconds: dict[str, float]
-    path: Choice = field(default_factory=Choice)
+    path: KernelChoice = field(default_factory=KernelChoice)
 
 
 class Checkpoints:
@@ -59,7 +59,7 @@ class Checkpoints:
         self.damaged: list[str] = []
         """What `load` passed over, in words."""
 
-    def save(self, groups: Sequence[GroupInTraining], progress: Progress, names: Sequence[int] = ()) -> None:
+    def save(self, groups: Sequence[GroupTrainer], progress: Progress, names: Sequence[int] = ()) -> None:
         """Write every group's state, then the manifest; then remove what is not kept, those of another key first.
 
         With `names` it is kept for good: a snapshot, named by the tokens at which it was wanted.
@@ -81,7 +81,7 @@ class Checkpoints:
         write_json(self._file(progress.step), manifest)
         self._thin(progress.step)
 
-    def load(self, groups: Sequence[GroupInTraining]) -> Progress | None:
+    def load(self, groups: Sequence[GroupTrainer]) -> Progress | None:
         """Restore every group to the last sound checkpoint; None if there are none at all.
 
         A damaged one is passed over, with a word in `damaged`. Raises RunError if none is sound.
@@ -127,13 +127,13 @@ class Checkpoints:
             _remove(self._file(step))
         self._remove_states(keep=())
 
-    def _restore(self, groups: Sequence[GroupInTraining], step: int) -> Progress:
+    def _restore(self, groups: Sequence[GroupTrainer], step: int) -> Progress:
         manifest = self._read(step)
         progress = Progress(
             int(manifest["step"]),
             Position(**manifest["position"]),
             dict(manifest["seconds"]),
-            Choice(**manifest.get("path", {})),
+            KernelChoice(**manifest.get("path", {})),
         )
         logs = {log: int(manifest["logs"][log.path.name]) for log in self.logs}
         for group in groups:
@@ -187,7 +187,7 @@ class Checkpoints:
                 _remove(file)
 
 
-def _state_name(group: GroupInTraining, step: int) -> str:
+def _state_name(group: GroupTrainer, step: int) -> str:
     return f"groups/{group.name}/state-{step}.safetensors"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from groupsae.saes.base import Activity
+from groupsae.saes.base import FiringStats
 
 
 class DeadLatents:
@@ -20,7 +20,7 @@ class DeadLatents:
         """True for each dead latent."""
         return self.silent_S >= self.dead_after_tokens
 
-    def update(self, activity: Activity, sound: Tensor | bool = True) -> None:
+    def update(self, activity: FiringStats, sound: Tensor | bool = True) -> None:
         """Take note of what fired in a batch, if the step was sound."""
         self.silent_S += activity.tokens * sound
         self.silent_S.masked_fill_(activity.fired_S & sound, 0)

@@ -15,7 +15,7 @@ SPIKE = 3.0
 """A loss this many times the mean of the interval before is a spike."""
 
 
-class Watch:
+class FaultMonitor:
     """Counts faulty steps and spikes of one group since the last reading, and keeps the first fault."""
 
     NAMES = ("skipped", "spikes", "largest_loss", "loss", "steps", "level", "fault_step", "fault_tokens")

@@ -12,15 +12,15 @@ from groupsae.config import TrainConfig
 from groupsae.errors import Interrupted
 from groupsae.saes.base import SparseAutoencoder
 from groupsae.training.checkpoint import Checkpoints, Progress
-from groupsae.training.group import GroupInTraining
-from groupsae.training.path import Choice, settle
+from groupsae.training.group_trainer import GroupTrainer
+from groupsae.training.kernel_choice import KernelChoice, choose_kernel
 
 PARTS = ("language model", "SAE steps", "shuffle buffer", "checkpoints", "other")
 """What the seconds of training are divided into."""
 
 
 @dataclass(frozen=True)
-class Looks:
+class EvalHook:
     """Calls `see` with the tokens so far and all SAEs by name, every `every_tokens` and at the end."""
 
     every_tokens: int
@@ -33,10 +33,10 @@ class Loop:
     def __init__(
         self,
         stream: ShuffledStream,
-        groups: list[GroupInTraining],
+        groups: list[GroupTrainer],
         train: TrainConfig,
         checkpoints: Checkpoints | None,
-        looks: Looks | None,
+        looks: EvalHook | None,
         progress: Callable[[int], None] | None,
         log: Callable[[dict[str, Any]], None] | None,
         stop: Callable[[], int] | None,
@@ -45,7 +45,7 @@ class Loop:
         self.checkpoints, self.looks, self.progress, self.log = checkpoints, looks, progress, log
         self.stop, self.looking = stop, 0.0
         self.step, self.position = 0, Position()
-        self.path: Choice | None = None
+        self.path: KernelChoice | None = None
         stream.needed = lambda: [name for group in self._unfinished() for name in group.group]
         self.seconds = dict.fromkeys((*PARTS, *(group.name for group in groups)), 0.0)
 
@@ -60,10 +60,10 @@ class Loop:
             if resumed:
                 resumed(found)
 
-    def settle(self, chosen: Callable[[Choice], None] | None) -> None:
+    def choose_kernel(self, chosen: Callable[[KernelChoice], None] | None) -> None:
         """Find the path that steps take, unless a checkpoint says it; `chosen` is told where there was a choice."""
         before = self.path
-        self.path = settle([group.sae for group in self.groups], self.train.batch_tokens, before)
+        self.path = choose_kernel([group.sae for group in self.groups], self.train.batch_tokens, before)
         if chosen and self.path != before and (self.path.seconds or self.path.faults):
             chosen(self.path)
 
@@ -92,12 +92,12 @@ class Loop:
             if signal:
                 raise Interrupted(signal, f"Stopped after step {self.step}, at {self.position.tokens:,} tokens.")
 
-    def _look(self, looks: Looks) -> None:
+    def _look(self, looks: EvalHook) -> None:
         started = time.perf_counter()
         looks.see(self.position.tokens, {group.name: group.sae for group in self.groups})
         self.looking += time.perf_counter() - started
 
-    def _unfinished(self) -> list[GroupInTraining]:
+    def _unfinished(self) -> list[GroupTrainer]:
         return [group for group in self.groups if not group.finished]
 
     @property

@@ -36,7 +36,7 @@ def warmup(progress: float, share: float) -> float:
 def clip(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
     """The norm of one SAE's gradients, all together, which are then scaled so that it is at most `largest`.
 
-    On a CPU gradients within it are left alone; elsewhere looking would be a synchronisation.
+    On a CPU gradients within it are left alone; elsewhere looking would be a synchronization.
     """
     owners = [parameter for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in owners])

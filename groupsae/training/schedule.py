@@ -16,7 +16,7 @@ class Schedule:
     With `stop_below`, the mean loss of each `stop_window_tokens` is compared with the mean before it.
     Where it fell by less than that share of itself per million tokens, the end is moved so that the decay
     of the learning rate begins now and takes its usual share of all tokens seen; without a decay
-    training ends at once. Reading the loss is one synchronisation per window, and none without `stop_below`.
+    training ends at once. Reading the loss is one synchronization per window, and none without `stop_below`.
     """
 
     def __init__(self, train: TrainConfig, device: torch.device) -> None:

@@ -11,8 +11,8 @@ from groupsae.activations.scale import measure_scales
 from groupsae.activations.source import ActivationSource, stream
 from groupsae.config import SAEConfig, TrainConfig
 from groupsae.planning.pricing import Rates
-from groupsae.training.group import GroupInTraining
-from groupsae.training.path import now, settle
+from groupsae.training.group_trainer import GroupTrainer
+from groupsae.training.kernel_choice import choose_kernel, now
 
 
 def time_steps(
@@ -30,8 +30,8 @@ def time_steps(
             break
     x_ND = torch.cat(parts)[:wanted]
     scales = measure_scales(source, max(1, len(x_ND)), seed=seed)
-    group = GroupInTraining((source.hookpoints[-1],), scales, source.d_model, sae, train, seed)
-    settle([group.sae], len(x_ND))
+    group = GroupTrainer((source.hookpoints[-1],), scales, source.d_model, sae, train, seed)
+    choose_kernel([group.sae], len(x_ND))
     layers_N = torch.zeros(len(x_ND), dtype=torch.long, device=source.device)
     step = _median(lambda: group.step(x_ND, layers_N, 0.0), repeats, source.device)
     return Rates(read, step * wanted / len(x_ND), wanted)

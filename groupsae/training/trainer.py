@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from groupsae.activations.scale import Scales, measure_scales
-from groupsae.activations.shuffle import Lanes, ShuffledStream
+from groupsae.activations.shuffle import BufferLayout, ShuffledStream
 from groupsae.activations.source import ActivationSource
 from groupsae.config import ActivationsConfig, PerLayer, SAEConfig, TopKConfig, TrainConfig
 from groupsae.errors import ConfigError, PartitionError
 from groupsae.partition import Group, Partition, group_name
-from groupsae.saes.adapter import Adapter, fit_adapters
+from groupsae.saes.adapter import LayerMaps, fit_adapters
 from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.suite import Suite
 from groupsae.training.checkpoint import Checkpoints, Progress
-from groupsae.training.group import GroupInTraining
-from groupsae.training.loop import Looks, Loop
+from groupsae.training.group_trainer import GroupTrainer
+from groupsae.training.kernel_choice import KernelChoice
+from groupsae.training.loop import EvalHook, Loop
 from groupsae.training.microbatch import parts_of_steps
-from groupsae.training.path import Choice
-from groupsae.training.warm_start import Start, WarmStart
+from groupsae.training.warm_start import InitialWeights, WarmStart
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Trained:
     saes: dict[str, SparseAutoencoder]
     scales: Scales
     seconds: dict[str, float]
-    adapters: dict[str, Adapter] = field(default_factory=dict)
+    adapters: dict[str, LayerMaps] = field(default_factory=dict)
     masked: int = 0
     """Positions that the stream was read without, because their activations are not finite."""
-    path: Choice = field(default_factory=Choice)
+    path: KernelChoice = field(default_factory=KernelChoice)
 
     def suite(self, partition: Partition) -> Suite:
         """The suite of one partition whose groups were all trained."""
@@ -42,7 +42,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Trainee:
+class TrainJob:
     """One SAE to be trained: the group it serves, its own settings, and what it starts from, if not from scratch.
 
     Of the settings, those of batches, logs and saves are the whole training's.
@@ -50,8 +50,8 @@ class Trainee:
 
     group: Group
     train: TrainConfig
-    start: Start | None = None
-    adapter: Adapter | None = None
+    start: InitialWeights | None = None
+    adapter: LayerMaps | None = None
 
 
 def train(
@@ -75,7 +75,7 @@ def train(
     _require_possible(source, partition.groups, sae, train, buffer_tokens)
     if start:
         start.require_possible(partition.groups, source.d_model, sae, train)
-    scales = measure_scales(source, train.scale_tokens, centre=train.centre, seed=seed)
+    scales = measure_scales(source, train.scale_tokens, center=train.center, seed=seed)
     trained = train_groups(
         source,
         partition.groups,
@@ -108,13 +108,13 @@ def train_groups(
     *,
     seed: int,
     buffer_tokens: int,
-    starts: Mapping[str, Start] | None = None,
-    adapters: Mapping[Group, Adapter] | None = None,
+    starts: Mapping[str, InitialWeights] | None = None,
+    adapters: Mapping[Group, LayerMaps] | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Callable[[int], None] | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
     resumed: Callable[[Progress], None] | None = None,
-    chosen: Callable[[Choice], None] | None = None,
+    chosen: Callable[[KernelChoice], None] | None = None,
     stop: Callable[[], int] | None = None,
 ) -> Trained:
     """An SAE for each distinct group, all trained on the same batches.
@@ -124,13 +124,13 @@ def train_groups(
     """
     distinct = dict.fromkeys(Partition((group,)).groups[0] for group in groups)
     starts, adapters = starts or {}, adapters or {}
-    trainees = {
-        group_name(group): Trainee(group, train, starts.get(group_name(group)), adapters.get(group))
+    jobs = {
+        group_name(group): TrainJob(group, train, starts.get(group_name(group)), adapters.get(group))
         for group in distinct
     }
     return train_together(
         source,
-        trainees,
+        jobs,
         scales,
         sae,
         train,
@@ -147,7 +147,7 @@ def train_groups(
 
 def train_together(
     source: ActivationSource,
-    trainees: Mapping[str, Trainee],
+    jobs: Mapping[str, TrainJob],
     scales: Scales,
     sae: SAEConfig,
     train: TrainConfig,
@@ -155,28 +155,28 @@ def train_together(
     seed: int,
     buffer_tokens: int,
     checkpoints: Checkpoints | None = None,
-    looks: Looks | None = None,
+    looks: EvalHook | None = None,
     progress: Callable[[int], None] | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
     resumed: Callable[[Progress], None] | None = None,
-    chosen: Callable[[Choice], None] | None = None,
+    chosen: Callable[[KernelChoice], None] | None = None,
     stop: Callable[[], int] | None = None,
 ) -> Trained:
     """An SAE for each trainee, by name, all trained on the same batches.
 
     Per batch activations are read once; each group sees every token at one drawn layer, or in turn at all
-    of its layers. Several trainees may be of one group: they see the same, and differ in how they
+    of its layers. Several jobs may be of one group: they see the same, and differ in how they
     start or how long they train. With `checkpoints`, states are saved there every `save_every_tokens`,
     and training goes on from the last one, if there is one (`resumed` is told). `log` gets a record
     every `log_every_tokens`; `progress` the tokens of each step; `chosen` which path steps take, where
     there was a choice. Once `stop` gives the number of a
     signal, the state is saved after the step and Interrupted raised.
     """
-    groups = [trainee.group for trainee in trainees.values()]
+    groups = [trainee.group for trainee in jobs.values()]
     _require_possible(source, groups, sae, train, buffer_tokens)
     parts = parts_of_steps()
     in_training = [
-        GroupInTraining(
+        GroupTrainer(
             each.group,
             scales,
             source.d_model,
@@ -188,14 +188,14 @@ def train_together(
             adapter=each.adapter,
             parts=parts,
         )
-        for name, each in trainees.items()
+        for name, each in jobs.items()
     ]
-    lanes = Lanes.of(groups, every_layer=train.layers_per_token == "all")
+    lanes = BufferLayout.of(groups, every_layer=train.layers_per_token == "all")
     num_tokens = max(group.tokens_needed for group in in_training)
     stream = ShuffledStream(source, num_tokens, lanes, train.batch_tokens, buffer_tokens, seed)
     loop = Loop(stream, in_training, train, checkpoints, looks, progress, log, stop)
     loop.resume(resumed)
-    loop.settle(chosen)
+    loop.choose_kernel(chosen)
     loop.run()
     saes = {group.name: group.trained() for group in in_training}
     adapters = {group.name: group.adapter for group in in_training if group.adapter is not None}

@@ -27,7 +27,7 @@ _WIDTH = {"expansion", "d_sae"}
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialWeights:
     """The weights that one SAE starts from, in the units of the hookpoint it will serve, and whose they were."""
 
     sae: SparseAutoencoder
@@ -43,7 +43,7 @@ class WarmStart:
     the suite and of the training, in natural order. The first hookpoint forward and the last backward
     have none, and are trained from scratch. `run` and `name` say where the suite lies, for the record.
 
-    An SAE keeps its function of the normalised activations z = s (x - c), s and c being those of the
+    An SAE keeps its function of the normalized activations z = s (x - c), s and c being those of the
     hookpoint it moves to. Where the suite itself knows that hookpoint, its own s and c count, and the SAE is
     then put into the units of the new training without changing what it does to raw activations.
     """
@@ -76,7 +76,7 @@ class WarmStart:
     def require_possible(self, groups: Sequence[Group], d_model: int, sae: TopKConfig, train: TrainConfig) -> list[str]:
         """The settings of the source's SAEs that differ without changing what an SAE is, as `sae.k: 16 -> 32`.
 
-        Raises ConfigError naming what differs in width, architecture or, at a hookpoint whose centre the source
+        Raises ConfigError naming what differs in width, architecture or, at a hookpoint whose center the source
         does not know, in whether there is one; PartitionError for groups of several hookpoints or a hookpoint
         that the source lacks.
         """
@@ -94,9 +94,9 @@ class WarmStart:
             differing = _differences(self.suite[name].sae, d_model, sae)
             faults |= dict.fromkeys(differing[0])
             others |= dict.fromkeys(differing[1])
-        centred = bool(self.suite.scales.centre_LD.any())
-        if centred != train.centre and {group[0] for group in groups} - set(self.suite.scales.hookpoints):
-            faults[f"train.centre: {centred} -> {train.centre}"] = None
+        centered = bool(self.suite.scales.center_LD.any())
+        if centered != train.center and {group[0] for group in groups} - set(self.suite.scales.hookpoints):
+            faults[f"train.center: {centered} -> {train.center}"] = None
         if faults:
             raise ConfigError(
                 f"The SAEs of {self._where} are of another kind than this run's ({'; '.join(faults)}). Weights only "
@@ -104,7 +104,7 @@ class WarmStart:
             )
         return list(others)
 
-    def starts(self, hookpoints: Sequence[str], scales: Scales) -> dict[str, Start]:
+    def starts(self, hookpoints: Sequence[str], scales: Scales) -> dict[str, InitialWeights]:
         """What each hookpoint's SAE starts from, by its group's name; those without a source are left out."""
         sources = self.sources(hookpoints)
         return {
@@ -114,14 +114,14 @@ class WarmStart:
         }
 
     def digest(self, hookpoints: Sequence[str]) -> str:
-        """A hash of all that the starts of these hookpoints depend on: the sources' weights, scales and centres."""
+        """A hash of all that the starts of these hookpoints depend on: the sources' weights, scales and centers."""
         found = hashlib.sha256(self.direction.encode())
         for hookpoint, source in self.sources(hookpoints).items():
             if source is not None:
                 found.update(f"{hookpoint}<-{source}/{_sha256(self.suite[source].sae)}".encode())
                 if hookpoint in self.suite.scales.hookpoints:
-                    scale, centre_D = self.suite.scales.of(hookpoint)
-                    found.update(f"{scale!r}".encode() + centre_D.cpu().numpy().tobytes())
+                    scale, center_D = self.suite.scales.of(hookpoint)
+                    found.update(f"{scale!r}".encode() + center_D.cpu().numpy().tobytes())
         return found.hexdigest()
 
     @property
@@ -130,7 +130,7 @@ class WarmStart:
             "the suite to start from"
         )
 
-    def _start(self, source: str, hookpoint: str, scales: Scales) -> Start:
+    def _start(self, source: str, hookpoint: str, scales: Scales) -> InitialWeights:
         bound = self.suite[source]
         sae = copy.deepcopy(bound.sae).to(scales.scale_L.device)
         if bound.adapter is not None:
@@ -145,7 +145,7 @@ class WarmStart:
             suite=self.name,
             lineage=bound.sae.lineage,
         )
-        return Start(sae, origin)
+        return InitialWeights(sae, origin)
 
 
 def warm_rate(train: TrainConfig, d_sae: int) -> float:
@@ -154,15 +154,15 @@ def warm_rate(train: TrainConfig, d_sae: int) -> float:
 
 
 def _change_units(sae: SparseAutoencoder, before: Scales, after: Scales, hookpoint: str) -> None:
-    """From one training's centre and scale of a hookpoint to another's: the same function of raw activations.
+    """From one training's center and scale of a hookpoint to another's: the same function of raw activations.
 
     z = s (x - c) = (s / s') z' + s (c' - c). Where the first training did not read the hookpoint, there is
     nothing to change from.
     """
     if hookpoint not in before.hookpoints:
         return
-    (scale, centre_D), (new_scale, new_centre_D) = before.of(hookpoint), after.of(hookpoint)
-    shift_D = scale * (new_centre_D - centre_D.to(new_centre_D.device))
+    (scale, center_D), (new_scale, new_center_D) = before.of(hookpoint), after.of(hookpoint)
+    shift_D = scale * (new_center_D - center_D.to(new_center_D.device))
     if scale != new_scale or shift_D.any():
         sae.change_inputs(scale / new_scale, shift_D)
 

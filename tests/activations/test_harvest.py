@@ -8,7 +8,7 @@ from tiny import BLOCKS_NAME, CONTEXT_LENGTH, FAMILIES, tiny_model, tiny_rows
 from torch import nn
 
 from groupsae.activations.harvest import Harvester
-from groupsae.activations.shuffle import Lanes, ShuffledStream
+from groupsae.activations.shuffle import BufferLayout, ShuffledStream
 from groupsae.activations.source import stream
 from groupsae.errors import FitError, HookpointError, ModelError, NumericalError, TextError
 from groupsae.models import (
@@ -19,7 +19,7 @@ from groupsae.models import (
     residual_stream,
     with_first_tensor,
 )
-from groupsae.tokens import TokenRows
+from groupsae.text.tokens import TokenRows
 
 
 def calls(modules):
@@ -281,7 +281,7 @@ def test_no_rows_give_no_activations_and_a_source_without_rows_is_an_error():
     empty = Harvester(model, tiny_rows(rows=0), residual_stream(model))
     for read in (
         lambda: next(stream(empty, 10, 0)),
-        lambda: next(ShuffledStream(empty, 9, Lanes(empty.hookpoints), 3, 9, 0).batches()),
+        lambda: next(ShuffledStream(empty, 9, BufferLayout(empty.hookpoints), 3, 9, 0).batches()),
     ):
         with pytest.raises(TextError, match="no rows"):
             read()

@@ -10,40 +10,40 @@ SOURCE = SyntheticSource(num_layers=3, d_model=8, num_rows=16)
 EVERYTHING = torch.cat(list(stream(SOURCE, 10**9, 0)), dim=1)
 
 
-@pytest.mark.parametrize("centre", [False, True])
-def test_normalised_activations_have_a_mean_norm_of_one(centre):
-    scales = measure_scales(SOURCE, 10**9, centre=centre)
+@pytest.mark.parametrize("center", [False, True])
+def test_normalized_activations_have_a_mean_norm_of_one(center):
+    scales = measure_scales(SOURCE, 10**9, center=center)
     for layer in range(3):
-        z_ND = scales.normalise(EVERYTHING[layer], torch.full((EVERYTHING.shape[1],), layer))
+        z_ND = scales.normalize(EVERYTHING[layer], torch.full((EVERYTHING.shape[1],), layer))
         assert z_ND.norm(dim=-1).mean().item() == pytest.approx(1, abs=1e-5)
-        assert bool(z_ND.mean(0).abs().max() < 1e-5) == centre
+        assert bool(z_ND.mean(0).abs().max() < 1e-5) == center
 
 
-def test_without_a_centre_only_the_size_changes():
-    assert not measure_scales(SOURCE, 100).centre_LD.any()
+def test_without_a_center_only_the_size_changes():
+    assert not measure_scales(SOURCE, 100).center_LD.any()
 
 
 def test_scales_do_not_depend_on_how_rows_are_read_together():
     one, other = SyntheticSource(num_rows=16), SyntheticSource(num_rows=16)
     other.batch_rows = 3
-    for centre in (False, True):
-        a, b = (measure_scales(source, 400, centre=centre) for source in (one, other))
+    for center in (False, True):
+        a, b = (measure_scales(source, 400, center=center) for source in (one, other))
         torch.testing.assert_close(a.scale_L, b.scale_L, rtol=1e-6, atol=0)
-        torch.testing.assert_close(a.centre_LD, b.centre_LD, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(a.center_LD, b.center_LD, rtol=1e-5, atol=1e-7)
 
 
-def test_each_token_is_normalised_by_its_own_layer():
-    scales = measure_scales(SOURCE, 10**9, centre=True)
+def test_each_token_is_normalized_by_its_own_layer():
+    scales = measure_scales(SOURCE, 10**9, center=True)
     layers_N = torch.tensor([2, 0, 1])
-    z_ND = scales.normalise(EVERYTHING[layers_N, torch.arange(3)], layers_N)
+    z_ND = scales.normalize(EVERYTHING[layers_N, torch.arange(3)], layers_N)
     for n, layer in enumerate(layers_N.tolist()):
-        scale, centre_D = scales.of(f"layers.{layer}")
-        torch.testing.assert_close(z_ND[n], (EVERYTHING[layer, n] - centre_D) * scale)
+        scale, center_D = scales.of(f"layers.{layer}")
+        torch.testing.assert_close(z_ND[n], (EVERYTHING[layer, n] - center_D) * scale)
 
 
 def test_progress_is_told_every_token_of_every_pass():
     told = []
-    measure_scales(SOURCE, 100, centre=True, progress=told.append)
+    measure_scales(SOURCE, 100, center=True, progress=told.append)
     assert sum(told) == 200
 
 
@@ -59,7 +59,7 @@ def test_activations_that_are_all_the_same_are_an_error():
 
 
 def test_scales_survive_being_saved_whatever_the_order_asked_for(tmp_path):
-    scales = measure_scales(SOURCE, 100, centre=True)
+    scales = measure_scales(SOURCE, 100, center=True)
     scales.save(tmp_path / "s.safetensors")
     loaded = Scales.load(tmp_path / "s.safetensors", ("layers.2", "layers.0"))
     for name in ("layers.0", "layers.2"):

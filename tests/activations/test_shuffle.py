@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
-from groupsae.activations.shuffle import Lanes, Position, ShuffledStream
+from groupsae.activations.shuffle import BufferLayout, Position, ShuffledStream
 from groupsae.activations.source import SyntheticSource
 from groupsae.errors import TextError
 
@@ -24,7 +24,7 @@ class Numbers:
 
 
 def of(source, num_tokens, start=Position(), batch_tokens=16, buffer_tokens=60, seed=0):  # noqa: B008 - frozen
-    stream = ShuffledStream(source, num_tokens, Lanes(source.hookpoints), batch_tokens, buffer_tokens, seed)
+    stream = ShuffledStream(source, num_tokens, BufferLayout(source.hookpoints), batch_tokens, buffer_tokens, seed)
     return [(position, batch.read(("layers.0",))[0].flatten().tolist()) for position, batch in stream.batches(start)]
 
 
@@ -90,7 +90,7 @@ def test_the_order_depends_on_the_seed_alone():
 
 def test_what_was_read_stays_as_it_is_when_the_next_batches_come():
     source = SyntheticSource()
-    stream = ShuffledStream(source, 3000, Lanes(source.hookpoints), 64, 256, 0)
+    stream = ShuffledStream(source, 3000, BufferLayout(source.hookpoints), 64, 256, 0)
     kept = [x_ND for _, batch in stream.batches() for x_ND in [batch.read(("layers.1",))[0]]]
     again = [batch.read(("layers.1",))[0].clone() for _, batch in stream.batches()]
     assert all(map(torch.equal, kept, again))
@@ -99,7 +99,7 @@ def test_what_was_read_stays_as_it_is_when_the_next_batches_come():
 def test_every_layer_of_a_batch_holds_the_same_tokens():
     source = SyntheticSource(num_rows=8)
     rows_LND = source.read(list(range(8)))
-    for _, batch in ShuffledStream(source, 256, Lanes(source.hookpoints), 64, 128, 0).batches():
+    for _, batch in ShuffledStream(source, 256, BufferLayout(source.hookpoints), 64, 128, 0).batches():
         x_LND = torch.stack([batch.read((name,))[0] for name in source.hookpoints])
         places = [(rows_LND[0] == x_D).all(-1).nonzero().item() for x_D in x_LND[0]]
         assert torch.equal(rows_LND[:, places], x_LND)
@@ -135,7 +135,7 @@ def seen_by(group, lanes, turns=1, num_tokens=8 * 32, seed=0):
 
 
 def test_a_group_sees_each_token_once_at_a_layer_drawn_for_it():
-    pairs = [pair for batch in seen_by(GROUP, Lanes.of([GROUP], every_layer=False)) for pair in batch]
+    pairs = [pair for batch in seen_by(GROUP, BufferLayout.of([GROUP], every_layer=False)) for pair in batch]
     assert sorted(place for place, _ in pairs) == list(range(256))
     counts = Counter(name for _, name in pairs)
     assert set(counts) == set(GROUP)
@@ -143,14 +143,14 @@ def test_a_group_sees_each_token_once_at_a_layer_drawn_for_it():
 
 
 def test_what_a_group_sees_does_not_depend_on_what_else_is_kept():
-    alone = seen_by(GROUP, Lanes.of([GROUP], every_layer=False))
-    assert alone == seen_by(GROUP, Lanes(SyntheticSource().hookpoints))
-    assert alone == seen_by(GROUP, Lanes.of([("layers.1",), ("layers.0",), GROUP], every_layer=False))
-    assert alone != seen_by(GROUP, Lanes.of([GROUP], every_layer=False), seed=1)
+    alone = seen_by(GROUP, BufferLayout.of([GROUP], every_layer=False))
+    assert alone == seen_by(GROUP, BufferLayout(SyntheticSource().hookpoints))
+    assert alone == seen_by(GROUP, BufferLayout.of([("layers.1",), ("layers.0",), GROUP], every_layer=False))
+    assert alone != seen_by(GROUP, BufferLayout.of([GROUP], every_layer=False), seed=1)
 
 
 def test_over_as_many_turns_as_it_has_layers_a_group_sees_each_token_at_each_of_them_once():
-    batches = seen_by(GROUP, Lanes.of([GROUP], every_layer=True), turns=3)
+    batches = seen_by(GROUP, BufferLayout.of([GROUP], every_layer=True), turns=3)
     pairs = [pair for batch in batches for pair in batch]
     assert sorted(pairs) == sorted((place, name) for place in range(256) for name in GROUP)
     assert sum(len({place for place, _ in batch}) == len(batch) for batch in batches) == len(batches)
@@ -159,15 +159,18 @@ def test_over_as_many_turns_as_it_has_layers_a_group_sees_each_token_at_each_of_
 
 
 def test_the_first_turn_is_what_a_group_sees_that_takes_one_layer_of_each_token():
-    assert seen_by(GROUP, Lanes.of([GROUP], every_layer=True)) == seen_by(GROUP, Lanes.of([GROUP], every_layer=False))
+    one, every = (BufferLayout.of([GROUP], every_layer=every_layer) for every_layer in (False, True))
+    assert seen_by(GROUP, every) == seen_by(GROUP, one)
 
 
 def test_lanes_are_kept_only_for_what_is_trained_on():
     pair = ("layers.1", "layers.2")
-    assert len(Lanes.of([GROUP, pair], every_layer=False)) == 2
-    assert len(Lanes.of([GROUP, pair], every_layer=True)) == 4
+    assert len(BufferLayout.of([GROUP, pair], every_layer=False)) == 2
+    assert len(BufferLayout.of([GROUP, pair], every_layer=True)) == 4
     singles = [(f"layers.{layer}",) for layer in range(4)]
-    assert Lanes.of([*singles, GROUP, pair], every_layer=False) == Lanes(tuple(f"layers.{layer}" for layer in range(4)))
+    assert BufferLayout.of([*singles, GROUP, pair], every_layer=False) == BufferLayout(
+        tuple(f"layers.{layer}" for layer in range(4))
+    )
 
 
 def test_hookpoints_that_are_no_longer_needed_are_no_longer_read():
@@ -175,8 +178,8 @@ def test_hookpoints_that_are_no_longer_needed_are_no_longer_read():
     narrowed = source.narrowed
     source.narrowed = lambda hookpoints: reads.append(hookpoints) or narrowed(hookpoints)
     needed = [list(source.hookpoints), ["layers.1"]]
-    stream = ShuffledStream(source, 256, Lanes(source.hookpoints), 64, 128, 0, needed=lambda: needed.pop(0))
+    stream = ShuffledStream(source, 256, BufferLayout(source.hookpoints), 64, 128, 0, needed=lambda: needed.pop(0))
     narrow = [batch.read(("layers.1",))[0] for _, batch in stream.batches()]
     assert reads == [("layers.1",)]
-    stream = ShuffledStream(SyntheticSource(num_rows=16), 256, Lanes(source.hookpoints), 64, 128, 0)
+    stream = ShuffledStream(SyntheticSource(num_rows=16), 256, BufferLayout(source.hookpoints), 64, 128, 0)
     assert all(map(torch.equal, narrow, [batch.read(("layers.1",))[0] for _, batch in stream.batches()]))

@@ -60,17 +60,17 @@ def toy_prompts():
     )
 
 
-def uncentred(suite):
-    """The same SAEs, each hookpoint with another scale and without a centre."""
+def uncentered(suite):
+    """The same SAEs, each hookpoint with another scale and without a center."""
     scales = suite.scales
     return Suite(
-        suite.partition, suite.saes, Scales(scales.hookpoints, scales.scale_L, torch.zeros_like(scales.centre_LD))
+        suite.partition, suite.saes, Scales(scales.hookpoints, scales.scale_L, torch.zeros_like(scales.center_LD))
     )
 
 
 def toy_suite(hookpoints=HOOKPOINTS):
     """SAEs that lose nothing, a latent for each direction and for its opposite."""
-    return uncentred(identity_suite(hookpoints, d_model=D_TOY))
+    return uncentered(identity_suite(hookpoints, d_model=D_TOY))
 
 
 def everywhere(ids_BT):

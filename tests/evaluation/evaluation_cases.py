@@ -11,7 +11,7 @@ from groupsae.models import base_model
 from groupsae.partition import Partition
 from groupsae.saes.suite import Suite
 from groupsae.saes.topk import TopKSAE
-from groupsae.tokens import TokenRows
+from groupsae.text.tokens import TokenRows
 
 D_MODEL, VOCABULARY, LENGTH = 16, 60, 12
 COMMON = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0}
@@ -71,12 +71,12 @@ def all_activations(source):
 
 
 def random_suite(hookpoints=("layers.0", "layers.1"), groups=None, *, seed=0, d_model=D_MODEL, d_sae=24, k=4):
-    """SAEs with random weights; each hookpoint with another scale and centre."""
+    """SAEs with random weights; each hookpoint with another scale and center."""
     partition = Partition(groups) if groups else Partition.singletons(hookpoints)
     saes = {}
     for index, name in enumerate(partition.names):
         saes[name] = TopKSAE(d_model, TopKConfig(d_sae=d_sae, k=k)).requires_grad_(False)
-        saes[name].initialise(seed + index)
+        saes[name].initialize(seed + index)
     random = torch.Generator().manual_seed(seed)
     count = len(partition.hookpoints)
     scales = Scales(partition.hookpoints, torch.linspace(1, 2, count), torch.randn(count, d_model, generator=random))
@@ -97,9 +97,9 @@ def mean_suite(source):
     """SAEs whose latents never fire and whose b_dec is the mean activation."""
     suite = random_suite(source.hookpoints, d_model=source.d_model)
     for index, sae in enumerate(suite.saes.values()):
-        scale, centre_D = suite.scales.of(source.hookpoints[index])
+        scale, center_D = suite.scales.of(source.hookpoints[index])
         sae.b_enc.fill_(-1e6)
-        sae.b_dec.copy_((all_activations(source)[index].mean(0).float() - centre_D) * scale)
+        sae.b_dec.copy_((all_activations(source)[index].mean(0).float() - center_D) * scale)
     return suite
 
 

@@ -11,7 +11,7 @@ from groupsae.evaluation.circuits.curves import Ratios, mean_height
 from groupsae.evaluation.circuits.faithfulness import Ablation, mean_latents
 from groupsae.evaluation.circuits.spliced import SplicedModel
 from groupsae.evaluation.circuits.tasks import differences
-from groupsae.saes.adapter import Adapter
+from groupsae.saes.adapter import LayerMaps
 from groupsae.saes.suite import Suite
 
 LAYERS = ("layers.0", "layers.1", "layers.2")
@@ -87,7 +87,7 @@ def test_with_errors_removed_the_full_set_is_the_reconstruction():
 def absorbing():
     """A suite of one layer whose absorber carries two directions past the SAE."""
     suite, random = random_suite(("layers.1",)), torch.Generator().manual_seed(4)
-    adapter = Adapter(1, D_MODEL, PerLayer(absorber=2))
+    adapter = LayerMaps(1, D_MODEL, PerLayer(absorber=2))
     adapter.basis_MRD.copy_(torch.linalg.qr(torch.randn(D_MODEL, 2, generator=random)).Q.T[None])
     adapter.mean_MD.copy_(torch.randn(1, D_MODEL, generator=random))
     return Suite(suite.partition, suite.saes, suite.scales, {"layers.1": adapter})

@@ -11,7 +11,7 @@ from groupsae.activations.harvest import Harvester
 from groupsae.config.circuits import CircuitsConfig
 from groupsae.evaluation.circuits import UNITS, evaluate_circuits
 from groupsae.saes.topk import TopKSAE
-from groupsae.tokens import TokenRows
+from groupsae.text.tokens import TokenRows
 
 HOOKPOINTS = ("layers.0", "layers.1")
 CONFIG = CircuitsConfig(

@@ -26,7 +26,7 @@ from groupsae.evaluation import losses as losses_module
 from groupsae.evaluation.losses import METRICS, evaluate_losses
 from groupsae.evaluation.splice import CleanPass
 from groupsae.models import base_model
-from groupsae.tokens import TokenRows
+from groupsae.text.tokens import TokenRows
 
 KINDS = list(BLOCKS)
 

@@ -1,4 +1,4 @@
-"""Two SAEs at one L0: the denser one loses its weakest latents, the sparser one nothing."""
+"""Two SAEs at one L0: the denser one loses its cutoff latents, the sparser one nothing."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ LAYER = "layers.1"
 
 def suite_of(k):
     sae = TopKSAE(8, TopKConfig(d_sae=32, k=k))
-    sae.initialise(0)
+    sae.initialize(0)
     return Suite(Partition(((LAYER,),)), {LAYER: sae.requires_grad_(False)}, measure_scales(SOURCE, 128))
 
 

@@ -19,7 +19,7 @@ from groupsae.evaluation.density import DENSITY_EDGES
 from groupsae.evaluation.reconstruction import METRICS, evaluate_reconstruction, evaluate_reconstructions
 from groupsae.partition import Partition
 from groupsae.saes.suite import Suite
-from groupsae.tokens import TokenRows
+from groupsae.text.tokens import TokenRows
 
 HOOKPOINTS = ("layers.0", "layers.1", "layers.2")
 GROUPS = (("layers.0", "layers.2"), ("layers.1",))
@@ -89,7 +89,7 @@ def test_metrics_do_not_depend_on_how_rows_are_batched(batch_rows, num_tokens):
 @pytest.mark.parametrize("unit", [1000.0, 1e-3])
 def test_metrics_do_not_depend_on_the_unit_of_activations(unit):
     suite = random_suite(groups=GROUPS)
-    scales = Scales(suite.scales.hookpoints, suite.scales.scale_L / unit, suite.scales.centre_LD * unit)
+    scales = Scales(suite.scales.hookpoints, suite.scales.scale_L / unit, suite.scales.center_LD * unit)
     found = evaluate_reconstruction(Suite(suite.partition, suite.saes, scales), synthetic(unit=unit), 10**6)
     expected = evaluate_reconstruction(suite, synthetic(), 10**6)
     assert as_numbers(found) == pytest.approx(as_numbers(expected), rel=1e-4)
@@ -167,7 +167,7 @@ def test_suites_that_differ_in_weights_alone_are_told_apart():
 
 def test_suites_that_differ_in_scale_alone_are_told_apart():
     suite = random_suite(groups=GROUPS)
-    scales = Scales(suite.scales.hookpoints, suite.scales.scale_L * 3, suite.scales.centre_LD)
+    scales = Scales(suite.scales.hookpoints, suite.scales.scale_L * 3, suite.scales.center_LD)
     suites = {"one": suite, "other": Suite(suite.partition, suite.saes, scales)}
     found = evaluate_reconstructions(suites, synthetic(), 10**6).suites
     assert found["one"]["layers.0"].fvu != found["other"]["layers.0"].fvu
@@ -294,7 +294,7 @@ def test_a_scope_without_a_token_is_left_out():
 
 def test_a_dictionary_that_gives_zero_has_stated_values():
     source, suite = synthetic(), random_suite(groups=GROUPS)
-    zero = Scales(suite.scales.hookpoints, suite.scales.scale_L, torch.zeros_like(suite.scales.centre_LD))
+    zero = Scales(suite.scales.hookpoints, suite.scales.scale_L, torch.zeros_like(suite.scales.center_LD))
     for sae in suite.saes.values():
         sae.b_enc.fill_(-1e6)
         sae.b_dec.zero_()
@@ -308,7 +308,7 @@ def test_a_dictionary_that_gives_zero_has_stated_values():
 
 def test_a_reconstruction_that_points_away_has_no_bias():
     source, suite = synthetic(), identity_suite(HOOKPOINTS)
-    zero = Scales(suite.scales.hookpoints, suite.scales.scale_L, torch.zeros_like(suite.scales.centre_LD))
+    zero = Scales(suite.scales.hookpoints, suite.scales.scale_L, torch.zeros_like(suite.scales.center_LD))
     for sae in suite.saes.values():
         sae.W_dec.neg_()
     for result in evaluate_reconstruction(Suite(suite.partition, suite.saes, zero), source, 10**6).values():

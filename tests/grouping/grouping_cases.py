@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from groupsae.grouping.matrix import Distances
+from groupsae.grouping.distances import Distances
 
 
 def as_distances(matrix):

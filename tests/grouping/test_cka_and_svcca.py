@@ -6,7 +6,7 @@ from grouping_cases import FixedSource
 from groupsae.activations.source import SyntheticSource
 from groupsae.errors import ConfigError, NumericalError, TextError
 from groupsae.grouping.cka import cka_distances, hsic_1
-from groupsae.grouping.metrics import METRICS, measure_distances
+from groupsae.grouping.measure import METRICS, measure_distances
 from groupsae.grouping.svcca import svcca_distances
 
 metrics = pytest.mark.parametrize("metric", METRICS)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy.cluster import hierarchy
 
 from groupsae.errors import ConfigError, PartitionError
-from groupsae.grouping import quality
-from groupsae.grouping.choice import METHODS, equal, make_partition
-from groupsae.grouping.linkage import complete, legacy_labels, merge_tree
+from groupsae.grouping import criteria as quality
+from groupsae.grouping.choose import METHODS, equal, make_partition
+from groupsae.grouping.linkage import complete, merge_tree, published_labels
 from groupsae.grouping.optimal import optimal
 from groupsae.partition import Partition
 
@@ -87,11 +87,11 @@ def test_two_blocks_of_like_layers_are_found_by_every_method_that_looks():
     matrix = np.full((5, 5), 0.4)
     matrix[:2, :2] = matrix[2:, 2:] = 0.1
     np.fill_diagonal(matrix, 0)
-    for method in ("optimal", "complete", "legacy"):
+    for method in ("optimal", "complete", "published"):
         assert str(make_partition(as_distances(matrix), method, 2)) == "[layers.0-1] [layers.2-4]"
 
 
-def test_complete_linkage_finds_layers_that_are_not_neighbours():
+def test_complete_linkage_finds_layers_that_are_not_neighbors():
     matrix = np.full((3, 3), 0.4)
     matrix[0, 2] = matrix[2, 0] = 0.1
     np.fill_diagonal(matrix, 0)
@@ -133,7 +133,7 @@ def test_equal_chunks_differ_by_one_at_most_and_the_longer_come_first():
     assert [len(group) for group in equal(names, 4).groups] == [3, 3, 3, 2]
 
 
-def test_legacy_numbers_its_groups_as_scikit_learn():
+def test_the_published_method_numbers_its_groups_as_scikit_learn():
     cluster = pytest.importorskip("sklearn.cluster")
     for seed in range(20):
         distances = random_matrix(9, seed)
@@ -141,7 +141,7 @@ def test_legacy_numbers_its_groups_as_scikit_learn():
             fitted = cluster.AgglomerativeClustering(n_clusters=groups, linkage="complete").fit(
                 np.tril(distances.matrix)
             )
-            assert legacy_labels(distances, groups) == tuple(fitted.labels_)
+            assert published_labels(distances, groups) == tuple(fitted.labels_)
 
 
 def test_the_merge_tree_is_one_that_scipy_draws():
@@ -158,18 +158,18 @@ def test_one_layer_has_no_merges():
 # ---- the published groups
 
 
-def test_legacy_gives_the_fourteen_published_partitions_of_pythia_1b_with_their_labels(published, groupings):
+def test_it_gives_the_fourteen_published_partitions_of_pythia_1b_with_their_labels(published, groupings):
     distances, expected = published("pythia-1b"), groupings["pythia-1b"]["hierarchical"]
     assert len(expected) == 14
     for groups, entry in expected.items():
-        assert list(legacy_labels(distances, int(groups))) == entry["labels"]
+        assert list(published_labels(distances, int(groups))) == entry["labels"]
 
 
-def test_legacy_gives_the_ten_published_partitions_of_pythia_160m_with_their_labels(published, groupings):
+def test_it_gives_the_ten_published_partitions_of_pythia_160m_with_their_labels(published, groupings):
     distances, expected = published("pythia-160m"), groupings["pythia-160m"]["hierarchical"]
     assert len(expected) == 10
     for groups, entry in expected.items():
-        assert list(legacy_labels(distances, int(groups))) == entry["labels"]
+        assert list(published_labels(distances, int(groups))) == entry["labels"]
 
 
 @pytest.mark.parametrize("model", ["pythia-160m", "pythia-1b"])

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from groupsae.errors import ConfigError
-from groupsae.grouping.matrix import Distances
-from groupsae.grouping.quality import mean_angle
+from groupsae.grouping.criteria import mean_angle
+from groupsae.grouping.distances import Distances
 from groupsae.partition import Partition
+from groupsae.planning.fvu_law import Option, PilotPoint, cheapest_within, compute_optimal, fit_pilot
 from groupsae.planning.published import QUANTITIES, predict_excess, published_law, published_tables
-from groupsae.planning.quality import Option, PilotPoint, cheapest_within, compute_optimal, fit_pilot
 
 REFERENCE = Path(__file__).parents[2] / "../shared/reference"
 

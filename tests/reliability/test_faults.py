@@ -16,9 +16,9 @@ from training_cases import SAE, STEPS, TRAIN, Log, equal, last_manifest, make_so
 from groupsae.activations.scale import measure_scales
 from groupsae.config import as_architecture
 from groupsae.errors import NumericalError
-from groupsae.training import group as group_module
-from groupsae.training.faults import SPIKE, Watch
-from groupsae.training.group import GroupInTraining
+from groupsae.training import group_trainer as group_module
+from groupsae.training.faults import SPIKE, FaultMonitor
+from groupsae.training.group_trainer import GroupTrainer
 from groupsae.training.microbatch import backward_in_parts
 
 SKIP = TRAIN.model_copy(update={"on_nan": "skip"})
@@ -86,7 +86,7 @@ def _one_layer(sae=SAE):
     """A group of one layer, and a batch: x_ND, layers_N."""
     source = make_source()
     x_ND = source.read([1, 2])[1]
-    group = GroupInTraining(("layers.1",), measure_scales(source, 100), source.d_model, sae, SKIP, 0)
+    group = GroupTrainer(("layers.1",), measure_scales(source, 100), source.d_model, sae, SKIP, 0)
     return group, x_ND, torch.zeros(len(x_ND), dtype=torch.long)
 
 
@@ -145,7 +145,7 @@ def look(watch, loss, step=0, z_ND=None):
 
 
 def test_losses_that_jump_are_counted_against_the_interval_before():
-    watch = Watch(("layers.4", "layers.7"), torch.device("cpu"))
+    watch = FaultMonitor(("layers.4", "layers.7"), torch.device("cpu"))
     for loss in (1.0, 3.0, 50.0):  # nothing to compare with yet
         look(watch, loss)
     assert watch.read() == {"skipped": 0, "spikes": 0, "largest_loss": 50.0}
@@ -170,7 +170,7 @@ def test_a_spike_stands_in_the_log_line_of_its_interval_and_in_no_other(monkeypa
 
 
 def test_the_first_fault_is_kept_with_the_hookpoint_that_caused_it():
-    watch = Watch(("layers.4", "layers.7"), torch.device("cpu"))
+    watch = FaultMonitor(("layers.4", "layers.7"), torch.device("cpu"))
     assert watch.first_fault() is None
     look(watch, float("nan"), step=2, z_ND=torch.tensor([[1.0, 1.0], [1.0, torch.inf]]))
     look(watch, float("nan"), step=5, z_ND=torch.full((2, 2), torch.nan))

@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 from torture import note, times
 
-from groupsae import cli, workbench
+from groupsae import cli
 from groupsae.config import RunConfig, dump_config, load_config
 from groupsae.errors import GroupsaeError, PartitionError, TextError
-from groupsae.grouping.choice import read_partition
+from groupsae.grouping.choose import read_partition
 from groupsae.models import load_model
 from groupsae.partition import Partition
-from groupsae.tokens import TokenRows
+from groupsae.recipes import context as workbench
+from groupsae.text.tokens import TokenRows
 
 TRIED: Counter[str] = Counter()
 LONGEST = 60

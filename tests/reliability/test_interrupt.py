@@ -13,7 +13,7 @@ from children import results, spawn, untrained, wait
 
 from groupsae.errors import Interrupted
 from groupsae.interrupt import noted, terminable
-from groupsae.training.group import GroupInTraining
+from groupsae.training.group_trainer import GroupTrainer
 
 FLAGS = ("--num-tokens", 1024, "--save-every-tokens", 100_000, "--log-every-tokens", 128)
 
@@ -21,7 +21,7 @@ FLAGS = ("--num-tokens", 1024, "--save-every-tokens", 100_000, "--log-every-toke
 @pytest.fixture
 def waiting(tmp_path, monkeypatch):
     """Makes the sixth training step take long enough for a signal; gives the file that says that it has come."""
-    reached, step = tmp_path / "reached", GroupInTraining.step
+    reached, step = tmp_path / "reached", GroupTrainer.step
 
     def slow(self, x_ND, layers_N, progress, number):
         step(self, x_ND, layers_N, progress, number)
@@ -29,7 +29,7 @@ def waiting(tmp_path, monkeypatch):
             reached.touch()
             time.sleep(0.2)
 
-    monkeypatch.setattr(GroupInTraining, "step", slow)
+    monkeypatch.setattr(GroupTrainer, "step", slow)
     return reached
 
 
@@ -100,14 +100,14 @@ def test_handlers_are_as_before_afterwards():
 
 
 def test_a_signal_in_the_last_step_ends_the_command_after_the_training_is_whole(done, call, monkeypatch):
-    step = GroupInTraining.step
+    step = GroupTrainer.step
 
     def interrupted(self, x_ND, layers_N, progress, number):
         step(self, x_ND, layers_N, progress, number)
         if number == 8 and len(self.group) > 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(GroupInTraining, "step", interrupted)
+    monkeypatch.setattr(GroupTrainer, "step", interrupted)
     code, _, err = call("train", done, "--sae.k", "3", "--overwrite")
     assert code == 130 and "goes on from there" in err
     monkeypatch.undo()

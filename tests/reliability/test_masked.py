@@ -12,7 +12,7 @@ from children import results
 from safetensors.torch import load_file, save_file
 
 from groupsae import cli
-from groupsae.training.group import GroupInTraining
+from groupsae.training.group_trainer import GroupTrainer
 
 TRAIN = ("train", "runs/tiny", "--num-tokens", "1024", "--save-every-tokens", "200", "--log-every-tokens", "128")
 
@@ -51,7 +51,7 @@ def train(faulty, tmp_path, monkeypatch, call):
 def test_a_run_that_was_stopped_counts_what_one_that_was_not_counts(train, tmp_path, monkeypatch, how):
     """A signal ends the sixth step and is saved; or the process ends, and its work since the last save is lost."""
     assert train("whole") == 0
-    step, stops = GroupInTraining.step, [5, 11]
+    step, stops = GroupTrainer.step, [5, 11]
 
     def stopped(self, x_ND, layers_N, progress, number):
         step(self, x_ND, layers_N, progress, number)
@@ -61,7 +61,7 @@ def test_a_run_that_was_stopped_counts_what_one_that_was_not_counts(train, tmp_p
                 raise KeyboardInterrupt
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(GroupInTraining, "step", stopped)
+    monkeypatch.setattr(GroupTrainer, "step", stopped)
     assert [train("again"), train("again"), train("again")] == [130, 130, 0]
     whole, again = (results(tmp_path / name / "runs/tiny") for name in ("whole", "again"))
     assert again["train.json"] == whole["train.json"]

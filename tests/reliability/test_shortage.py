@@ -16,12 +16,12 @@ from groupsae.activations.harvest import Harvester
 from groupsae.activations.scale import Scales
 from groupsae.config import BatchTopKConfig, JumpReLUConfig, TopKConfig, TrainConfig
 from groupsae.models import residual_stream
-from groupsae.training.group import GroupInTraining
+from groupsae.training.group_trainer import GroupTrainer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
 
 FRESH = multiprocessing.get_context("forkserver" if sys.platform == "linux" else None)
-FRESH.set_forkserver_preload(["groupsae.training.group", "groupsae.models"])
+FRESH.set_forkserver_preload(["groupsae.training.group_trainer", "groupsae.models"])
 D_MODEL, MIB = 8, 2**20
 SAES = {
     "topk": (TopKConfig(d_sae=128, k=64), 2**16),
@@ -61,7 +61,7 @@ def step(architecture, limit):
     """Two steps on large batches within a limit: the state after them, and in how many parts they were taken."""
     sae, tokens = SAES[architecture]
     scales = Scales(("layers.0",), torch.ones(1), torch.zeros(1, D_MODEL))
-    group = GroupInTraining(("layers.0",), scales, D_MODEL, sae, TrainConfig(learning_rate=1e-3), 0)
+    group = GroupTrainer(("layers.0",), scales, D_MODEL, sae, TrainConfig(learning_rate=1e-3), 0)
     limit()
     for seed in range(2):
         z_ND = torch.randn(tokens, D_MODEL, generator=torch.Generator().manual_seed(seed))

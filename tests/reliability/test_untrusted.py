@@ -18,7 +18,7 @@ from groupsae.records import RunDirectory
 from groupsae.saes.registry import build_sae
 from groupsae.saes.suite import Suite, load_sae, read_suite_index, save_sae
 from groupsae.storage import within
-from groupsae.tokens import TokenRows
+from groupsae.text.tokens import TokenRows
 
 
 @pytest.fixture

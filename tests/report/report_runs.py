@@ -79,7 +79,7 @@ def plan_seconds(plan: dict[str, Any]) -> float:
 
 
 def distance_matrix(size: int) -> np.ndarray:
-    """Neighbours are alike, early layers change fastest: 0.5 is never passed."""
+    """Neighbors are alike, early layers change fastest: 0.5 is never passed."""
     depth = np.array([math.sqrt(index) + 0.06 * index for index in range(size)])
     depth = depth / max(depth[-1], 1e-9)
     wobble = 0.01 * np.sin(np.add.outer(np.arange(size) * 1.7, np.arange(size) * 1.7))
@@ -98,7 +98,7 @@ def distances_record(names: list[str], matrix: np.ndarray) -> dict[str, Any]:
     }  # fmt: skip
 
 
-METHODS = {"optimal": "average", "complete": "complete", "legacy": "weighted", "equal": None}
+METHODS = {"optimal": "average", "complete": "complete", "published": "weighted", "equal": None}
 """What stands in for each method here: a linkage, or equal chunks."""
 
 
@@ -246,7 +246,7 @@ def reconstruction_record(plan: dict[str, Any]) -> dict[str, Any]:
 def over_layers(plan: dict[str, Any], suites: dict[str, Any]) -> dict[str, Any]:
     """The means and worst layers of suites and groups, and differences from the first suite: +- 0.001"""
 
-    def summarise(layers: dict[str, Any]) -> dict[str, Any]:
+    def summarize(layers: dict[str, Any]) -> dict[str, Any]:
         found = {}
         for key in next(iter(layers.values())):
             values = {name: row[key] for name, row in layers.items() if isinstance(row[key], float)}
@@ -258,11 +258,11 @@ def over_layers(plan: dict[str, Any], suites: dict[str, Any]) -> dict[str, Any]:
 
     groups = {
         suite: {
-            group_name(tuple(group)): summarise({name: suites[suite][name] for name in group}) for group in division
+            group_name(tuple(group)): summarize({name: suites[suite][name] for name in group}) for group in division
         }
         for suite, division in plan["partitions"].items()
     }
-    layers = {suite: summarise(found) for suite, found in suites.items()}
+    layers = {suite: summarize(found) for suite, found in suites.items()}
     first = next(iter(layers))
     changes = {
         suite: {

@@ -11,7 +11,7 @@ from test_circuit_figures import circuits, similarity
 from test_page import HOSTILE, figures_of
 
 from groupsae.report.page import render
-from groupsae.report.summary import summarise
+from groupsae.report.summary import summarize
 
 OWN, SHARED = {"suite": "baseline", "group": "layers.0"}, {"suite": "groups", "group": "layers.0-2"}
 SPREADING = {"entropy": 0.9, "mean_layer": 1.25, "one_layer_share": 0.04, "silent": 17}
@@ -84,7 +84,7 @@ def test_a_ratio_that_is_not_defined_is_a_dash(made):
     found["ceiling"] = found["faithfulness"]["area"] = None
     run = made(circuits=record)
     assert cells(render(run), "circuit-table")[1][2:4] == ["–", "–"]
-    assert [suite.circuit_ceiling for suite in summarise(run)] == [0.9, None]
+    assert [suite.circuit_ceiling for suite in summarize(run)] == [0.9, None]
 
 
 def test_shared_directions_firing_and_spreading_have_a_table_each(made):
@@ -95,7 +95,7 @@ def test_shared_directions_firing_and_spreading_have_a_table_each(made):
     assert cells(html, "concordance-table") == [["layers.0", "layer 0, group 0–2", "0.190", "–", "150", "243"]]
     assert cells(html, "spreading-table") == [["0–2", "groups", "0.900", "1.25", "0.040", "17"]]
     assert cells(html, "stability-table") == [["0", "baseline, groups", "0.250", "0.500"]]
-    assert [suite.mean_concordance for suite in summarise(run)] == [None, 0.19]
+    assert [suite.mean_concordance for suite in summarize(run)] == [None, 0.19]
 
 
 def test_names_in_the_records_are_inert(made):

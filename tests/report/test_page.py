@@ -62,7 +62,7 @@ def test_nothing_is_fetched(run: RunDirectory):
     assert "default-src 'none'" in html
 
 
-def test_figures_take_their_colours_from_the_page(run: RunDirectory):
+def test_figures_take_their_colors_from_the_page(run: RunDirectory):
     html = render(run)
     drawn = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))))
     assert drawn <= {"#ffffff", "#10202b"}, "only the numbers on the heat map, whose ground is fixed"
@@ -108,7 +108,7 @@ def test_any_number_of_layers_can_be_drawn(tmp_path: Path, layers: int):
     assert "quality" in figures_of(render(make_run(tmp_path / "size", layers=layers, logged=12)))
 
 
-def test_groups_need_not_be_neighbours(tmp_path: Path):
+def test_groups_need_not_be_neighbors(tmp_path: Path):
     names = hookpoints(5)
     html = render(make_run(tmp_path / "apart", names=names, groups=[names[0::2], names[1::2]]))
     assert "0+2+4" in html and "made by hand" in html

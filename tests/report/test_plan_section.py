@@ -134,7 +134,7 @@ def test_the_best_use_of_the_budget_is_named():
 def test_the_caption_says_where_predictions_come_from(tmp_path: Path, pilot: bool, words: str):
     html = render(make_run(tmp_path / "four", layers=4, pilot=pilot))
     assert words in html
-    assert "AMAD is reported but never minimised" in html
+    assert "AMAD is reported but never minimized" in html
 
 
 def test_a_pilot_is_proposed_where_there_was_none(tmp_path: Path):

@@ -8,7 +8,7 @@ import pytest
 from report_runs import LM_MFLOP, NUM_TOKENS, SAE_MFLOP, make_run
 
 from groupsae.partition import Partition
-from groupsae.report import SuiteSummary, summarise
+from groupsae.report import SuiteSummary, summarize
 from groupsae.report.data import RunData
 from groupsae.report.wording import duration, fixed, headline
 
@@ -18,7 +18,7 @@ GROUPS = [["layers.0"], ["layers.1"], ["layers.2", "layers.3"]]
 @pytest.fixture(scope="module")
 def suites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SuiteSummary]:
     run = make_run(tmp_path_factory.mktemp("runs") / "four", layers=4, groups=GROUPS)
-    return {summary.name: summary for summary in summarise(run)}
+    return {summary.name: summary for summary in summarize(run)}
 
 
 def test_the_baseline_comes_first(suites):
@@ -52,18 +52,18 @@ def test_seconds_are_those_of_the_suite_trained_alone(suites):
 
 
 def test_without_a_partition_there_is_no_suite(tmp_path: Path):
-    assert summarise(make_run(tmp_path / "early", layers=4, stages=("tokens", "distances"))) == []
+    assert summarize(make_run(tmp_path / "early", layers=4, stages=("tokens", "distances"))) == []
 
 
 def test_what_is_not_measured_is_none(tmp_path: Path):
-    groups = summarise(make_run(tmp_path / "planned", layers=4, stages=("tokens", "distances", "group", "plan")))[1]
+    groups = summarize(make_run(tmp_path / "planned", layers=4, stages=("tokens", "distances", "group", "plan")))[1]
     assert groups.mflop_per_token is not None
     unknown = (groups.mean_fvu, groups.worst_layer, groups.mean_delta_ce, groups.total_pflop, groups.seconds)
     assert unknown == (None,) * 5
 
 
 def test_a_run_without_a_baseline_has_one_suite(tmp_path: Path):
-    (only,) = summarise(make_run(tmp_path / "alone", layers=4, baseline=False))
+    (only,) = summarize(make_run(tmp_path / "alone", layers=4, baseline=False))
     assert only.name == "groups"
     assert headline([only], 4).startswith("2 SAEs serve 4 layers; mean FVU")
 

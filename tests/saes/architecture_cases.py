@@ -38,7 +38,7 @@ def random_sae_of(architecture, seed=0):
         for name, buffer in sae.named_buffers():
             if name == "penalty.log_weight":
                 buffer.fill_(WEIGHT).log_()
-    sae.normalise_decoder()
+    sae.normalize_decoder()
     return sae
 
 

@@ -19,7 +19,7 @@ def random_sae(seed=0, **options):
         for name in WEIGHTS:
             parameter = getattr(sae, name)
             parameter.copy_(torch.randn(parameter.shape, generator=random, dtype=torch.float64) / 2)
-    sae.normalise_decoder()
+    sae.normalize_decoder()
     return sae
 
 

@@ -1,4 +1,4 @@
-"""Suites of random SAEs whose layers have all of their own: centres, scales, gains, biases, rotations, absorbers."""
+"""Suites of random SAEs whose layers have all of their own: centers, scales, gains, biases, rotations, absorbers."""
 
 import torch
 from architecture_cases import random_sae_of
@@ -7,7 +7,7 @@ from sae_cases import D_MODEL, D_SAE
 from groupsae.activations.scale import Scales
 from groupsae.config import PerLayer
 from groupsae.partition import Partition
-from groupsae.saes.adapter import Adapter
+from groupsae.saes.adapter import LayerMaps
 from groupsae.saes.suite import Suite
 
 PARTITION = Partition((("layers.0", "layers.2"), ("layers.1",)))
@@ -49,7 +49,7 @@ def trained(sae):
 
 def random_adapter(layers, own, random):
     """Maps that no data has led to."""
-    adapter = Adapter(layers, D_MODEL, own, D_SAE).double()
+    adapter = LayerMaps(layers, D_MODEL, own, D_SAE).double()
     square = torch.randn(layers, D_MODEL, D_MODEL, generator=random, dtype=torch.float64)
     orthogonal = torch.linalg.qr(square).Q
     if own.affine:

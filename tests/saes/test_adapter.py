@@ -8,7 +8,7 @@ from groupsae.activations.source import SyntheticSource, stream
 from groupsae.config import GroupConfig, PerLayer, TopKConfig, TrainConfig
 from groupsae.errors import ConfigError, RunError
 from groupsae.partition import Partition, group_name
-from groupsae.saes.adapter import Adapter, fit_adapters
+from groupsae.saes.adapter import LayerMaps, fit_adapters
 from groupsae.saes.suite import Suite
 from groupsae.training.trainer import train, train_groups
 from groupsae.training.warm_start import WarmStart
@@ -24,14 +24,14 @@ OWN = {
 }
 
 
-def fitted(own, group=GROUP, centre=True):
+def fitted(own, group=GROUP, center=True):
     """(adapter, z_MND): the adapter of a group, and what its layers' tokens are in scaled units."""
     source = SyntheticSource(num_layers=4, d_model=8, num_rows=64, row_tokens=16)
-    scales = measure_scales(source, TOKENS, centre=centre)
+    scales = measure_scales(source, TOKENS, center=center)
     adapter = fit_adapters(source, [group], scales, own, TOKENS, d_sae=32)[group]
     x_LND = torch.cat(list(stream(source, TOKENS, 0)), dim=1)
     at, layers = scales.at(group), [source.hookpoints.index(name) for name in group]
-    return adapter, (x_LND[layers] - at.centre_LD[:, None]) * at.scale_L[:, None, None]
+    return adapter, (x_LND[layers] - at.center_LD[:, None]) * at.scale_L[:, None, None]
 
 
 def entered(adapter, z_MND):
@@ -44,9 +44,9 @@ def returned(adapter, y_ND, z_ND, layer):
 
 
 @pytest.mark.parametrize("own", OWN.values(), ids=OWN)
-@pytest.mark.parametrize("centre", [False, True])
-def test_what_enters_and_leaves_unchanged_comes_back(own, centre):
-    adapter, z_MND = fitted(own, centre=centre)
+@pytest.mark.parametrize("center", [False, True])
+def test_what_enters_and_leaves_unchanged_comes_back(own, center):
+    adapter, z_MND = fitted(own, center=center)
     for layer, (z_ND, y_ND) in enumerate(zip(z_MND, entered(adapter, z_MND), strict=True)):
         torch.testing.assert_close(returned(adapter, y_ND, z_ND, layer), z_ND, rtol=1e-4, atol=1e-5)
 
@@ -81,8 +81,8 @@ def test_the_rotation_is_the_nearest_to_the_middle_layer():
 
 
 def test_after_gains_and_absorber_the_rotation_is_that_of_what_has_entered_so_far():
-    together, z_MND = fitted(OWN["all"], centre=False)
-    before, _ = fitted(PerLayer(affine=True, absorber=2), centre=False)
+    together, z_MND = fitted(OWN["all"], center=False)
+    before, _ = fitted(PerLayer(affine=True, absorber=2), center=False)
     y_MND = entered(before, z_MND).double()
     u_DD, _, vh_DD = torch.linalg.svd(y_MND[1].T @ y_MND[0])  # not unique where the absorber has left nothing
     found_ND, best_ND = y_MND[0] @ together.rotation_MDD[0].double().T, y_MND[0] @ (u_DD @ vh_DD).T
@@ -92,11 +92,11 @@ def test_after_gains_and_absorber_the_rotation_is_that_of_what_has_entered_so_fa
 def test_the_absorber_takes_the_directions_of_largest_variance_and_says_their_share():
     adapter, z_MND = fitted(OWN["absorber"])
     for layer, (z_ND, y_ND) in enumerate(zip(z_MND, entered(adapter, z_MND), strict=True)):
-        centred_ND = (z_ND - z_ND.mean(0)).double()
-        variances = torch.linalg.svdvals(centred_ND).square()
+        centered_ND = (z_ND - z_ND.mean(0)).double()
+        variances = torch.linalg.svdvals(centered_ND).square()
         share = variances[:3].sum() / variances.sum()
         torch.testing.assert_close(adapter.absorbed_M[layer].double(), share, rtol=1e-4, atol=0)
-        left = (y_ND - y_ND.mean(0)).square().sum() / centred_ND.square().sum()
+        left = (y_ND - y_ND.mean(0)).square().sum() / centered_ND.square().sum()
         assert left.item() == pytest.approx(1 - share.item(), rel=1e-3)
         torch.testing.assert_close(y_ND.mean(0), z_ND.mean(0), rtol=0, atol=1e-5)
 
@@ -107,7 +107,7 @@ def test_a_group_of_one_layer_is_turned_and_stretched_by_nothing():
 
 
 def test_without_parts_an_adapter_holds_nothing_and_changes_nothing():
-    adapter = Adapter(3, 8, PerLayer())
+    adapter = LayerMaps(3, 8, PerLayer())
     z_ND = torch.randn(5, 8)
     assert adapter.enter(z_ND, torch.zeros(5, dtype=torch.long)) is z_ND
     assert adapter.leave(z_ND, 0) is z_ND
@@ -130,7 +130,7 @@ def test_an_unknown_part_is_refused_with_those_known(names):
 
 def trained_suite(own, groups=(GROUP, ("layers.2",)), tokens=4000):
     source = SyntheticSource(num_layers=4, d_model=8, num_rows=64, row_tokens=16)
-    settings = TrainConfig(num_tokens=tokens, batch_tokens=64, learning_rate=1e-2, scale_tokens=TOKENS, centre=True)
+    settings = TrainConfig(num_tokens=tokens, batch_tokens=64, learning_rate=1e-2, scale_tokens=TOKENS, center=True)
     sae = TopKConfig(d_sae=32, k=3)
     return source, train(source, Partition(groups), sae, settings, buffer_tokens=256, per_layer=own)
 

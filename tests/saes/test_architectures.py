@@ -117,7 +117,7 @@ def test_where_nothing_is_active_the_bias_is_left(architecture):
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_an_sae_survives_being_saved(architecture, tmp_path):
     sae, z_ND = build_sae(D_MODEL, CONFIGS[architecture]), random_batch().float()
-    sae.initialise(3)
+    sae.initialize(3)
     sae.after_step(sae.losses(z_ND, dead()).latents.activity(D_SAE), 1e-3)
     save_sae(sae, tmp_path)
     loaded = load_sae(tmp_path)
@@ -129,8 +129,8 @@ def test_an_sae_survives_being_saved(architecture, tmp_path):
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_initial_weights_are_decided_by_the_seed_alone(architecture):
     one, other = build_sae(D_MODEL, CONFIGS[architecture]), random_sae_of(architecture).float()
-    one.initialise(3)
-    other.initialise(3)
+    one.initialize(3)
+    other.initialize(3)
     for name, parameter in one.named_parameters():
         assert torch.equal(parameter, dict(other.named_parameters())[name])
 
@@ -149,7 +149,7 @@ def test_the_threshold_is_right_from_the_first_step(architecture):
         assert (sae.encode(z_ND) > 0).sum(1).double().mean() == pytest.approx(K, abs=0.02)
 
 
-def test_the_threshold_is_a_mean_over_steps_that_favours_the_last():
+def test_the_threshold_is_a_mean_over_steps_that_favors_the_last():
     threshold = random_sae_of("batchtopk").threshold
     for value in (1.0, 2.0, 4.0):
         threshold.update(torch.tensor(value, dtype=torch.float64))
@@ -161,12 +161,12 @@ def test_the_threshold_is_a_mean_over_steps_that_favours_the_last():
 def test_parts_of_latents_amount_to_what_the_whole_amounts_to():
     values_NK, indices_NK = torch.tensor([[3.0, 0.0], [0.5, 1.0], [0.0, 0.0]]), torch.tensor([[1, 0], [2, 1], [3, 0]])
     whole = Latents(values_NK, indices_NK).activity(4)
-    assert (whole.tokens, whole.active, whole.weakest, whole.l0()) == (3, 3, 0.5, 1)
+    assert (whole.tokens, whole.active, whole.cutoff, whole.l0()) == (3, 3, 0.5, 1)
     assert whole.fired_S.tolist() == [False, True, True, False]
     for cut in range(4):
         first, rest = (Latents(values_NK[part], indices_NK[part]).activity(4) for part in (slice(cut), slice(cut, 3)))
         found = first + rest
-        assert (found.tokens, found.active, found.weakest) == (3, 3, 0.5)
+        assert (found.tokens, found.active, found.cutoff) == (3, 3, 0.5)
         assert torch.equal(found.fired_S, whole.fired_S)
 
 
@@ -180,7 +180,7 @@ def test_one_prefix_is_a_batchtopk_sae():
     z_ND = random_batch().float()
     plain = build_sae(D_MODEL, BatchTopKConfig(d_sae=D_SAE, k=K))
     nested = build_sae(D_MODEL, MatryoshkaConfig(d_sae=D_SAE, k=K, prefixes=(1.0,)))
-    plain.initialise(0)
+    plain.initialize(0)
     nested.load_state_dict(plain.state_dict())
     torch.testing.assert_close(nested.losses(z_ND, dead()).total, plain.losses(z_ND, dead()).total)
 
@@ -206,7 +206,7 @@ def test_before_the_warm_up_there_is_no_penalty(architecture):
 def test_a_given_coefficient_stays(architecture):
     config = CONFIGS[architecture].model_copy(update={"sparsity_coefficient": 0.25})
     sae = build_sae(D_MODEL, config)
-    sae.initialise(0)
+    sae.initialize(0)
     sae.after_step(sae.losses(random_batch().float(), dead()).latents.activity(D_SAE), 1.0)
     assert sae.penalty.value.item() == pytest.approx(0.25)
 

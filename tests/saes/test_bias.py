@@ -9,7 +9,7 @@ from sae_cases import D_MODEL, D_SAE, dead, random_batch
 
 from groupsae.config import PerLayer
 from groupsae.saes import pre_activations, sparse
-from groupsae.saes.adapter import Adapter
+from groupsae.saes.adapter import LayerMaps
 from groupsae.saes.bias import Bias
 from groupsae.training.microbatch import backward_in_parts
 
@@ -19,7 +19,7 @@ SEVERAL_DEAD = dead(*range(0, D_SAE, 3))
 
 def random_adapter():
     """The adapter of a group of three layers whose biases are random, in float64."""
-    adapter = Adapter(3, D_MODEL, PerLayer(bias=True), D_SAE).double()
+    adapter = LayerMaps(3, D_MODEL, PerLayer(bias=True), D_SAE).double()
     random = torch.Generator().manual_seed(7)
     with torch.no_grad():
         adapter.bias_MS.copy_(torch.randn(3, D_SAE, generator=random, dtype=torch.float64) / 2)
@@ -71,7 +71,7 @@ def test_with_all_rows_alike_it_is_the_common_bias_to_the_bit():
 
 
 def test_a_group_of_one_layer_has_no_bias():
-    adapter = Adapter(1, D_MODEL, PerLayer(bias=True), D_SAE)
+    adapter = LayerMaps(1, D_MODEL, PerLayer(bias=True), D_SAE)
     assert adapter.bias(torch.zeros(4, dtype=torch.long)) is None
     assert not list(adapter.parameters())
     sae = random_sae_of("topk")

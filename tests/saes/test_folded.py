@@ -22,7 +22,7 @@ def test_folded_weights_do_to_raw_activations_what_the_bound_sae_does(architectu
     suite, x_ND = random_suite(architecture, own), 2 * random_batch()
     for hookpoint in PARTITION.hookpoints:
         bound, folded = suite[hookpoint], Folded.of(suite[hookpoint])
-        pre_NS = bound.sae.pre_activations(bound._enter(bound._normalise(x_ND)))
+        pre_NS = bound.sae.pre_activations(bound._enter(bound._normalize(x_ND)))
         latents_NS = bound.encode(x_ND)
         assert 0 < (latents_NS > 0).sum() < latents_NS.numel()
         close(folded.pre_activations(x_ND), pre_NS)

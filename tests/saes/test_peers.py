@@ -5,7 +5,7 @@ import torch
 from architecture_cases import AUXK_WEIGHT, BANDWIDTH, WARMUP, WEIGHT, K, random_sae_of
 from sae_cases import D_MODEL, D_SAE, dead, random_batch
 
-from groupsae.saes.base import Whole
+from groupsae.saes.base import BatchStats
 from groupsae.saes.batch import MEMORY
 
 saes = pytest.importorskip("sae_lens.saes", reason="SAELens is not installed", exc_type=ImportError)
@@ -53,7 +53,7 @@ def test_loss_and_gradients_equal_those_of_saelens(architecture):
     """
     sae, z_ND = random_sae_of(architecture), random_batch()
     peer, names, step_input = peer_of(architecture, sae)
-    unit = Whole.of(z_ND).variance / len(z_ND)
+    unit = BatchStats.of(z_ND).variance / len(z_ND)
     weight = WARMUP * WEIGHT * unit.item() / (K if architecture == "jumprelu" else 1)
     found = peer.training_forward_pass(step_input(z_ND, {"l1": weight, "l0": weight}, dead(), 0, False))
     found.loss.backward()

@@ -45,7 +45,7 @@ def test_transposed_rows_are_the_sums_over_tokens():
     for token in range(20):
         for value, latent in zip(values_NK[token], indices_NK[token], strict=True):
             expected_SD[latent] += value * x_ND[token]
-    listed = sparse.Transposed.of(indices_NK, values_NK, 11)
+    listed = sparse.GatherKernel.of(indices_NK, values_NK, 11)
     torch.testing.assert_close(listed.rows(x_ND, listed.values), expected_SD)
     W_SD = numbers(11, 6, seed=3)
     rows_SD, dots_M = listed.rows_and_dots(x_ND, W_SD)

@@ -18,12 +18,12 @@ SCATTERED = Partition((("layers.0", "layers.2"), ("layers.1",)))
 
 
 def make_suite(partition=SCATTERED, seed=0):
-    """A suite with random weights, and another scale and centre at each hookpoint."""
+    """A suite with random weights, and another scale and center at each hookpoint."""
     random = torch.Generator().manual_seed(seed)
     saes = {}
     for index, name in enumerate(partition.names):
         saes[name] = TopKSAE(D_MODEL, TopKConfig(d_sae=24, k=3))
-        saes[name].initialise(seed + index)
+        saes[name].initialize(seed + index)
         saes[name].requires_grad_(False)
         saes[name].b_dec.copy_(torch.randn(D_MODEL, generator=random))
     hookpoints = partition.hookpoints
@@ -49,13 +49,13 @@ def activations(*shape):
 # ---- bound to a hookpoint
 
 
-def test_layers_of_a_group_use_their_own_scale_and_centre(suite):
+def test_layers_of_a_group_use_their_own_scale_and_center(suite):
     sae, x_ND = suite.saes["layers.0+2"], activations(10)
     for index, hookpoint in ((0, "layers.0"), (2, "layers.2")):
-        scale, centre_D = index + 1.0, suite.scales.centre_LD[index]
-        z_ND = scale * (x_ND - centre_D)
+        scale, center_D = index + 1.0, suite.scales.center_LD[index]
+        z_ND = scale * (x_ND - center_D)
         torch.testing.assert_close(suite[hookpoint].encode(x_ND), sae.encode(z_ND))
-        torch.testing.assert_close(suite[hookpoint](x_ND), sae(z_ND) / scale + centre_D)
+        torch.testing.assert_close(suite[hookpoint](x_ND), sae(z_ND) / scale + center_D)
 
 
 def test_layers_that_differ_by_a_factor_are_served_alike_by_one_group():
@@ -175,13 +175,13 @@ WRONG_WEIGHTS = {
     "unknown key": lambda t: t.update(threshold=torch.zeros(24)),
 }
 WRONG_SCALES = {
-    "NaN": put_nan("centre.layers.1"),
+    "NaN": put_nan("center.layers.1"),
     "infinite scale": lambda t: t["scale.layers.0"].fill_(torch.inf),
     "no scale": lambda t: t["scale.layers.0"].zero_(),
     "missing hookpoint": lambda t: t.pop("scale.layers.2"),
     "two scales": lambda t: t.update({"scale.layers.0": torch.ones(2)}),
-    "one wide centre": lambda t: t.update({"centre.layers.0": torch.zeros(9)}),
-    "wide centres": lambda t: t.update({f"centre.layers.{i}": torch.zeros(9) for i in range(3)}),
+    "one wide center": lambda t: t.update({"center.layers.0": torch.zeros(9)}),
+    "wide centers": lambda t: t.update({f"center.layers.{i}": torch.zeros(9) for i in range(3)}),
 }
 
 

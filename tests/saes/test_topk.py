@@ -169,7 +169,7 @@ def test_steps_on_the_auxiliary_loss_make_adding_its_reconstruction_lower_the_er
                 getattr(sae, name).grad = grad
         sae.b_dec.grad = None
         optimizer.step()
-        sae.normalise_decoder()
+        sae.normalize_decoder()
     torch.testing.assert_close(residual(), before_ND)
     assert with_auxiliary().square().sum() < 0.9 * before_ND.square().sum()
 
@@ -207,9 +207,9 @@ def test_without_dead_latents_the_auxiliary_loss_is_zero():
 # ---- weights
 
 
-def test_the_encoder_starts_as_the_transpose_of_the_normalised_decoder():
+def test_the_encoder_starts_as_the_transpose_of_the_normalized_decoder():
     sae = TopKSAE(D_MODEL, TopKConfig(d_sae=D_SAE, k=K))
-    sae.initialise(3)
+    sae.initialize(3)
     assert torch.equal(sae.W_enc, sae.W_dec)
     torch.testing.assert_close(sae.W_enc.norm(dim=1), torch.ones(D_SAE))
     assert not sae.b_enc.any() and not sae.b_dec.any()
@@ -219,25 +219,25 @@ def test_initial_weights_are_decided_by_the_seed_alone():
     def weights(seed):
         torch.manual_seed(int(torch.randint(10**6, ())))
         sae = TopKSAE(D_MODEL, TopKConfig(d_sae=D_SAE, k=K))
-        sae.initialise(seed)
+        sae.initialize(seed)
         return sae.W_dec
 
     assert torch.equal(weights(3), weights(3))
     assert not torch.equal(weights(3), weights(4))
 
 
-def test_initialising_does_not_touch_the_global_generator():
+def test_initializing_does_not_touch_the_global_generator():
     before = torch.get_rng_state()
-    TopKSAE(D_MODEL, TopKConfig(d_sae=D_SAE, k=K)).initialise(3)
+    TopKSAE(D_MODEL, TopKConfig(d_sae=D_SAE, k=K)).initialize(3)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_normalising_gives_every_decoder_row_unit_norm_and_keeps_its_direction():
+def test_normalizing_gives_every_decoder_row_unit_norm_and_keeps_its_direction():
     sae = random_sae()
     with torch.no_grad():
         sae.W_dec.mul_(torch.linspace(0.1, 10, D_SAE)[:, None])
     before = sae.W_dec.detach().clone()
-    sae.normalise_decoder()
+    sae.normalize_decoder()
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(D_SAE, dtype=torch.float64))
     torch.testing.assert_close(torch.cosine_similarity(before, sae.W_dec), torch.ones(D_SAE, dtype=torch.float64))
 

@@ -36,9 +36,9 @@ def test_singletons_in_one_pass_equal_each_layer_trained_alone():
     assert equal(together, alone)
 
 
-@pytest.mark.parametrize("centre", [False, True])
-def test_a_group_trains_alike_whether_or_not_a_baseline_trains_beside_it(centre):
-    settings = TRAIN.model_copy(update={"centre": centre})
+@pytest.mark.parametrize("center", [False, True])
+def test_a_group_trains_alike_whether_or_not_a_baseline_trains_beside_it(center):
+    settings = TRAIN.model_copy(update={"center": center})
     alone = weights(run(PAIRS.groups, train=settings))
     beside = weights(run([*Partition.singletons(HOOKPOINTS).groups, *PAIRS.groups], train=settings))
     assert equal(alone, {name: beside[name] for name in alone})

@@ -10,14 +10,14 @@ from groupsae.activations.scale import Scales, measure_scales
 from groupsae.config import TopKConfig, as_architecture
 from groupsae.errors import FitError
 from groupsae.saes.registry import ARCHITECTURES, build_sae
-from groupsae.training import group as group_module
-from groupsae.training.group import GroupInTraining
+from groupsae.training import group_trainer as group_module
+from groupsae.training.group_trainer import GroupTrainer
 from groupsae.training.microbatch import backward_in_parts
 
 
 def gradients(parts, dead):
     sae = build_sae(8, TopKConfig(d_sae=24, k=3))
-    sae.initialise(1)
+    sae.initialize(1)
     z_ND = torch.randn(37, 8, generator=torch.Generator().manual_seed(2)) + torch.linspace(0, 5, 37)[:, None]
     dead_S = torch.arange(24) < dead
     outcome = backward_in_parts(sae, z_ND, dead_S, 1.0, parts)
@@ -42,7 +42,7 @@ def test_parts_add_up_to_the_whole_batch(parts, dead):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_after_steps_in_parts_every_number_of_a_group_is_that_of_whole_steps(architecture, monkeypatch):
     """In float64, so that nothing hides in rounding. Later tokens are louder, and win where a batch chooses."""
-    monkeypatch.setattr(Scales, "normalise", lambda self, x_ND, layers_N: x_ND)
+    monkeypatch.setattr(Scales, "normalize", lambda self, x_ND, layers_N: x_ND)
     expected = after_steps(architecture, 1)
     assert expected["sae.b_dec"].any() and expected["silent"].any()
     for parts in (2, 3, 7):
@@ -54,7 +54,7 @@ def test_after_steps_in_parts_every_number_of_a_group_is_that_of_whole_steps(arc
 def after_steps(architecture, parts):
     """What a group in float64 has become after six steps in so many parts."""
     source, sae = make_source(), as_architecture(SAE, architecture)
-    group = GroupInTraining(("layers.1",), measure_scales(source, 100), source.d_model, sae, TRAIN, 0)
+    group = GroupTrainer(("layers.1",), measure_scales(source, 100), source.d_model, sae, TRAIN, 0)
     group.sae.double()
     group.parts.number = parts
     for step in range(6):

@@ -23,7 +23,7 @@ from training_cases import (
 from groupsae.activations.scale import measure_scales
 from groupsae.errors import NumericalError, RunError, StorageError
 from groupsae.training import checkpoint
-from groupsae.training.group import GroupInTraining
+from groupsae.training.group_trainer import GroupTrainer
 from groupsae.training.loop import PARTS
 
 
@@ -304,7 +304,7 @@ def test_a_damaged_only_manifest_is_an_error(tmp_path, text):
 def test_the_step_count_of_adam_lies_where_the_fused_step_wants_it(tmp_path):
     run(folder=tmp_path)
     state = load_file(tmp_path / f"groups/layers.1/state-{STEPS}.safetensors")
-    group = GroupInTraining(("layers.1",), measure_scales(make_source(), 100), 8, SAE, TRAIN, 0)
+    group = GroupTrainer(("layers.1",), measure_scales(make_source(), 100), 8, SAE, TRAIN, 0)
     group.sae.to("meta")  # a device that is not the file's
     group.sae.load_state_dict = lambda tensors: None
     group.restore(state)

@@ -10,12 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training_cases import SAE, TRAIN, make_source
 
 from groupsae.activations.scale import measure_scales
-from groupsae.activations.shuffle import Lanes, ShuffledStream
+from groupsae.activations.shuffle import BufferLayout, ShuffledStream
 from groupsae.config import TopKConfig
 from groupsae.saes.base import Latents
 from groupsae.training import precision
 from groupsae.training.dead import DeadLatents
-from groupsae.training.group import GroupInTraining
+from groupsae.training.group_trainer import GroupTrainer
 from groupsae.training.optim import decay, learning_rate
 
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -24,7 +24,7 @@ NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 def make_group(layers=(0, 2), seed=0, train=TRAIN, sae=SAE, **options):
     source = make_source(**options)
     group = tuple(f"layers.{layer}" for layer in layers)
-    return GroupInTraining(group, measure_scales(source, 300), source.d_model, sae, train, seed)
+    return GroupTrainer(group, measure_scales(source, 300), source.d_model, sae, train, seed)
 
 
 def batch(count=64):
@@ -36,7 +36,7 @@ def batch(count=64):
 
 def stream(num_tokens=640, every_layer=False, group=("layers.0", "layers.2")):
     source = make_source()
-    return ShuffledStream(source, num_tokens, Lanes.of([group], every_layer=every_layer), 64, 128, 0)
+    return ShuffledStream(source, num_tokens, BufferLayout.of([group], every_layer=every_layer), 64, 128, 0)
 
 
 @pytest.mark.parametrize(("d_sae", "rate"), [(12288, 2.309401e-4), (16384, 2e-4), (32768, 1.414214e-4)])
@@ -82,7 +82,7 @@ def test_the_rate_rises_on_a_straight_line_over_the_first_share_and_is_never_zer
 def test_the_first_step_fits_the_encoder_to_its_tokens_once_and_where_asked():
     """At a rate of zero nothing else moves."""
     still = {"learning_rate": 1e-30}
-    group = make_group(train=TRAIN.model_copy(update=still | {"fit_encoder": True}))
+    group = make_group(train=TRAIN.model_copy(update=still | {"rescale_encoder_init": True}))
     before = group.sae.W_enc.detach().clone()
     group.step(*batch(), 0.0)
     factors_SD = group.sae.W_enc / before
@@ -97,7 +97,7 @@ def test_the_first_step_fits_the_encoder_to_its_tokens_once_and_where_asked():
 
 
 @pytest.mark.parametrize("clip_norm", [0.01, 1.0, 100.0])
-def test_steps_equal_clipping_projecting_adam_and_normalising_by_hand(clip_norm):
+def test_steps_equal_clipping_projecting_adam_and_normalizing_by_hand(clip_norm):
     group = make_group(train=TRAIN.model_copy(update={"clip_norm": clip_norm}))
     twin = make_group()
     moments = {name: [torch.zeros_like(getattr(twin.sae, name)) for _ in range(2)] for name in NAMES}
@@ -223,11 +223,11 @@ def test_a_group_sees_exactly_the_tokens_asked_for_even_if_they_do_not_divide_by
     assert sum(len(x_ND) for x_ND, *_ in taken(group, True, num_tokens=200)) == 333
 
 
-def test_the_sae_sees_each_token_in_the_scale_and_centre_of_its_layer(monkeypatch):
+def test_the_sae_sees_each_token_in_the_scale_and_center_of_its_layer(monkeypatch):
     source = make_source()
-    scales = measure_scales(source, 300, centre=True)
+    scales = measure_scales(source, 300, center=True)
     for layers in ((0, 2), (1,)):
-        group = GroupInTraining(tuple(f"layers.{layer}" for layer in layers), scales, 8, SAE, TRAIN, 0)
+        group = GroupTrainer(tuple(f"layers.{layer}" for layer in layers), scales, 8, SAE, TRAIN, 0)
         seen = []
         losses = group.sae.losses
         watched = lambda z_ND, *rest, seen=seen, losses=losses: seen.append(z_ND) or losses(z_ND, *rest)  # noqa: E731
@@ -236,7 +236,7 @@ def test_the_sae_sees_each_token_in_the_scale_and_centre_of_its_layer(monkeypatc
         layers_N = layers_N % len(layers)
         group.step(x_ND, layers_N, 0.0)
         for x_D, layer, z_D in zip(x_ND, layers_N.tolist(), seen[0], strict=True):
-            expected_D = (x_D - scales.centre_LD[layers[layer]]) * scales.scale_L[layers[layer]]
+            expected_D = (x_D - scales.center_LD[layers[layer]]) * scales.scale_L[layers[layer]]
             torch.testing.assert_close(z_D, expected_D)
 
 

@@ -7,7 +7,7 @@ import torch
 from training_cases import make_source
 
 from groupsae.activations.scale import measure_scales
-from groupsae.activations.shuffle import Lanes, Position, ShuffledStream
+from groupsae.activations.shuffle import BufferLayout, Position, ShuffledStream
 from groupsae.activations.source import stream
 
 
@@ -48,7 +48,7 @@ def tokens(x_LND):
 
 
 def make_stream(num_tokens, source=None, seed=0, batch=24, buffer=60):
-    return ShuffledStream(source or Numbered(), num_tokens, Lanes(Numbered.hookpoints), batch, buffer, seed)
+    return ShuffledStream(source or Numbered(), num_tokens, BufferLayout(Numbered.hookpoints), batch, buffer, seed)
 
 
 def batches(stream, start=Position()):  # noqa: B008 - frozen
@@ -131,7 +131,7 @@ def test_the_tokens_of_a_batch_come_from_many_rows():
         assert len({row for row, _ in tokens(x)}) >= 7
 
 
-def test_tokens_that_are_neighbours_in_the_text_are_not_neighbours_in_a_batch():
+def test_tokens_that_are_neighbors_in_the_text_are_not_neighbors_in_a_batch():
     seen = read_all(180)
     beside = sum(a[0] == b[0] for a, b in itertools.pairwise(seen))
     assert beside < 180 * 0.25
@@ -140,23 +140,23 @@ def test_tokens_that_are_neighbours_in_the_text_are_not_neighbours_in_a_batch():
 # ---- scales
 
 
-def naive_scales(source, num_tokens, centre, seed=0):
+def naive_scales(source, num_tokens, center, seed=0):
     x_LND = torch.cat(list(stream(source, num_tokens, seed)), dim=1).double()
-    centre_LD = x_LND.mean(1) if centre else torch.zeros(len(x_LND), x_LND.shape[2], dtype=torch.float64)
+    center_LD = x_LND.mean(1) if center else torch.zeros(len(x_LND), x_LND.shape[2], dtype=torch.float64)
     norms_L = [
-        sum(torch.linalg.vector_norm(x_D - c_D) for x_D in x_ND) for x_ND, c_D in zip(x_LND, centre_LD, strict=True)
+        sum(torch.linalg.vector_norm(x_D - c_D) for x_D in x_ND) for x_ND, c_D in zip(x_LND, center_LD, strict=True)
     ]
-    return x_LND.shape[1] / torch.stack(norms_L), centre_LD
+    return x_LND.shape[1] / torch.stack(norms_L), center_LD
 
 
-@pytest.mark.parametrize("centre", [False, True])
+@pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("num_tokens", [100, 640])
-def test_a_scale_is_one_over_the_mean_norm_of_all_tokens_asked_for(num_tokens, centre):
+def test_a_scale_is_one_over_the_mean_norm_of_all_tokens_asked_for(num_tokens, center):
     source = make_source()
-    scales = measure_scales(source, num_tokens, centre=centre)
-    scale_L, centre_LD = naive_scales(source, num_tokens, centre)
+    scales = measure_scales(source, num_tokens, center=center)
+    scale_L, center_LD = naive_scales(source, num_tokens, center)
     torch.testing.assert_close(scales.scale_L.double(), scale_L, rtol=1e-6, atol=0)
-    torch.testing.assert_close(scales.centre_LD.double(), centre_LD, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(scales.center_LD.double(), center_LD, rtol=1e-6, atol=1e-7)
 
 
 def test_a_scale_is_measured_over_many_batches():
@@ -178,20 +178,20 @@ def test_scales_of_half_precision_activations_are_summed_in_full(dtype):
     source = make_source()
     read = source.read
     source.read = lambda rows: read(rows).to(dtype)
-    scales = measure_scales(source, 640, centre=True)
-    scale_L, centre_LD = naive_scales(source, 640, True)
-    assert scales.scale_L.dtype == scales.centre_LD.dtype == torch.float32
+    scales = measure_scales(source, 640, center=True)
+    scale_L, center_LD = naive_scales(source, 640, True)
+    assert scales.scale_L.dtype == scales.center_LD.dtype == torch.float32
     torch.testing.assert_close(scales.scale_L.double(), scale_L, rtol=1e-5, atol=0)
-    torch.testing.assert_close(scales.centre_LD.double(), centre_LD, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(scales.center_LD.double(), center_LD, rtol=1e-5, atol=1e-6)
 
 
-def test_normalised_tokens_have_mean_norm_one_at_every_layer():
+def test_normalized_tokens_have_mean_norm_one_at_every_layer():
     source = make_source()
-    for centre in (False, True):
-        scales = measure_scales(source, 640, centre=centre)
+    for center in (False, True):
+        scales = measure_scales(source, 640, center=center)
         x_LND = torch.cat(list(stream(source, 640, 0)), dim=1)
         for layer, x_ND in enumerate(x_LND):
-            z_ND = scales.normalise(x_ND, torch.full((640,), layer))
+            z_ND = scales.normalize(x_ND, torch.full((640,), layer))
             assert z_ND.norm(dim=1).mean().item() == pytest.approx(1, rel=1e-5)
-            if centre:
+            if center:
                 assert z_ND.mean(0).abs().max() < 1e-5

@@ -13,7 +13,7 @@ from groupsae.errors import ConfigError, PartitionError
 from groupsae.partition import Partition
 from groupsae.saes.registry import ARCHITECTURES
 from groupsae.saes.suite import Suite
-from groupsae.training.trainer import Trainee, train, train_together
+from groupsae.training.trainer import TrainJob, train, train_together
 from groupsae.training.warm_start import WarmStart
 
 LAYERS = ("layers.0", "layers.1", "layers.2")
@@ -31,8 +31,8 @@ def shared():
     return run(PAIRS.groups).suite(PAIRS)
 
 
-def scales(centre=False, **options):
-    return measure_scales(make_source(**options), 300, centre=centre)
+def scales(center=False, **options):
+    return measure_scales(make_source(**options), 300, center=center)
 
 
 def state(sae):
@@ -45,9 +45,9 @@ def warm(start, **options):
 
 def in_float64(suite, hookpoint, sae=None, scales=None):
     """The reconstruction of raw activations as a function, all of it in float64."""
-    scale, centre_D = (scales or suite.scales).of(hookpoint)
+    scale, center_D = (scales or suite.scales).of(hookpoint)
     sae = copy.deepcopy(sae or suite[hookpoint].sae).double()
-    return lambda x_ND: sae((x_ND.double() - centre_D.double()) * scale) / scale + centre_D.double()
+    return lambda x_ND: sae((x_ND.double() - center_D.double()) * scale) / scale + center_D.double()
 
 
 # ---- which SAE
@@ -83,24 +83,24 @@ def test_a_layer_of_a_group_starts_from_the_groups_sae(shared):
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward", "group"])
-def test_under_the_same_scales_an_sae_keeps_its_function_of_normalised_activations(base, direction):
+def test_under_the_same_scales_an_sae_keeps_its_function_of_normalized_activations(base, direction):
     start = WarmStart(base, direction)
     for hookpoint, found in start.starts(LAYERS, base.scales).items():
         assert equal(state(found.sae), state(base[start.sources(LAYERS)[hookpoint]].sae))
 
 
-@pytest.mark.parametrize("centre", [False, True])
-def test_under_other_scales_an_sae_of_the_same_layer_keeps_its_function_of_raw_activations(base, centre):
+@pytest.mark.parametrize("center", [False, True])
+def test_under_other_scales_an_sae_of_the_same_layer_keeps_its_function_of_raw_activations(base, center):
     torch.manual_seed(0)
     new = Scales(
-        LAYERS, base.scales.scale_L * torch.tensor([0.5, 2, 3]), torch.randn(3, 8) if centre else 0 * torch.ones(3, 8)
+        LAYERS, base.scales.scale_L * torch.tensor([0.5, 2, 3]), torch.randn(3, 8) if center else 0 * torch.ones(3, 8)
     )
     for hookpoint, found in WarmStart(base, "group").starts(LAYERS, new).items():
         bound, sae = base[hookpoint], copy.deepcopy(base[hookpoint].sae).double()
         # In float64 throughout, so that no near tie between latents is broken otherwise.
-        scale, centre_D = base.scales.of(hookpoint)
-        new_scale, new_centre_D = new.of(hookpoint)
-        sae.change_inputs(scale / new_scale, scale * (new_centre_D.double() - centre_D.double()))
+        scale, center_D = base.scales.of(hookpoint)
+        new_scale, new_center_D = new.of(hookpoint)
+        sae.change_inputs(scale / new_scale, scale * (new_center_D.double() - center_D.double()))
         x_ND = make_source().read(range(8))[LAYERS.index(hookpoint)]
         before = in_float64(base, hookpoint)(x_ND)
         torch.testing.assert_close(in_float64(base, hookpoint, sae, new)(x_ND), before, rtol=1e-10, atol=1e-10)
@@ -111,7 +111,7 @@ def test_under_other_scales_an_sae_of_the_same_layer_keeps_its_function_of_raw_a
 
 def test_a_source_is_left_as_it_was(base):
     before = {name: state(sae) for name, sae in base.saes.items()}
-    other = Scales(LAYERS, 2 * base.scales.scale_L, base.scales.centre_LD + 1)
+    other = Scales(LAYERS, 2 * base.scales.scale_L, base.scales.center_LD + 1)
     WarmStart(base, "backward").starts(LAYERS, other)
     warm(WarmStart(base, "backward"))
     assert all(equal(before[name], state(sae)) for name, sae in base.saes.items())
@@ -170,12 +170,12 @@ def test_the_digest_follows_weights_direction_and_scales_of_the_source(base, sha
 def test_several_saes_of_one_layer_train_in_one_pass_each_as_if_alone(base):
     start = WarmStart(base, "backward").starts(LAYERS, base.scales)["layers.0"]
     shorter = TRAIN.model_copy(update={"num_tokens": 500})
-    trainees = {
-        "warm": Trainee(("layers.0",), TRAIN, start),
-        "scratch": Trainee(("layers.0",), TRAIN),
-        "short": Trainee(("layers.0",), shorter),
+    jobs = {
+        "warm": TrainJob(("layers.0",), TRAIN, start),
+        "scratch": TrainJob(("layers.0",), TRAIN),
+        "short": TrainJob(("layers.0",), shorter),
     }
-    together = train_together(make_source(), trainees, base.scales, SAE, TRAIN, seed=0, buffer_tokens=128)
+    together = train_together(make_source(), jobs, base.scales, SAE, TRAIN, seed=0, buffer_tokens=128)
     alone = run(SINGLE.groups[:1], train=shorter)
     assert equal(state(together.saes["scratch"]), state(base.saes["layers.0"]))
     assert equal(state(together.saes["short"]), state(alone.saes["layers.0"]))
@@ -224,14 +224,14 @@ def test_other_settings_are_told_and_not_refused(base):
     assert WarmStart(base).require_possible(SINGLE.groups, 8, SAE, TRAIN) == []
 
 
-def test_a_centre_must_be_alike_where_the_source_does_not_know_the_layer(base):
-    known = Scales(("layers.1",), base.scales.scale_L[1:2], base.scales.centre_LD[1:2])
+def test_a_center_must_be_alike_where_the_source_does_not_know_the_layer(base):
+    known = Scales(("layers.1",), base.scales.scale_L[1:2], base.scales.center_LD[1:2])
     odd = Suite(Partition.singletons(("layers.1",)), {"layers.1": base.saes["layers.1"]}, known)
-    uncentred = TRAIN.model_copy(update={"centre": False})
-    with pytest.raises(ConfigError, match=r"train\.centre: True -> False"):
-        WarmStart(odd).require_possible((("layers.0",),), 8, SAE, uncentred)
+    uncentered = TRAIN.model_copy(update={"center": False})
+    with pytest.raises(ConfigError, match=r"train\.center: True -> False"):
+        WarmStart(odd).require_possible((("layers.0",),), 8, SAE, uncentered)
     assert WarmStart(odd).require_possible((("layers.0",),), 8, SAE, TRAIN) == []
-    assert WarmStart(base).require_possible(SINGLE.groups, 8, SAE, uncentred) == []
+    assert WarmStart(base).require_possible(SINGLE.groups, 8, SAE, uncentered) == []
 
 
 def test_groups_of_several_layers_are_refused_before_anything_is_read(base):

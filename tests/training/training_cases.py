@@ -49,7 +49,7 @@ def run(
     `own` is what layers have of their own.
     """
     source = source or make_source()
-    scales = measure_scales(source, train.scale_tokens, centre=train.centre, seed=seed)
+    scales = measure_scales(source, train.scale_tokens, center=train.center, seed=seed)
     checkpoints = folder and Checkpoints(folder, key, keep=keep)
     adapters = fit_adapters(source, groups, scales, own, train.scale_tokens, d_sae=sae.width(source.d_model))
     options = {"buffer_tokens": 128, "checkpoints": checkpoints, "adapters": adapters} | options

@@ -1,4 +1,4 @@
-"""Circuits: which latents a task needs, and how much of the model's behaviour they carry.
+"""Circuits: which latents a task needs, and how much of the model's behavior they carry.
 
 pairs, generators   prompts that differ in what decides the answer
 prompts, tasks      what the tokenizer allows, what the model can do

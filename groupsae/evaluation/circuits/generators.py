@@ -61,9 +61,9 @@ def greater_than(draw: random.Random) -> PromptPair:
 
 def subject_verb(draw: random.Random) -> PromptPair:
     """`The boys near the king` -> ` are` over ` is`; another noun stands between (Linzen et al. 2016)."""
-    subject, other = draw.sample(_NOUNS, 2)
+    site, other = draw.sample(_NOUNS, 2)
     tail = f"{draw.choice(_PREPOSITIONS)} the {other}{draw.choice(('', 's'))}"
-    singular, plural = (f"The {subject} {tail}", " is"), (f"The {subject}s {tail}", " are")
+    singular, plural = (f"The {site} {tail}", " is"), (f"The {site}s {tail}", " are")
     return _either_way(draw, singular, plural)
 
 
@@ -95,7 +95,7 @@ def repeated_name(draw: random.Random) -> PromptPair:
 GENERATORS: dict[str, Callable[[random.Random], PromptPair]] = {
     "indirect-object": indirect_object,
     "greater-than": greater_than,
-    "subject-verb": subject_verb,
+    "site-verb": subject_verb,
     "closing-bracket": closing_bracket,
     "closing-quote": closing_quote,
     "repeated-name": repeated_name,

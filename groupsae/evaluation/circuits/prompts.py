@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from groupsae.evaluation.circuits.pairs import PromptPair
-from groupsae.tokens import begin_token
+from groupsae.text.tokens import begin_token
 
 SPLIT_ANSWER = "an answer is not one token"
 SAME_ANSWER = "both answers begin with the same token"

@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from groupsae.report.data import BASELINE, Record
 from groupsae.report.figures import theme
 from groupsae.report.figures.cost import SUITE_NAMES
-from groupsae.report.figures.theme import GREY, GROUP_COLOURS, MUTED, RULE, Drawing
+from groupsae.report.figures.theme import GRAY, GROUP_COLORS, MUTED, RULE, Drawing
 
 _VARIANTS = {"error_kept": "SAE errors kept", "error_removed": "SAE errors removed"}
 _CURVES = {"faithfulness": "solid", "completeness": (0, (3, 2))}
@@ -26,38 +26,38 @@ def faithfulness_curves(record: Record | None) -> Drawing | None:
     if not tasks:
         return None
     suites = list(dict.fromkeys(suite for task in tasks.values() for suite in task["suites"]))
-    colours = _colours(suites)
+    colors = _colors(suites)
     with theme.canvas(height=0.8 + 1.75 * len(tasks)) as figure:
         panels = figure.subplots(len(tasks), len(_VARIANTS), sharex=True, sharey=True, squeeze=False)
         for row, (name, task) in zip(panels, tasks.items(), strict=True):
             for axes, (variant, title) in zip(row, _VARIANTS.items(), strict=True):
                 for suite, found in task["suites"].items():
-                    _suite(axes, found[variant], colours[suite])
+                    _suite(axes, found[variant], colors[suite])
                 _dress(axes, [size["size"] for found in task["suites"].values() for size in found["sizes"]])
                 theme.heading(axes, f"{theme.short(name)}: {title}")
         for axes in panels[-1]:
             axes.set_xlabel("latents per layer in the circuit")
-        _legend(figure, colours)
+        _legend(figure, colors)
         svg = theme.to_svg(figure, "circuits", "Faithfulness and completeness of circuits by their size")
     return Drawing("circuits", "What a few latents carry", _caption(record, tasks), svg)
 
 
-def _colours(suites: list[str]) -> dict[str, str]:
+def _colors(suites: list[str]) -> dict[str, str]:
     others = [name for name in suites if name != BASELINE]
-    return {BASELINE: MUTED} | {name: GROUP_COLOURS[i % len(GROUP_COLOURS)] for i, name in enumerate(others)}
+    return {BASELINE: MUTED} | {name: GROUP_COLORS[i % len(GROUP_COLORS)] for i, name in enumerate(others)}
 
 
-def _suite(axes: Axes, found: Record, colour: str) -> None:
+def _suite(axes: Axes, found: Record, color: str) -> None:
     for curve, dashes in _CURVES.items():
         points = [(point["size"], point["ratio"]) for point in found[curve]["points"] if point["ratio"]]
         if not points:
             continue
         sizes = [size for size, _ in points]
         low, value, high = ([ratio[key] for _, ratio in points] for key in ("low", "value", "high"))
-        axes.fill_between(sizes, low, high, color=colour, alpha=0.13, linewidth=0)
-        axes.plot(sizes, value, color=colour, linestyle=dashes, linewidth=1.4, marker="o", markersize=2.8)
+        axes.fill_between(sizes, low, high, color=color, alpha=0.13, linewidth=0)
+        axes.plot(sizes, value, color=color, linestyle=dashes, linewidth=1.4, marker="o", markersize=2.8)
     if found["ceiling"]:
-        axes.axhline(found["ceiling"]["value"], color=colour, linewidth=0.8, linestyle=(0, (1, 2)))
+        axes.axhline(found["ceiling"]["value"], color=color, linewidth=0.8, linestyle=(0, (1, 2)))
 
 
 def _dress(axes: Axes, sizes: list[int]) -> None:
@@ -72,15 +72,15 @@ def _dress(axes: Axes, sizes: list[int]) -> None:
     axes.axhline(0, color=RULE, linewidth=0.6)
 
 
-def _legend(figure: Canvas, colours: dict[str, str]) -> None:
+def _legend(figure: Canvas, colors: dict[str, str]) -> None:
     handles = [
-        Line2D([], [], color=colour, linewidth=1.6, label=SUITE_NAMES.get(name, theme.short(name)))
-        for name, colour in colours.items()
+        Line2D([], [], color=color, linewidth=1.6, label=SUITE_NAMES.get(name, theme.short(name)))
+        for name, color in colors.items()
     ]
     handles += [
-        Line2D([], [], color=GREY, linewidth=1.4, linestyle=dashes, label=name) for name, dashes in _CURVES.items()
+        Line2D([], [], color=GRAY, linewidth=1.4, linestyle=dashes, label=name) for name, dashes in _CURVES.items()
     ]
-    handles.append(Line2D([], [], color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), label="all latents"))
+    handles.append(Line2D([], [], color=GRAY, linewidth=0.8, linestyle=(0, (1, 2)), label="all latents"))
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), handlelength=1.8, borderpad=0)
 
 

@@ -7,14 +7,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from groupsae.report.data import BASELINE, GROUPS, Record, RunData
 from groupsae.report.figures import theme
-from groupsae.report.figures.theme import GREY, GROUP_COLOURS, INK, MARK, MUTED, PAPER, RULE, Drawing
+from groupsae.report.figures.theme import GRAY, GROUP_COLORS, INK, MARK, MUTED, PAPER, RULE, Drawing
 from groupsae.report.outlook import look_ahead
-from groupsae.report.summary import SuiteSummary, summarise_data
+from groupsae.report.summary import SuiteSummary, summarize_data
 from groupsae.report.wording import duration, fixed, plural
 
 SUITE_NAMES = {BASELINE: "one SAE per layer", GROUPS: "groups"}
 STAGE_NAMES = {
-    "tokens": "tokenise the text",
+    "tokens": "tokenize the text",
     "distances": "measure distances",
     "group": "divide into groups",
     "plan": "plan the cost",
@@ -33,7 +33,7 @@ def cost_and_quality(data: RunData) -> Drawing | None:
         for candidate in data.candidates
         if candidate.get("mflop_per_token") and candidate.get("amad") is not None
     ]
-    summaries = [suite for suite in summarise_data(data) if suite.mflop_per_token is not None]
+    summaries = [suite for suite in summarize_data(data) if suite.mflop_per_token is not None]
     measures = [key for key in _MEASURES if any(getattr(suite, key) is not None for suite in summaries)]
     has_frontier = len(points) > 1 and look_ahead(data).quality is None  # else the plan's own figure shows more
     if not has_frontier and not measures:
@@ -61,7 +61,7 @@ def cost_and_quality(data: RunData) -> Drawing | None:
 
 def _frontier(axes: Axes, data: RunData, points: list[tuple[float, float, int]]) -> None:
     costs, amads, _ = zip(*points, strict=True)
-    axes.plot(costs, amads, color=GREY, linewidth=1.2, marker="o", markersize=3.5, markerfacecolor=GREY)
+    axes.plot(costs, amads, color=GRAY, linewidth=1.2, marker="o", markersize=3.5, markerfacecolor=GRAY)
     choice = data.choice or {}
     for (cost, amad, number), place in zip((points[0], points[-1]), _END_LABELS, strict=True):
         if number != choice.get("num_groups"):
@@ -94,9 +94,9 @@ def _quality(axes: Axes, summaries: list[SuiteSummary], measure: str, costs: lis
     axes.plot(*zip(*places, strict=True), color=RULE, linewidth=1.2)
     for suite, (cost, value) in zip(known, places, strict=True):
         is_groups = suite.name == GROUPS
-        colour = GROUP_COLOURS[0] if is_groups else MUTED
-        face = colour if is_groups else PAPER
-        axes.plot(cost, value, "o", markersize=8, markerfacecolor=face, markeredgecolor=colour, markeredgewidth=1.6)
+        color = GROUP_COLORS[0] if is_groups else MUTED
+        face = color if is_groups else PAPER
+        axes.plot(cost, value, "o", markersize=8, markerfacecolor=face, markeredgecolor=color, markeredgewidth=1.6)
         side, shift = ("left", -4) if cost < 0.6 * axes.get_xlim()[1] else ("right", 4)
         above = len(places) == 1 or value > min(other for _, other in places)
         text = f"{SUITE_NAMES.get(suite.name, theme.short(suite.name))}\n{fixed(value)}"
@@ -107,10 +107,10 @@ def _quality(axes: Axes, summaries: list[SuiteSummary], measure: str, costs: lis
             textcoords="offset points",
             ha=side,
             va="bottom" if above else "top",
-            color=colour,
+            color=color,
             weight="bold",
         )
-    axes.vlines(costs, 0, 0.025, transform=axes.get_xaxis_transform(), color=GREY, linewidth=0.7)
+    axes.vlines(costs, 0, 0.025, transform=axes.get_xaxis_transform(), color=GRAY, linewidth=0.7)
     values = [value for _, value in places]
     axes.set_ylim(min(0.0, 1.2 * min(values)), 1.45 * max(max(values), 1e-9))
     axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -122,7 +122,7 @@ def stage_seconds(data: RunData) -> Drawing | None:
     stages = data.manifest.get("stages", {})
     rows = [(STAGE_NAMES[stage], stages[stage]["seconds"], INK) for stage in STAGE_NAMES if stage in stages]
     if data.train:
-        parts = [(f"   {part}", seconds, GREY) for part, seconds in data.train["seconds"].items()]
+        parts = [(f"   {part}", seconds, GRAY) for part, seconds in data.train["seconds"].items()]
         where = next((index for index, row in enumerate(rows) if row[0] == STAGE_NAMES["train"]), len(rows) - 1)
         rows[where + 1 : where + 1] = parts
     if not rows:
@@ -130,8 +130,8 @@ def stage_seconds(data: RunData) -> Drawing | None:
     longest = max(seconds for _, seconds, _ in rows) or 1.0
     with theme.canvas(height=0.55 + 0.24 * len(rows)) as figure:
         axes = figure.subplots()
-        for row, (name, seconds, colour) in enumerate(rows):
-            axes.barh(row, seconds, height=0.62, color=colour)
+        for row, (name, seconds, color) in enumerate(rows):
+            axes.barh(row, seconds, height=0.62, color=color)
             axes.annotate(duration(seconds), (seconds, row), (4, 0), textcoords="offset points", va="center")
             axes.annotate(
                 theme.short(name),
@@ -140,7 +140,7 @@ def stage_seconds(data: RunData) -> Drawing | None:
                 textcoords="offset points",
                 ha="right",
                 va="center",
-                color=INK if colour == INK else MUTED,
+                color=INK if color == INK else MUTED,
             )
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlim(0, longest * 1.12)
@@ -153,5 +153,5 @@ def stage_seconds(data: RunData) -> Drawing | None:
         svg = theme.to_svg(figure, "seconds", "Time per stage")
     caption = "Wall-clock time of each stage."
     if data.train:
-        caption += " Training is divided below its bar, in grey: one pass of the language model feeds every SAE."
+        caption += " Training is divided below its bar, in gray: one pass of the language model feeds every SAE."
     return Drawing("seconds", "Where the time went", caption, svg)

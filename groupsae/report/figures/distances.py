@@ -14,7 +14,7 @@ from scipy.spatial.distance import squareform
 
 from groupsae.report.data import RunData
 from groupsae.report.figures import theme
-from groupsae.report.figures.theme import GREY, INK, MARK, PAPER, Drawing
+from groupsae.report.figures.theme import GRAY, INK, MARK, PAPER, Drawing
 from groupsae.report.wording import fixed
 
 _ALIKE_TO_FAR = LinearSegmentedColormap.from_list(
@@ -63,15 +63,15 @@ def _distance_caption(data: RunData) -> str:
         "whatever joins far to the left can share an SAE."
     )
     if data.chosen:
-        caption += " Red borders, and colours in the tree, are the groups that were chosen."
+        caption += " Red borders, and colors in the tree, are the groups that were chosen."
     return caption
 
 
 _METRICS = {
     "angular": (
         "angular distance",
-        "Mean angle between the centred activations of two layers, as a share of a half turn: 0 is the same direction, "
-        "0.5 no relation.",
+        "Mean angle between the centered activations of two layers, as a share of a half turn: 0 is the same "
+        "direction, 0.5 no relation.",
     ),
     "cka": ("1 − CKA", "One minus the linear CKA of two layers: 0 is the same geometry, 1 no relation."),
     "svcca": (
@@ -125,12 +125,12 @@ def _heat(figure: Canvas, axes: Axes, matrix: np.ndarray, names: list[str], metr
             if row != column:
                 dark = value < 0.55 * largest
                 text = f"{value:.2f}".lstrip("0")
-                colour = "#ffffff" if dark else "#10202b"
-                axes.text(column, row, text, ha="center", va="center", fontsize=7 if size > 11 else 8, color=colour)
+                color = "#ffffff" if dark else "#10202b"
+                axes.text(column, row, text, ha="center", va="center", fontsize=7 if size > 11 else 8, color=color)
 
 
 def _borders(axes: Axes, data: RunData, names: list[str]) -> None:
-    """Lines between a cell inside a group's block and one outside it; groups need not be neighbours."""
+    """Lines between a cell inside a group's block and one outside it; groups need not be neighbors."""
     if not data.chosen:
         return
     label = np.array([data.chosen.index_of(name) for name in names])
@@ -141,22 +141,22 @@ def _borders(axes: Axes, data: RunData, names: list[str]) -> None:
     for row, column in np.argwhere(inside[1:, 1:] != inside[:-1, 1:]):
         lines.append([(column - 0.5, row - 0.5), (column + 0.5, row - 0.5)])
     width = 2.0 if len(names) <= 16 else 1.3
-    for colour, thickness in ((PAPER, width + 1.6), (MARK, width)):
-        edges = LineCollection(lines, colors=colour, linewidths=thickness, capstyle="projecting", clip_on=False)
+    for color, thickness in ((PAPER, width + 1.6), (MARK, width)):
+        edges = LineCollection(lines, colors=color, linewidths=thickness, capstyle="projecting", clip_on=False)
         axes.add_collection(edges)
 
 
 def _dendrogram(axes: Axes, data: RunData, merges: list[_Merge], names: list[str]) -> None:
-    colours = theme.layer_colours(data.chosen, names)
+    colors = theme.layer_colors(data.chosen, names)
     label = [data.chosen.index_of(name) if data.chosen else -1 for name in names]
     position = {leaf: place for place, leaf in enumerate(_leaf_order(merges))}
     for merge in merges:
         below = {label[position[member]] for member in merge.members}
         inside = data.chosen is not None and len(below) == 1
-        colour = colours[position[merge.members[0]]] if inside else GREY
+        color = colors[position[merge.members[0]]] if inside else GRAY
         (a, b), (from_a, from_b) = merge.places, merge.heights
         points = [(from_a, a), (merge.height, a), (merge.height, b), (from_b, b)]
-        axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.8 if inside else 1.1)
+        axes.plot(*zip(*points, strict=True), color=color, linewidth=1.8 if inside else 1.1)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, merges[-1].height * 1.04)
     axes.grid(axis="x")

@@ -8,13 +8,13 @@ from matplotlib.patches import Rectangle
 from groupsae.partition import Partition
 from groupsae.report.data import Record, RunData, as_groups
 from groupsae.report.figures import theme
-from groupsae.report.figures.theme import GREY, INK, MARK, MUTED, PAPER, Drawing
+from groupsae.report.figures.theme import GRAY, INK, MARK, MUTED, PAPER, Drawing
 from groupsae.report.outlook import look_ahead
 from groupsae.report.wording import NONE, fixed, percent
 
 _SPREADS = (
-    ("largest_diameter", "largest diameter", "dotted", GREY, 1.4),
-    ("size_weighted_amad", "size-weighted AMAD", "solid", GREY, 1.4),
+    ("largest_diameter", "largest diameter", "dotted", GRAY, 1.4),
+    ("size_weighted_amad", "size-weighted AMAD", "solid", GRAY, 1.4),
     ("amad", "AMAD", "solid", INK, 1.8),
 )
 
@@ -29,10 +29,10 @@ def amad_curve(data: RunData) -> Drawing | None:
         ratios = {"width_ratios": (1.75, 1), "wspace": 0.09} if methods else {}
         panels = figure.subplots(1, 1 + bool(methods), sharey=True, squeeze=False, gridspec_kw=ratios)[0]
         axes = panels[0]
-        for key, name, dashes, colour, width in _SPREADS:
+        for key, name, dashes, color, width in _SPREADS:
             values = [candidate.get(key) for candidate in data.candidates]
             if all(value is not None for value in values):
-                style = {"color": colour, "linewidth": width, "linestyle": dashes, "markersize": width * 1.7}
+                style = {"color": color, "linewidth": width, "linestyle": dashes, "markersize": width * 1.7}
                 axes.plot(numbers, values, marker="o", label=name, **style)
         if data.max_amad is not None:
             axes.axhline(data.max_amad, color=MARK, linewidth=0.8, dashes=(4, 3), label=f"bound {data.max_amad:g}")
@@ -51,7 +51,7 @@ def amad_curve(data: RunData) -> Drawing | None:
     why = (data.plan.get("choice") or {}).get("why")
     caption = (
         "AMAD is the mean over groups of the largest distance inside a group. A group of one counts 0, so AMAD is "
-        "easily lowered by splitting off single layers. The grey lines are harder to please: one counts every layer "
+        "easily lowered by splitting off single layers. The gray lines are harder to please: one counts every layer "
         "alike, the other only the widest group."
     )
     if methods:
@@ -109,11 +109,11 @@ def division_strip(data: RunData) -> Drawing | None:
         svg = theme.to_svg(figure, "divisions", "The groups for every number of groups")
     caption = (
         "Each row divides the layers, left to right, into one more group than the row above it. A bar is a group: its "
-        "layers share one SAE; small grey bars are layers on their own. "
+        "layers share one SAE; small gray bars are layers on their own. "
     )
     if data.chosen:
         caption += (
-            "The outlined row was chosen. Its colours are used in all figures; here they show where the other rows "
+            "The outlined row was chosen. Its colors are used in all figures; here they show where the other rows "
             "merge or split its groups. "
         )
     if data.choice is not None and data.choice not in data.candidates:
@@ -133,14 +133,14 @@ def _rows(data: RunData) -> list[Record]:
 def _division(axes: Axes, data: RunData, row: int, candidate: Record, order: list[str], tall: float) -> None:
     chosen = candidate == data.choice
     groups = Partition(as_groups(candidate["groups"])).groups
-    colours = dict(zip(order, theme.layer_colours(data.chosen, order), strict=True))
+    colors = dict(zip(order, theme.layer_colors(data.chosen, order), strict=True))
     for group in groups:
-        tints = [colours[name] for name in group]
-        colour = max(set(tints), key=lambda tint: (tints.count(tint), tint != GREY, tint)) if len(group) > 1 else GREY
+        tints = [colors[name] for name in group]
+        color = max(set(tints), key=lambda tint: (tints.count(tint), tint != GRAY, tint)) if len(group) > 1 else GRAY
         spans = theme.runs(group, order)
         for first, last in spans:
             box = (first - 0.46, row - 0.36), last - first + 0.92, 0.72
-            axes.add_patch(Rectangle(*box, facecolor=colour, alpha=_strength(chosen, len(group)), linewidth=0))
+            axes.add_patch(Rectangle(*box, facecolor=color, alpha=_strength(chosen, len(group)), linewidth=0))
         if chosen and tall > 0.15 and len(group) > 1:
             text = theme.group_label(data.chosen.names[data.chosen.groups.index(group)])
             first, last = max(spans, key=lambda span: span[1] - span[0])

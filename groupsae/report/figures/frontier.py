@@ -9,9 +9,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, Multiple
 
 from groupsae.report.data import BASELINE, GROUPS, RunData
 from groupsae.report.figures import theme
-from groupsae.report.figures.theme import GREY, GROUP_COLOURS, INK, MARK, MUTED, PAPER, Drawing
+from groupsae.report.figures.theme import GRAY, GROUP_COLORS, INK, MARK, MUTED, PAPER, Drawing
 from groupsae.report.outlook import PAPERS_BOUND, Interval, Offer, Outlook, look_ahead
-from groupsae.report.summary import summarise_data
+from groupsae.report.summary import summarize_data
 from groupsae.report.wording import duration, fixed, plural, share
 
 Point = tuple[float, float]
@@ -62,7 +62,7 @@ def _caption(data: RunData, outlook: Outlook, measured: dict[str, Point], apart:
         caption += "Right, each method’s divisions beside the run’s own with as many groups. "
     if outlook.papers:
         caption += f"The paper’s rule takes the fewest groups with AMAD below {PAPERS_BOUND:g} by complete linkage. "
-    return f"{caption}AMAD is reported but never minimised: splitting off single layers lowers it and helps no other."
+    return f"{caption}AMAD is reported but never minimized: splitting off single layers lowers it and helps no other."
 
 
 # ---- left: cost and quality
@@ -72,7 +72,7 @@ def _plane(axes: Axes, outlook: Outlook, measured: dict[str, Point]) -> None:
     own = [_place(outlook, offer) for offer in outlook.own]
     bounds = [_quality(outlook, offer) for offer in outlook.own]
     costs = [cost for cost, _ in own]
-    axes.fill_between(costs, [b.low for b in bounds], [b.high for b in bounds], color=GREY, alpha=0.16, linewidth=0)
+    axes.fill_between(costs, [b.low for b in bounds], [b.high for b in bounds], color=GRAY, alpha=0.16, linewidth=0)
     for name, offers in outlook.methods.items():
         if name != outlook.method:
             shown = [offer for offer in offers if getattr(offer, outlook.quality)]
@@ -131,20 +131,20 @@ def _thinned(offers: tuple[Offer, ...]) -> list[Offer]:
 
 
 def _mark_choices(axes: Axes, outlook: Outlook) -> None:
-    """A ring around the run's choice, and a smaller grey one around the paper's."""
-    for offer, colour, mark in ((outlook.papers, MUTED, 6.5), (outlook.chosen, MARK, 8.5)):
+    """A ring around the run's choice, and a smaller gray one around the paper's."""
+    for offer, color, mark in ((outlook.papers, MUTED, 6.5), (outlook.chosen, MARK, 8.5)):
         if offer is not None and getattr(offer, outlook.quality):
-            ring = {"markerfacecolor": PAPER, "markeredgecolor": colour, "markeredgewidth": 2, "zorder": 4}
+            ring = {"markerfacecolor": PAPER, "markeredgecolor": color, "markeredgewidth": 2, "zorder": 4}
             axes.plot(*_place(outlook, offer), "o", markersize=mark, **ring)
 
 
-def _label(axes: Axes, place: Point, text: str, colour: str, above: bool) -> None:
+def _label(axes: Axes, place: Point, text: str, color: str, above: bool) -> None:
     """Text beside a point: to its upper right, where a falling line leaves room, or to its lower left."""
     left, right = axes.get_xlim()
     across = (place[0] - left) / (right - left)
     side = "left" if across < (0.62 if above else 0.3) else "right"
     shift = (5 if side == "left" else -5, 7 if above else -7)
-    style = {"color": colour, "weight": "bold", "fontsize": 8, "linespacing": 1.25, "zorder": 6}
+    style = {"color": color, "weight": "bold", "fontsize": 8, "linespacing": 1.25, "zorder": 6}
     va = "bottom" if above else "top"
     axes.annotate(text, place, shift, textcoords="offset points", ha=side, va=va, **style)
 
@@ -152,22 +152,22 @@ def _label(axes: Axes, place: Point, text: str, colour: str, above: bool) -> Non
 def _mark_measured(axes: Axes, outlook: Outlook, measured: dict[str, Point]) -> None:
     predicted = {GROUPS: outlook.chosen, BASELINE: outlook.singletons()}
     for suite, place in measured.items():
-        colour = GROUP_COLOURS[0] if suite == GROUPS else MUTED
+        color = GROUP_COLORS[0] if suite == GROUPS else MUTED
         offer = predicted.get(suite)
         above = True
         if offer is not None and getattr(offer, outlook.quality):
             start = _place(outlook, offer)
             above = place[1] >= start[1]
-            axes.plot(*zip(start, place, strict=True), color=colour, linewidth=1.0, zorder=3)
-        axes.plot(*place, "o", markersize=8, color=colour, markeredgewidth=0, zorder=5)
+            axes.plot(*zip(start, place, strict=True), color=color, linewidth=1.0, zorder=3)
+        axes.plot(*place, "o", markersize=8, color=color, markeredgewidth=0, zorder=5)
         name = "groups" if suite == GROUPS else "one SAE per layer"
         value = fixed(place[1]) if outlook.quality == "fvu" else share(place[1])
-        _label(axes, place, f"{name},\nmeasured {value}", colour, above)
+        _label(axes, place, f"{name},\nmeasured {value}", color, above)
 
 
 def _measured(data: RunData, outlook: Outlook) -> dict[str, Point]:
     """Cost and quality of the trained suites on the axes of the predictions."""
-    suites = {suite.name: suite for suite in summarise_data(data) if suite.mean_fvu is not None}
+    suites = {suite.name: suite for suite in summarize_data(data) if suite.mean_fvu is not None}
     places = {}
     for name, suite in suites.items():
         value = suite.mean_fvu
@@ -233,13 +233,13 @@ def _legend(figure: Canvas, outlook: Outlook, measured: dict[str, Point]) -> Non
     same = chosen is not None and papers is not None and chosen.partition == papers.partition
     rings = [("this run’s and the paper’s choice" if same else "this run’s choice", chosen, MARK, 8.5)]
     rings += [] if same else [("the paper’s choice", papers, MUTED, 6.5)]
-    for who, offer, colour, mark in rings:
+    for who, offer, color, mark in rings:
         if offer is not None and getattr(offer, outlook.quality):
-            ring = {"markersize": mark, "markerfacecolor": PAPER, "markeredgecolor": colour, "markeredgewidth": 2}
+            ring = {"markersize": mark, "markerfacecolor": PAPER, "markeredgecolor": color, "markeredgewidth": 2}
             label = f"{who}: {plural(offer.num_groups, 'group')}"
             handles.append(Line2D([], [], linestyle="none", marker="o", label=label, **ring))
     if measured:
-        dot = {"markersize": 7, "color": GROUP_COLOURS[0], "markeredgewidth": 0}
+        dot = {"markersize": 7, "color": GROUP_COLORS[0], "markeredgewidth": 0}
         handles.append(Line2D([], [], linestyle="none", marker="o", label="measured", **dot))
     figure.legend(handles=handles, loc="outside upper right", ncols=5, columnspacing=1.6, borderpad=0)
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter
 
 from groupsae.report.data import BASELINE, GROUPS, RunData
 from groupsae.report.figures import theme
-from groupsae.report.figures.theme import GREY, MUTED, PAPER, RULE, Drawing
+from groupsae.report.figures.theme import GRAY, MUTED, PAPER, RULE, Drawing
 
 
 def layer_quality(data: RunData) -> Drawing | None:
@@ -72,13 +72,13 @@ def _groups_behind(axes: Axes, data: RunData, order: list[str], named: bool) -> 
     """A shaded column for each group of several layers, with its name above it."""
     if not data.chosen:
         return
-    colours = theme.group_colours(data.chosen)
+    colors = theme.group_colors(data.chosen)
     for group, name in zip(data.chosen.groups, data.chosen.names, strict=True):
         if len(group) == 1:
             continue
         spans = theme.runs(group, order)
         for first, last in spans:
-            axes.axvspan(first - 0.42, last + 0.42, color=colours[group], alpha=0.09, linewidth=0)
+            axes.axvspan(first - 0.42, last + 0.42, color=colors[group], alpha=0.09, linewidth=0)
         text = theme.group_label(name)
         first, last = max(spans, key=lambda span: span[1] - span[0])
         if named and len(text) <= (last - first + 1) * 90 / len(order):
@@ -89,7 +89,7 @@ def _groups_behind(axes: Axes, data: RunData, order: list[str], named: bool) -> 
                 transform=axes.get_xaxis_transform(),
                 ha="center",
                 va="bottom",
-                color=colours[group],
+                color=colors[group],
                 weight="bold",
                 fontsize=8,
             )
@@ -97,13 +97,13 @@ def _groups_behind(axes: Axes, data: RunData, order: list[str], named: bool) -> 
 
 def _dots(axes: Axes, data: RunData, order: list[str], measure: str) -> None:
     baseline, groups = data.measured(BASELINE, measure), data.measured(GROUPS, measure)
-    colours = dict(zip(order, theme.layer_colours(data.chosen, order), strict=True))
+    colors = dict(zip(order, theme.layer_colors(data.chosen, order), strict=True))
     size = 7 if len(order) <= 16 else 5
     for place, layer in enumerate(order):
         if layer in baseline and layer in groups:
-            axes.plot([place, place], [baseline[layer], groups[layer]], color=colours[layer], linewidth=1.3)
+            axes.plot([place, place], [baseline[layer], groups[layer]], color=colors[layer], linewidth=1.3)
         if layer in groups:
-            axes.plot(place, groups[layer], "o", markersize=size, color=colours[layer], markeredgewidth=0)
+            axes.plot(place, groups[layer], "o", markersize=size, color=colors[layer], markeredgewidth=0)
         if layer in baseline:
             open_dot = {"markerfacecolor": PAPER, "markeredgecolor": MUTED, "markeredgewidth": 1.2}
             axes.plot(place, baseline[layer], "o", markersize=size - 1.4, **open_dot)
@@ -123,7 +123,7 @@ def _dots(axes: Axes, data: RunData, order: list[str], measure: str) -> None:
 def _legend(figure: Canvas) -> None:
     dot = {"linestyle": "none", "marker": "o"}
     handles = [
-        Line2D([], [], color=GREY, markersize=6, markeredgewidth=0, label="the group’s SAE", **dot),
+        Line2D([], [], color=GRAY, markersize=6, markeredgewidth=0, label="the group’s SAE", **dot),
         Line2D([], [], markerfacecolor=PAPER, markeredgecolor=MUTED, markersize=5, label="an SAE of its own", **dot),
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=2, handletextpad=0.2, borderpad=0)

@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator
 
 from groupsae.report.data import BASELINE, GROUPS, Record
 from groupsae.report.figures import theme
-from groupsae.report.figures.theme import GREY, INK, Drawing
+from groupsae.report.figures.theme import GRAY, INK, Drawing
 from groupsae.report.wording import fixed
 
 _FAR_TO_ALIKE = LinearSegmentedColormap.from_list(
@@ -62,7 +62,7 @@ def _heat(figure: Canvas, axes: Axes, matrix: np.ndarray, labels: list[str]) -> 
         axis.set_ticklabels(labels)
     axes.tick_params(axis="x", labelrotation=90, length=0)
     axes.tick_params(axis="y", length=0)
-    axes.set_facecolor(GREY)
+    axes.set_facecolor(GRAY)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, location="right", shrink=0.7, aspect=30, pad=0.03)
     bar.outline.set_visible(False)

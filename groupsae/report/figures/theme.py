@@ -1,6 +1,6 @@
 """How every figure looks, and how it becomes SVG that a page can hold.
 
-Colours are drawn as fixed values and replaced by CSS variables, so that one drawing serves light,
+Colors are drawn as fixed values and replaced by CSS variables, so that one drawing serves light,
 dark and paper. Text stays text. Names of groups and layers are data: matplotlib escapes them, and
 reads no mathematics in them.
 """
@@ -25,10 +25,10 @@ from matplotlib.ticker import FixedLocator
 from groupsae.hookpoints import natural_key
 from groupsae.partition import Group, Partition
 
-INK, MUTED, RULE, GREY, PAPER, MARK = "#1f2421", "#5d6661", "#d9dcd6", "#8b938e", "#fffefb", "#b3261f"
-GROUP_COLOURS = ("#1f66a8", "#c4500c", "#0f8064", "#a5478b", "#8a6a02", "#2786ab")
-_VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", GREY: "grey", PAPER: "paper", MARK: "mark"} | {
-    colour: f"group-{index}" for index, colour in enumerate(GROUP_COLOURS, start=1)
+INK, MUTED, RULE, GRAY, PAPER, MARK = "#1f2421", "#5d6661", "#d9dcd6", "#8b938e", "#fffefb", "#b3261f"
+GROUP_COLORS = ("#1f66a8", "#c4500c", "#0f8064", "#a5478b", "#8a6a02", "#2786ab")
+_VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", GRAY: "gray", PAPER: "paper", MARK: "mark"} | {
+    color: f"group-{index}" for index, color in enumerate(GROUP_COLORS, start=1)
 }
 WIDTH = 9.2
 """Inches; the page shows a figure about 1.4 times as large."""
@@ -92,7 +92,7 @@ def canvas(height: float, width: float = WIDTH) -> Iterator[Canvas]:
 
 
 def to_svg(figure: Canvas, key: str, description: str) -> Markup:
-    """The figure as an inline SVG element: ids begin with `key`, colours are CSS variables, no header or date."""
+    """The figure as an inline SVG element: ids begin with `key`, colors are CSS variables, no header or date."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = buffer.getvalue()
@@ -135,7 +135,7 @@ def layer_labels(hookpoints: Sequence[str]) -> tuple[list[str], str]:
 
 
 def are_short(hookpoints: Sequence[str]) -> bool:
-    """Whether layers can be labelled by number alone."""
+    """Whether layers can be labeled by number alone."""
     return max(map(len, layer_labels(hookpoints)[0]), default=0) <= 4
 
 
@@ -172,10 +172,10 @@ _METHOD_DASHES = ("solid", (0, (4, 1.5)), (0, (1, 1.4)), (0, (6, 1.5, 1, 1.5)))
 
 
 def method_styles(methods: Iterable[str], own: str) -> dict[str, dict[str, object]]:
-    """How each method's line is drawn: the run's own dark, the others grey, told apart by their dashes."""
+    """How each method's line is drawn: the run's own dark, the others gray, told apart by their dashes."""
     others = [name for name in methods if name != own]
     styles = {
-        name: {"color": GREY, "linewidth": 1.4, "linestyle": _METHOD_DASHES[index % len(_METHOD_DASHES)]}
+        name: {"color": GRAY, "linewidth": 1.4, "linestyle": _METHOD_DASHES[index % len(_METHOD_DASHES)]}
         for index, name in enumerate(others)
     }
     return styles | {own: {"color": INK, "linewidth": 1.6, "linestyle": "solid"}}
@@ -193,21 +193,21 @@ def method_handles(methods: Iterable[str], own: str) -> list[Line2D]:
 # ---- groups
 
 
-def group_colours(partition: Partition | None) -> dict[Group, str]:
-    """A colour per group: groups of one are grey, the others take the palette in turn."""
+def group_colors(partition: Partition | None) -> dict[Group, str]:
+    """A color per group: groups of one are gray, the others take the palette in turn."""
     shared = [group for group in (partition.groups if partition else ()) if len(group) > 1]
-    colours = {group: GROUP_COLOURS[index % len(GROUP_COLOURS)] for index, group in enumerate(shared)}
-    return {group: colours.get(group, GREY) for group in (partition.groups if partition else ())}
+    colors = {group: GROUP_COLORS[index % len(GROUP_COLORS)] for index, group in enumerate(shared)}
+    return {group: colors.get(group, GRAY) for group in (partition.groups if partition else ())}
 
 
-def layer_colours(partition: Partition | None, hookpoints: Sequence[str]) -> list[str]:
-    """The colour of each layer's group."""
-    colours = {name: colour for group, colour in group_colours(partition).items() for name in group}
-    return [colours.get(name, GREY) for name in hookpoints]
+def layer_colors(partition: Partition | None, hookpoints: Sequence[str]) -> list[str]:
+    """The color of each layer's group."""
+    colors = {name: color for group, color in group_colors(partition).items() for name in group}
+    return [colors.get(name, GRAY) for name in hookpoints]
 
 
 def runs(group: Group, order: Sequence[str]) -> list[tuple[int, int]]:
-    """The stretches of neighbouring positions (first, last) that a group takes up in an order of layers."""
+    """The stretches of neighboring positions (first, last) that a group takes up in an order of layers."""
     positions = sorted(order.index(name) for name in group)
     breaks = [0] + [i + 1 for i, (a, b) in enumerate(pairwise(positions)) if b != a + 1] + [len(positions)]
     return [(positions[a], positions[b - 1]) for a, b in pairwise(breaks)]

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from groupsae.report.data import RunData, number
 from groupsae.report.figures import theme
-from groupsae.report.figures.theme import GREY, MUTED, Drawing
+from groupsae.report.figures.theme import GRAY, MUTED, Drawing
 from groupsae.report.wording import count
 
 _MOST_POINTS = 140
@@ -22,15 +22,15 @@ def training_curves(data: RunData) -> Drawing | None:
     """FVU and loss over tokens for every SAE."""
     if not data.metrics:
         return None
-    colours = _colours(data)
-    many = len(colours) > _MOST_LABELS
-    with theme.canvas(height=3.3 + (0.25 + 0.17 * math.ceil(len(colours) / 8) if many else 0)) as figure:
+    colors = _colors(data)
+    many = len(colors) > _MOST_LABELS
+    with theme.canvas(height=3.3 + (0.25 + 0.17 * math.ceil(len(colors) / 8) if many else 0)) as figure:
         panels = figure.subplots(1, 2, gridspec_kw={"wspace": 0.1})
         for axes, (measure, title) in zip(panels, (("fvu", "FVU"), ("loss", "training loss")), strict=True):
-            ends = _lines(axes, data, measure, colours)
+            ends = _lines(axes, data, measure, colors)
             _log_axis(axes)
             if ends and not many:
-                _name_ends(axes, ends, colours)
+                _name_ends(axes, ends, colors)
             axes.set_xlim(left=0)
             axes.set_xlabel("tokens seen by each SAE")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: count(tokens)))
@@ -42,17 +42,17 @@ def training_curves(data: RunData) -> Drawing | None:
             figure.legend(handles, labels, loc="outside lower center", ncols=8, handlelength=2.6)
         svg = theme.to_svg(figure, "curves", "FVU and loss over tokens")
     caption = (
-        "Measured on the training text as it went by, one line per SAE, on a logarithmic scale. Coloured: SAEs that "
-        "serve a group. Grey: SAEs of a single layer."
+        "Measured on the training text as it went by, one line per SAE, on a logarithmic scale. Colored: SAEs that "
+        "serve a group. Gray: SAEs of a single layer."
     )
     return Drawing("curves", "Training", caption, svg)
 
 
-def _colours(data: RunData) -> dict[str, str]:
-    """A colour for each group of several layers, by its name."""
-    colours = theme.group_colours(data.chosen)
+def _colors(data: RunData) -> dict[str, str]:
+    """A color for each group of several layers, by its name."""
+    colors = theme.group_colors(data.chosen)
     return {
-        name: colours[group]
+        name: colors[group]
         for group, name in zip(
             data.chosen.groups if data.chosen else (), data.chosen.names if data.chosen else (), strict=True
         )
@@ -60,9 +60,9 @@ def _colours(data: RunData) -> dict[str, str]:
     }
 
 
-def _lines(axes: Axes, data: RunData, measure: str, colours: dict[str, str]) -> dict[str, float]:
+def _lines(axes: Axes, data: RunData, measure: str, colors: dict[str, str]) -> dict[str, float]:
     """Draws a line per SAE, single layers first and behind; returns where the groups' lines end."""
-    place = {name: index for index, name in enumerate(colours)}
+    place = {name: index for index, name in enumerate(colors)}
     names = sorted({name for record in data.metrics for name in record["groups"]}, key=lambda name: place.get(name, -1))
     step = max(1, math.ceil(len(data.metrics) / _MOST_POINTS))
     records = data.metrics[::-1][::step][::-1]  # counted from the end: the last point is always there
@@ -73,19 +73,19 @@ def _lines(axes: Axes, data: RunData, measure: str, colours: dict[str, str]) -> 
         if not points:
             continue
         marker = "o" if len(points) == 1 else None
-        axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, **_stroke(name, colours))
-        if name in colours:
+        axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, **_stroke(name, colors))
+        if name in colors:
             ends[name] = points[-1][1]
     return ends
 
 
-def _stroke(name: str, colours: dict[str, str]) -> dict[str, object]:
-    """How a line is drawn: a group in its colour, dashed when the palette has come round again."""
-    if name not in colours:
-        return {"color": GREY, "linewidth": 0.7, "alpha": 0.7}
-    turn = list(colours).index(name) // len(theme.GROUP_COLOURS)
+def _stroke(name: str, colors: dict[str, str]) -> dict[str, object]:
+    """How a line is drawn: a group in its color, dashed when the palette has come round again."""
+    if name not in colors:
+        return {"color": GRAY, "linewidth": 0.7, "alpha": 0.7}
+    turn = list(colors).index(name) // len(theme.GROUP_COLORS)
     dashes = _DASHES[turn % len(_DASHES)]
-    return {"color": colours[name], "linewidth": 1.7, "linestyle": dashes, "label": theme.group_label(name)}
+    return {"color": colors[name], "linewidth": 1.7, "linestyle": dashes, "label": theme.group_label(name)}
 
 
 def _log_axis(axes: Axes) -> None:
@@ -96,7 +96,7 @@ def _log_axis(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _name_ends(axes: Axes, ends: dict[str, float], colours: dict[str, str]) -> None:
+def _name_ends(axes: Axes, ends: dict[str, float], colors: dict[str, str]) -> None:
     """Groups' names at the ends of their lines, moved apart where they would touch."""
     low, high = map(math.log, axes.get_ylim())
     wanted = sorted(((math.log(value) - low) / (high - low), name) for name, value in ends.items())
@@ -116,7 +116,7 @@ def _name_ends(axes: Axes, ends: dict[str, float], colours: dict[str, str]) -> N
             xycoords="axes fraction",
             textcoords="offset points",
             va="center",
-            color=colours.get(name, MUTED),
+            color=colors.get(name, MUTED),
             weight="bold",
             fontsize=8,
         )

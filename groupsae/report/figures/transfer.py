@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from groupsae.report.figures import theme
-from groupsae.report.figures.theme import GREY, INK, MUTED, PAPER, Drawing
+from groupsae.report.figures.theme import GRAY, INK, MUTED, PAPER, Drawing
 from groupsae.report.transfer import Look, TransferResults
 from groupsae.report.wording import count, fixed
 
@@ -70,7 +70,7 @@ def zero_shot_map(results: TransferResults) -> Drawing:
     above = matrix[np.tril_indices(len(names), -1)].mean() if len(names) > 1 else None
     below = matrix[np.triu_indices(len(names), 1)].mean() if len(names) > 1 else None
     caption = (
-        "FVU without any training on the layer; each SAE sees activations in the layer’s own centre and scale. "
+        "FVU without any training on the layer; each SAE sees activations in the layer’s own center and scale. "
         f"Mean FVU of later layers’ SAEs on earlier layers {fixed(above)}, of earlier layers’ on later {fixed(below)}."
     )
     return Drawing("zero-shot", "Every SAE on every layer", caption, svg)
@@ -79,8 +79,8 @@ def zero_shot_map(results: TransferResults) -> Drawing:
 def _curves(axes: Axes, looks: list[Look], measure: str, base: float | None) -> None:
     warm = [(look.tokens, getattr(look.transfer, measure)) for look in looks]
     scratch = [(look.tokens, getattr(look.scratch, measure)) for look in looks if look.scratch]
-    for points, colour in ((scratch, GREY), (warm, INK)):
-        axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3.5, linewidth=1.5)
+    for points, color in ((scratch, GRAY), (warm, INK)):
+        axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=3.5, linewidth=1.5)
     if base is not None:
         axes.axhline(base, color=MUTED, linewidth=0.9, linestyle=(0, (4, 2)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: count(tokens)))
@@ -91,7 +91,7 @@ def _curves(axes: Axes, looks: list[Look], measure: str, base: float | None) -> 
 def _legend(figure: Canvas) -> None:
     handles = [
         Line2D([], [], color=INK, marker="o", markersize=3.5, label="started warm"),
-        Line2D([], [], color=GREY, marker="o", markersize=3.5, label="from scratch, same tokens"),
+        Line2D([], [], color=GRAY, marker="o", markersize=3.5, label="from scratch, same tokens"),
         Line2D([], [], color=MUTED, linewidth=0.9, linestyle=(0, (4, 2)), label="base SAE, its whole budget"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)

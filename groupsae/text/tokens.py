@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from groupsae.documents import Document, documents
 from groupsae.errors import RunError, TextError
+from groupsae.text.documents import Document, documents
 
 DOCUMENTS_AT_ONCE = 128
 CHARACTERS_AT_ONCE = 2**20

@@ -7,9 +7,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from groupsae.demo.text import LEFT_OUT, is_held_out, standard_library_files, standard_library_path
-from groupsae.documents import documents
 from groupsae.errors import ConfigError, TextError
+from groupsae.text.demo.text import LEFT_OUT, is_held_out, standard_library_files, standard_library_path
+from groupsae.text.documents import documents
 
 
 def texts(*source, **options):

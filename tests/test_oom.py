@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from groupsae.activations.parts import Parts, is_out_of_memory
 from groupsae.errors import FitError
+from groupsae.oom import SplitOnOOM, is_out_of_memory
 
 
 def parts():
-    return Parts("a heap", "a grain", "Buy a bag.")
+    return SplitOnOOM("a heap", "a grain", "Buy a bag.")
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])

@@ -23,7 +23,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in SHORTAGES)
 
 
-class Parts:
+class SplitOnOOM:
     """How many parts a kind of work is taken in: one, until memory runs out, then twice as many from then on.
 
     The first time is said on stderr. `what` names the work, `least` its smallest part, `remedy` what helps if even

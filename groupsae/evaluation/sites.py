@@ -12,7 +12,7 @@ from groupsae.partition import Group, group_name
 from groupsae.saes.suite import BoundSAE, Suite
 
 
-class Subject(NamedTuple):
+class Site(NamedTuple):
     """An SAE at a hookpoint: the first suite that has this SAE, its group's name, and the hookpoint."""
 
     suite: str
@@ -23,32 +23,32 @@ class Subject(NamedTuple):
 Result = TypeVar("Result")
 
 
-def subjects(suites: Mapping[str, Suite]) -> dict[Subject, BoundSAE]:
+def sites(suites: Mapping[str, Suite]) -> dict[Site, BoundSAE]:
     """Every SAE of the suites at every hookpoint it serves; one that several suites share stands once.
 
-    Suites share a group's SAE where its weights, config, scales and centres are equal; the group
+    Suites share a group's SAE where its weights, config, scales and centers are equal; the group
     alone is not enough, since suites may have been trained differently.
     """
     return {
-        subject: suites[subject.suite][subject.hookpoint]
+        site: suites[site.suite][site.hookpoint]
         for name, suite in suites.items()
-        for subject in _subjects_of(name, suite, suites).values()
+        for site in _subjects_of(name, suite, suites).values()
     }
 
 
-def by_suite(suites: Mapping[str, Suite], results: Mapping[Subject, Result]) -> dict[str, dict[str, Result]]:
-    """Results per subject, as results per suite and hookpoint."""
+def by_suite(suites: Mapping[str, Suite], results: Mapping[Site, Result]) -> dict[str, dict[str, Result]]:
+    """Results per site, as results per suite and hookpoint."""
     return {
-        name: {hookpoint: results[subject] for hookpoint, subject in _subjects_of(name, suite, suites).items()}
+        name: {hookpoint: results[site] for hookpoint, site in _subjects_of(name, suite, suites).items()}
         for name, suite in suites.items()
     }
 
 
-def _subjects_of(name: str, suite: Suite, suites: Mapping[str, Suite]) -> dict[str, Subject]:
+def _subjects_of(name: str, suite: Suite, suites: Mapping[str, Suite]) -> dict[str, Site]:
     found = {}
     for group in suite.partition.groups:
         owner = next(other for other in suites if other == name or _equal(suites[other], suite, group))
-        found |= {hookpoint: Subject(owner, group_name(group), hookpoint) for hookpoint in group}
+        found |= {hookpoint: Site(owner, group_name(group), hookpoint) for hookpoint in group}
     return {hookpoint: found[hookpoint] for hookpoint in suite.partition.hookpoints}
 
 
@@ -59,7 +59,7 @@ def _equal(one: Suite, other: Suite, group: Group) -> bool:
 
 
 def _equal_at(one: BoundSAE, other: BoundSAE) -> bool:
-    if one.scale != other.scale or not torch.equal(one.centre_D, other.centre_D):
+    if one.scale != other.scale or not torch.equal(one.center_D, other.center_D):
         return False
     if one.sae is other.sae:
         return True

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_text, tiny_tokenizer
 
-from groupsae import tokens
-from groupsae.documents import Document
 from groupsae.errors import RunError, TextError
 from groupsae.models import load_model
-from groupsae.tokens import TokenRows
+from groupsae.text import tokens
+from groupsae.text.documents import Document
+from groupsae.text.tokens import TokenRows
 
 END, BEGIN = 256, 257
 

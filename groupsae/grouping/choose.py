@@ -12,13 +12,13 @@ import numpy as np
 
 from groupsae.errors import ConfigError, PartitionError, unknown
 from groupsae.grouping import linkage
-from groupsae.grouping.matrix import Distances
+from groupsae.grouping.criteria import amad
+from groupsae.grouping.distances import Distances
 from groupsae.grouping.optimal import optimal
-from groupsae.grouping.quality import amad
 from groupsae.hookpoints import expand
 from groupsae.partition import Partition
 
-METHODS = ("optimal", "complete", "legacy", "equal")
+METHODS = ("optimal", "complete", "published", "equal")
 
 
 def group_layers(
@@ -30,7 +30,7 @@ def group_layers(
 ) -> Partition:
     """The partition of the layers: exactly `groups` of them, or the fewest whose AMAD is below `max_amad`.
 
-    Methods: `optimal` (contiguous, exact, for `objective`), `complete` (linkage on the distances), `legacy` (as
+    Methods: `optimal` (contiguous, exact, for `objective`), `complete` (linkage on the distances), `published` (as
     published), `equal` (chunks of equal size, which look at no distance: the control). The published
     rule is `max_amad` = 0.2. Raises PartitionError for an impossible number of groups or bound,
     ConfigError for an unknown method or objective.
@@ -86,15 +86,15 @@ def make_partition(distances: Distances, method: str, groups: int, objective: st
             return optimal(distances, groups, objective)
         case "complete":
             return linkage.complete(distances, groups)
-        case "legacy":
-            return linkage.legacy(distances, groups)
+        case "published":
+            return linkage.published(distances, groups)
         case "equal":
             return equal(distances.hookpoints, groups)
     raise ConfigError(unknown("grouping method", method, METHODS))
 
 
 def equal(hookpoints: Sequence[str], groups: int) -> Partition:
-    """Neighbouring hookpoints in `groups` chunks whose sizes differ by one at most, longer ones first."""
+    """Neighboring hookpoints in `groups` chunks whose sizes differ by one at most, longer ones first."""
     linkage.require_possible(groups, len(hookpoints))
     chunks = np.array_split(np.arange(len(hookpoints)), groups)
     return Partition(tuple(tuple(hookpoints[index] for index in chunk) for chunk in chunks))
@@ -105,7 +105,7 @@ def read_partition(path: Path, hookpoints: Sequence[str]) -> Partition:
 
         groups = [["layers.0", "layers.1"], ["layers.2"], ["layers.*.mlp"]]
 
-    Wildcards are allowed, neighbours need not be. Raises PartitionError for a file that is none,
+    Wildcards are allowed, neighbors need not be. Raises PartitionError for a file that is none,
     a hookpoint missed, unknown or standing twice, HookpointError for a pattern that selects nothing.
     """
     written = _read(path)

@@ -8,7 +8,7 @@ from groupsae.activations.source import ActivationSource
 from groupsae.errors import ConfigError, unknown
 from groupsae.grouping.angular import angular_distances
 from groupsae.grouping.cka import cka_distances
-from groupsae.grouping.matrix import Distances
+from groupsae.grouping.distances import Distances
 from groupsae.grouping.moments import Progress
 from groupsae.grouping.svcca import svcca_distances
 

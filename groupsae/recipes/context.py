@@ -23,12 +23,12 @@ from groupsae.models import (
 from groupsae.planning.architecture import Architecture
 from groupsae.progress import say
 from groupsae.records import RunDirectory
-from groupsae.tokens import TokenRows
+from groupsae.text.tokens import TokenRows
 
 ROWS_FILE = "tokens/rows.safetensors"
 
 
-class Workbench:
+class RunContext:
     """Loads what a run needs when it is first asked for, and once. `overwrite`: nothing is gone on with."""
 
     def __init__(self, run: RunDirectory, overwrite: bool = False) -> None:

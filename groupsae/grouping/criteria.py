@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from groupsae.grouping.matrix import Distances
+from groupsae.grouping.distances import Distances
 from groupsae.partition import Partition
 
 
@@ -21,7 +21,7 @@ def amad(distances: Distances, partition: Partition) -> float:
     """Mean over groups of the largest distance inside the group (Group-SAE's AMAD; arXiv 2410.21508).
 
     Groups of one count 0, so splitting off singletons lowers it: report it beside the other measures,
-    never minimise it over partitions with equally many groups.
+    never minimize it over partitions with equally many groups.
     """
     return float(diameters(distances, partition).mean())
 

@@ -11,13 +11,13 @@ from training_cases import TRAIN, Stop, equal, last_manifest, make_source, run, 
 from groupsae.activations.scale import measure_scales
 from groupsae.config import GatedConfig, TopKConfig
 from groupsae.saes import paths
-from groupsae.saes.base import Losses, Whole
-from groupsae.saes.dense import Scattered
+from groupsae.saes.base import BatchStats, StepLosses
+from groupsae.saes.dense import DenseKernel
 from groupsae.saes.registry import build_sae
-from groupsae.saes.sparse import Transposed
-from groupsae.training import path as path_module
-from groupsae.training.group import GroupInTraining
-from groupsae.training.path import Choice, choose_path, fastest, settle
+from groupsae.saes.sparse import GatherKernel
+from groupsae.training import kernel_choice as path_module
+from groupsae.training.group_trainer import GroupTrainer
+from groupsae.training.kernel_choice import KernelChoice, choose_kernel, choose_path, fastest
 
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -25,7 +25,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def made(d_sae=24, k=3):
     sae = build_sae(8, TopKConfig(d_sae=d_sae, k=k))
-    sae.initialise(1)
+    sae.initialize(1)
     return sae
 
 
@@ -36,7 +36,7 @@ def two_paths(monkeypatch):
 
     def says_dense(sae, tokens, names):
         asked.append((tokens, names))
-        return Choice("dense", {"sparse": 2e-3, "dense": 1e-3})
+        return KernelChoice("dense", {"sparse": 2e-3, "dense": 1e-3})
 
     monkeypatch.setattr(path_module, "paths_on", lambda device: ("sparse", "dense"))
     monkeypatch.setattr(path_module, "fastest", says_dense)
@@ -45,7 +45,7 @@ def two_paths(monkeypatch):
 
 def test_on_a_cpu_nothing_is_measured(monkeypatch):
     monkeypatch.setattr(path_module, "fastest", lambda *_: pytest.fail("measured"))
-    assert choose_path(made(), 64) == Choice("sparse")
+    assert choose_path(made(), 64) == KernelChoice("sparse")
     assert paths.paths_on(CPU) == ("sparse",)
 
 
@@ -56,7 +56,7 @@ def test_on_a_gpu_all_paths_are_tried_the_definition_first():
 def test_the_fastest_path_is_chosen(monkeypatch):
     times = {"sparse": 2e-3, "dense": 1e-3}
     monkeypatch.setattr(path_module, "_take_turns", lambda works, *_: {name: times[name] for name in works})
-    assert fastest(made(), 16, ("sparse", "dense")) == Choice("dense", times)
+    assert fastest(made(), 16, ("sparse", "dense")) == KernelChoice("dense", times)
     times["dense"] = 3e-3
     assert fastest(made(), 16, ("sparse", "dense")).name == "sparse"
 
@@ -69,12 +69,12 @@ def test_measuring_changes_neither_weights_nor_gradients_nor_random_states():
     assert equal(before, sae.state_dict())
     assert all(parameter.grad is None for parameter in sae.parameters())
     assert torch.equal(torch.get_rng_state(), random)
-    assert sae.path is Transposed
+    assert sae.path is GatherKernel
 
 
 def fault(monkeypatch, instead):
     """Let the dense path's decoding be something else."""
-    monkeypatch.setattr(Scattered, "decode", staticmethod(instead))
+    monkeypatch.setattr(DenseKernel, "decode", staticmethod(instead))
 
 
 def test_a_path_that_fails_is_left_out_and_said_to_be(monkeypatch):
@@ -89,7 +89,7 @@ def test_a_path_that_fails_is_left_out_and_said_to_be(monkeypatch):
 
 @pytest.mark.parametrize("factor", [1.1, torch.nan])
 def test_a_path_that_gives_other_gradients_is_left_out(monkeypatch, factor):
-    right = Scattered.decode
+    right = DenseKernel.decode
     fault(monkeypatch, lambda *arguments: right(*arguments) * factor)
     choice = fastest(made(), 16, ("sparse", "dense"))
     assert list(choice.seconds) == ["sparse"] and "its gradients are" in choice.faults["dense"]
@@ -110,24 +110,24 @@ def test_every_path_failing_for_want_of_memory_leaves_the_definition(monkeypatch
     assert choice.name == "sparse" and not choice.seconds and set(choice.faults) == {"sparse", "dense"}
     monkeypatch.setattr(path_module, "_batch", fails)
     monkeypatch.setattr(path_module, "paths_on", lambda device: ("sparse", "dense"))
-    assert choose_path(made(), 16) == Choice("sparse", {}, {"sparse": "CUDA out of memory (not really)"})
+    assert choose_path(made(), 16) == KernelChoice("sparse", {}, {"sparse": "CUDA out of memory (not really)"})
 
 
 def test_all_groups_take_the_path_and_it_is_measured_once_and_told(two_paths, monkeypatch):
     taken, told, records = [], [], []
-    decode = Scattered.decode
-    monkeypatch.setattr(Scattered, "decode", staticmethod(lambda *given: taken.append(1) or decode(*given)))
+    decode = DenseKernel.decode
+    monkeypatch.setattr(DenseKernel, "decode", staticmethod(lambda *given: taken.append(1) or decode(*given)))
     trained = run(chosen=told.append, log=records.append)
     assert two_paths == [(TRAIN.batch_tokens, ("sparse", "dense"))]
     assert told == [trained.path] and trained.path.name == "dense"
     assert {record["path"] for record in records} == {"dense"}
-    assert {sae.path for sae in trained.saes.values()} == {Scattered}
+    assert {sae.path for sae in trained.saes.values()} == {DenseKernel}
     assert len(taken) == 2 * records[-1]["step"]
 
 
 def test_architectures_with_one_path_keep_it(two_paths):
     sae = build_sae(8, GatedConfig(d_sae=24, k=3))
-    assert settle([sae], 16) == Choice("sparse") and not two_paths
+    assert choose_kernel([sae], 16) == KernelChoice("sparse") and not two_paths
 
 
 def test_training_goes_on_by_the_path_it_had_and_as_if_never_stopped(two_paths, tmp_path, monkeypatch):
@@ -144,10 +144,10 @@ def test_training_goes_on_by_the_path_it_had_and_as_if_never_stopped(two_paths, 
 
 def test_a_path_that_is_not_there_any_more_is_chosen_anew(two_paths, monkeypatch):
     sae = made()
-    assert settle([sae], 16, Choice("triton")).name == "dense"
+    assert choose_kernel([sae], 16, KernelChoice("triton")).name == "dense"
     monkeypatch.setattr(path_module, "paths_on", lambda device: ("sparse", "triton", "dense"))
     monkeypatch.setitem(sys.modules, "groupsae.saes.kernels", None)
-    assert settle([sae], 16, Choice("triton")).name == "dense"
+    assert choose_kernel([sae], 16, KernelChoice("triton")).name == "dense"
     assert len(two_paths) == 2
 
 
@@ -178,7 +178,7 @@ def naive_losses(sae, z_ND, dead_S, *_):
     pre_NS = F.linear(z_ND - sae.b_dec, sae.W_enc, sae.b_enc)
     chosen_NS = torch.zeros_like(pre_NS).scatter(1, latents.indices_NK, 1.0)
     e_ND = z_ND - (pre_NS.relu() * chosen_NS) @ sae.W_dec - sae.b_dec
-    error, variance = e_ND.square().sum(), Whole.of(z_ND).variance
+    error, variance = e_ND.square().sum(), BatchStats.of(z_ND).variance
     auxk = z_ND.new_zeros(())
     if dead_S.any():
         kept_NS = pre_NS.masked_fill(~dead_S, -torch.inf)
@@ -186,7 +186,7 @@ def naive_losses(sae, z_ND, dead_S, *_):
         e_hat_ND = torch.zeros_like(pre_NS).scatter(1, strongest.indices, strongest.values) @ sae.W_dec
         auxk = min(dead_S.sum() / (sae.d_model // 2), 1) * (e_hat_ND - e_ND.detach()).square().sum() / variance
     total = error / variance + sae.auxk_weight * auxk
-    return Losses(total, error.detach(), variance, auxk.detach(), latents)
+    return StepLosses(total, error.detach(), variance, auxk.detach(), latents)
 
 
 @pytest.mark.parametrize("name", ["sparse", "dense", "triton"])
@@ -197,7 +197,7 @@ def test_after_twenty_steps_weights_equal_those_of_the_naive_step(name, monkeypa
     source, group = make_source(), ("layers.0", "layers.2")
     sae = TopKConfig(d_sae=12, k=2, dead_after_tokens=30)
     scales = measure_scales(source, 300).to(DEVICE)
-    fast, naive = (GroupInTraining(group, scales, source.d_model, sae, TRAIN, 0) for _ in range(2))
+    fast, naive = (GroupTrainer(group, scales, source.d_model, sae, TRAIN, 0) for _ in range(2))
     fast.sae.path = paths.path_named(name)
     monkeypatch.setattr(naive.sae, "losses", lambda *given: naive_losses(naive.sae, *given))
     x_LND = source.read(range(20)).to(DEVICE)

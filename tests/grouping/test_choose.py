@@ -5,8 +5,8 @@ import pytest
 from grouping_cases import as_distances
 
 from groupsae.errors import HookpointError, PartitionError
-from groupsae.grouping import quality
-from groupsae.grouping.choice import METHODS, candidates, choose, fewest_below, group_layers, read_partition
+from groupsae.grouping import criteria as quality
+from groupsae.grouping.choose import METHODS, candidates, choose, fewest_below, group_layers, read_partition
 from groupsae.partition import Partition
 
 NAMES = tuple(f"layers.{layer}" for layer in range(5))
@@ -58,7 +58,7 @@ def test_the_rule_on_published_amads_gives_the_published_number_of_groups(model,
 
 @pytest.mark.parametrize(("model", "groups"), [("pythia-160m", 6), ("pythia-1b", 6)])
 def test_grouping_published_distances_gives_the_published_partition(model, groups, published, groupings):
-    chosen = group_layers(published(model), method="legacy")
+    chosen = group_layers(published(model), method="published")
     expected = groupings[model]["hierarchical"][str(groups)]["groups"]
     assert chosen == Partition(tuple(tuple(f"layers.{layer}" for layer in group) for group in expected))
 
@@ -129,5 +129,5 @@ def test_a_partition_by_hand_of_unknown_layers_is_an_error(tmp_path):
 
 
 def test_a_missing_file_is_an_error_that_names_the_methods(tmp_path):
-    with pytest.raises(PartitionError, match="optimal, complete, legacy, equal"):
+    with pytest.raises(PartitionError, match="optimal, complete, published, equal"):
         read_partition(tmp_path / "none.toml", NAMES)

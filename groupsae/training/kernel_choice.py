@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from groupsae.activations.parts import is_out_of_memory
+from groupsae.oom import is_out_of_memory
 from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.bias import Bias
 from groupsae.saes.paths import DEFINITION, path_named, paths_on
@@ -30,7 +30,7 @@ TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
-class Choice:
+class KernelChoice:
     """The path that is taken; what each that was tried takes, in seconds per batch; and why others were left out."""
 
     name: str = DEFINITION.name
@@ -42,7 +42,7 @@ class Choice:
         return "; ".join([self.name, *tried, *(f"{name} left out: {why}" for name, why in self.faults.items())])
 
 
-def settle(saes: Sequence[SparseAutoencoder], tokens: int, before: Choice | None = None) -> Choice:
+def choose_kernel(saes: Sequence[SparseAutoencoder], tokens: int, before: KernelChoice | None = None) -> KernelChoice:
     """The path of a training whose SAEs are all alike in size, which they take from now on.
 
     It is the one of `before`, where this machine has it, and else chosen for batches of so many tokens.
@@ -54,26 +54,26 @@ def settle(saes: Sequence[SparseAutoencoder], tokens: int, before: Choice | None
     return choice
 
 
-def choose_path(sae: SparseAutoencoder, tokens: int) -> Choice:
+def choose_path(sae: SparseAutoencoder, tokens: int) -> KernelChoice:
     """The choice for batches of so many tokens, on the device that the SAE is on.
 
     Architectures other than TopK know only one path, and so do CPUs: nothing is measured for them.
     """
     device = sae.W_dec.device
     if not isinstance(sae, TopKSAE) or len(paths_on(device)) == 1:
-        return Choice()
+        return KernelChoice()
     try:
         return fastest(sae, tokens, paths_on(device))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         # Training itself takes a batch in parts then.
-        return Choice(faults={DEFINITION.name: _first_line(error)})
+        return KernelChoice(faults={DEFINITION.name: _first_line(error)})
     finally:
         torch.cuda.empty_cache()
 
 
-def fastest(sae: TopKSAE, tokens: int, names: Sequence[str], repeats: int = REPEATS) -> Choice:
+def fastest(sae: TopKSAE, tokens: int, names: Sequence[str], repeats: int = REPEATS) -> KernelChoice:
     """The fastest of these paths, of which the first is what the others are compared with.
 
     A path that fails, for want of memory or of a compiler, or gives other gradients, is left out. Where all do,
@@ -82,7 +82,7 @@ def fastest(sae: TopKSAE, tokens: int, names: Sequence[str], repeats: int = REPE
     batch = _batch(sae, tokens)
     works, faults = _sound(sae, names, batch)
     seconds = _take_turns(works, repeats, sae.W_dec.device)
-    return Choice(min(seconds, key=seconds.__getitem__, default=DEFINITION.name), seconds, faults)
+    return KernelChoice(min(seconds, key=seconds.__getitem__, default=DEFINITION.name), seconds, faults)
 
 
 def _has(name: str, device: torch.device) -> bool:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from groupsae.demo.text import is_held_out, standard_library_files, standard_library_path
 from groupsae.errors import ConfigError, TextError
+from groupsae.text.demo.text import is_held_out, standard_library_files, standard_library_path
 
 SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".parquet")
 

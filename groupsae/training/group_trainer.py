@@ -7,31 +7,31 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from groupsae.activations.parts import Parts
 from groupsae.activations.scale import Scales
 from groupsae.activations.shuffle import Batch
 from groupsae.activations.source import hash_seed
 from groupsae.config import SAEConfig, TrainConfig
 from groupsae.errors import NumericalError
+from groupsae.oom import SplitOnOOM
 from groupsae.partition import Group, group_name
-from groupsae.saes.adapter import Adapter
-from groupsae.saes.base import Activity, SparseAutoencoder
+from groupsae.saes.adapter import LayerMaps
+from groupsae.saes.base import FiringStats, SparseAutoencoder
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import build_sae
 from groupsae.training.dead import DeadLatents
-from groupsae.training.faults import Watch
-from groupsae.training.microbatch import Outcome, backward_in_parts, parts_of_steps
+from groupsae.training.faults import FaultMonitor
+from groupsae.training.microbatch import StepResult, backward_in_parts, parts_of_steps
 from groupsae.training.optim import adam, clip, decay, learning_rate, warmup
 from groupsae.training.precision import product_dtype
 from groupsae.training.schedule import Schedule
-from groupsae.training.warm_start import Start, warm_rate
+from groupsae.training.warm_start import InitialWeights, warm_rate
 
 FIT_TOKENS = 1024
 """Of the first batch, what the encoder is scaled to."""
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
-class GroupInTraining:
+class GroupTrainer:
     """The state of one group's training. All of it is in `state()`; its first weights and the layers its tokens are
     seen at are functions of (seed, group), so that a group trains alike in whatever company.
 
@@ -52,9 +52,9 @@ class GroupInTraining:
         seed: int,
         *,
         name: str | None = None,
-        start: Start | None = None,
-        adapter: Adapter | None = None,
-        parts: Parts | None = None,
+        start: InitialWeights | None = None,
+        adapter: LayerMaps | None = None,
+        parts: SplitOnOOM | None = None,
     ) -> None:
         device = scales.scale_L.device
         self.group, self.name, self.train, self.start = group, name or group_name(group), train, start
@@ -62,7 +62,7 @@ class GroupInTraining:
         self.adapter = copy.deepcopy(adapter).requires_grad_() if adapter is not None else None
         self.sae = build_sae(d_model, sae)
         if start is None:
-            self.sae.initialise(hash_seed(seed, f"weights/{group_name(group)}"))
+            self.sae.initialize(hash_seed(seed, f"weights/{group_name(group)}"))
             self.rate = train.learning_rate or learning_rate(self.sae.d_sae)
         else:
             self.sae.load_state_dict(start.sae.state_dict())
@@ -73,7 +73,7 @@ class GroupInTraining:
         self.optimizer = adam(self._learned.values(), self.rate)
         self.dead = DeadLatents(self.sae.d_sae, sae.dead_after_tokens, device)
         self.meter = Meter(device)
-        self.watch = Watch(group, device)
+        self.watch = FaultMonitor(group, device)
         self.parts = parts or parts_of_steps()
 
     @property
@@ -105,7 +105,7 @@ class GroupInTraining:
 
         `layers_N` counts within the group; `number` names the batch in what is said of faults.
         """
-        z_ND, dead_S = self.scales.normalise(x_ND, layers_N), self.dead.mask_S
+        z_ND, dead_S = self.scales.normalize(x_ND, layers_N), self.dead.mask_S
         if self.adapter is not None:
             z_ND = self.adapter.enter(z_ND, layers_N)
         own = self.adapter.bias(layers_N) if self.adapter is not None else None
@@ -125,7 +125,7 @@ class GroupInTraining:
         self.dead.update(outcome.activity, sound)
         self.meter.add(outcome, self.dead.mask_S, sound)
 
-    def _after_step(self, activity: Activity, rate: float, sound: Tensor) -> None:
+    def _after_step(self, activity: FiringStats, rate: float, sound: Tensor) -> None:
         """The SAE's thresholds and weights of penalties follow a step, unless it was faulty."""
         before = [buffer.clone() for buffer in self.sae.buffers()]
         self.sae.after_step(activity, rate)
@@ -134,7 +134,7 @@ class GroupInTraining:
 
     @property
     def _fits_encoder(self) -> bool:
-        return self.schedule.seen == 0 and self.start is None and self.train.fit_encoder
+        return self.schedule.seen == 0 and self.start is None and self.train.rescale_encoder_init
 
     def _rate(self, progress: float, tokens: int) -> float:
         """The learning rate of a step on so many tokens, after a share `progress` of all."""
@@ -148,10 +148,10 @@ class GroupInTraining:
         self.sae.project_decoder_gradient()
         for settings in self.optimizer.param_groups:
             settings["lr"] = rate
-        self.optimizer.found_inf = (~sound).float()  # the fused Adam then does nothing, without a synchronisation
+        self.optimizer.found_inf = (~sound).float()  # the fused Adam then does nothing, without a synchronization
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.sae.normalise_decoder()
+        self.sae.normalize_decoder()
 
     @property
     def _learned(self) -> dict[str, nn.Parameter]:
@@ -227,14 +227,14 @@ class GroupInTraining:
 
 
 class Meter:
-    """Sums over the steps since the last reading, kept on the device: watching costs no synchronisation."""
+    """Sums over the steps since the last reading, kept on the device: watching costs no synchronization."""
 
     NAMES = ("steps", "tokens", "loss", "auxk", "error", "variance", "active", "dead")
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
 
-    def add(self, outcome: Outcome, dead_S: Tensor, sound: Tensor) -> None:
+    def add(self, outcome: StepResult, dead_S: Tensor, sound: Tensor) -> None:
         """Take note of a step, if it is sound."""
         self.sums[0] += sound
         self.sums[1] += outcome.activity.tokens * sound

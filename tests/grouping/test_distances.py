@@ -5,7 +5,7 @@ import pytest
 from grouping_cases import as_distances
 
 from groupsae.errors import PartitionError
-from groupsae.grouping.matrix import Distances
+from groupsae.grouping.distances import Distances
 
 GOOD = np.array([[0.0, 0.2, 0.4], [0.2, 0.0, 0.3], [0.4, 0.3, 0.0]])
 
