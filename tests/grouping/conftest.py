@@ -7,14 +7,11 @@ import numpy as np
 import pytest
 from grouping_cases import as_distances
 
-REFERENCE = Path(__file__).parents[2] / "../shared/reference"
+REFERENCE = Path(__file__).parents[1] / "reference"
 
 
 def read_reference(name):
-    path = REFERENCE / name
-    if not path.exists():
-        pytest.skip(f"the published figures ({name}) are not beside this repository")
-    return json.loads(path.read_text())
+    return json.loads((REFERENCE / name).read_text())
 
 
 @pytest.fixture
