@@ -71,3 +71,28 @@ class Candidate(RecordPart):
     def partition(self) -> Partition:
         """The groups as a Partition."""
         return Partition(self.groups)
+
+    @property
+    def published_mflop(self) -> float | None:
+        """10^6 FLOP per token of text by the published count."""
+        return self.cost.published_mflop.total if self.cost and self.cost.published_mflop else None
+
+    @property
+    def own_mflop(self) -> float | None:
+        """10^6 FLOP per token of text by our count."""
+        return self.cost.own_mflop.total if self.cost and self.cost.own_mflop else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Predicted seconds of training."""
+        return self.cost.seconds if self.cost else None
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """Predicted peak memory where the SAEs are trained."""
+        return self.cost.memory_bytes if self.cost else None
+
+    @property
+    def disk_bytes(self) -> float | None:
+        """Predicted size of the run's files."""
+        return self.cost.disk_bytes if self.cost else None

@@ -58,12 +58,8 @@ class MatchedCost(RecordPart):
     """The largest cost that both reach."""
     fvu_at_flops: tuple[float | None, float | None]
     """How good each is by then."""
-
-    @property
-    def cost_ratio(self) -> float | None:
-        """What `one` takes to the common FVU, as a share of what `other` takes."""
-        mine, its = self.flops_at_fvu
-        return None if mine is None or its is None else mine / its
+    cost_ratio: float | None
+    """What `one` takes to the common FVU, as a share of what `other` takes."""
 
 
 class SummaryRecord(Record):

@@ -128,7 +128,7 @@ class MetricsLine(RecordPart):
         if not path.exists():
             return ()
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        by_step: dict[int, Self] = Field(default_factory=dict)
+        by_step: dict[int, Self] = {}
         for number, line in enumerate(lines, 1):
             try:
                 record = cls.model_validate(json.loads(line))
