@@ -13,7 +13,7 @@ import groupsae
 
 PACKAGE = Path(groupsae.__file__).parent
 
-VALUES = {"errors", "hookpoints", "partition", "config", "storage", "records"}
+VALUES = {"errors", "hookpoints", "partition", "estimate", "units", "metrics", "config", "storage", "records"}
 """Value types: no torch, no model."""
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -21,11 +21,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": set(),
     "hookpoints": {"errors"},
     "partition": {"errors", "hookpoints"},
+    "estimate": set(),
+    "units": set(),
+    "metrics": {"units"},
     "config": {"errors"},
     "storage": {"errors"},
     "lock": {"errors", "storage"},
     "interrupt": {"errors"},
-    "records": {"errors", "config", "storage", "lock"},
+    "records": {"errors", "hookpoints", "partition", "estimate", "config", "storage", "lock"},
+    "analysis": VALUES,
     "oom": {"errors", "progress"},
     "text": VALUES,
     "models": {*VALUES, "text"},
@@ -41,9 +45,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "planning",
     },  # timing measures the Rates that planning reckons with
     "evaluation": {*VALUES, "oom", "models", "text", "activations", "saes"},
-    "report": {*VALUES},
+    "report": {*VALUES, "analysis"},
     "interop": {*VALUES, "activations", "saes"},
-    "tables": {*VALUES, "report"},
 }
 """Which parts of the package each part may import. Only `recipes` and `cli` see all of it."""
 TOPMOST = {"recipes": {"cli"}, "cli": {"__main__"}, "__main__": set()}
@@ -129,6 +132,8 @@ def test_the_table_names_parts_that_exist_or_are_planned():
     [
         ("saes", {"groupsae.models", "groupsae.text.tokens", "groupsae.text.documents", "transformers", "tokenizers"}),
         ("report", {"torch", "transformers", "safetensors.torch"}),
+        ("analysis", {"torch", "transformers", "matplotlib", "jinja2", "rich", "groupsae.report"}),
+        ("metrics", {"torch", "matplotlib", "numpy"}),
         ("config", {"torch", "transformers"}),
         ("partition", {"torch", "transformers"}),
         ("records", {"torch", "transformers"}),
@@ -160,6 +165,8 @@ def test_the_public_names_can_all_be_had():
         "import groupsae.cli; groupsae.cli.main(['init', '{folder}/new.toml'])",
         "import groupsae.cli; groupsae.cli.main(['show', '{folder}'])",
         "import groupsae.report",
+        "import groupsae.analysis.summary",
+        "import groupsae.cli.tables",
     ],
 )
 def test_what_needs_no_torch_imports_none(code, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +16,63 @@ def print_json(value: Any) -> None:
 
 def print_results(run: RunDirectory, as_json: bool) -> None:
     """The stages of a run and its suites, with cost and quality as far as they are known."""
-    from groupsae.report.summary import summarize
+    from groupsae.analysis.run_records import RunRecords
+    from groupsae.analysis.summary import compare
 
-    suites = summarize(run)
-    train = run.read_json("train.json") if run.file("train.json").exists() else {"groups": {}, "num_tokens": 0}
+    records = RunRecords.read(run)
+    found, train = compare(records), records.train
+    suites = list(found.suites.values())
     if as_json:
-        values = {"run": str(run.path), "stages": run.stages(), "suites": [asdict(suite) for suite in suites]}
-        print_json(values | {"saes": train["groups"], "tokens_saved": train.get("tokens_saved", 0)})
+        values = {
+            "run": str(run.path),
+            "stages": run.stages(),
+            "suites": [one.model_dump(mode="json") for one in suites],
+        }
+        saes = {name: sae.model_dump(mode="json") for name, sae in train.saes.items()} if train else {}
+        print_json(values | {"saes": saes, "tokens_saved": train.tokens_saved if train else 0})
         return
-    from groupsae import tables
+    from groupsae.cli import tables
 
-    tables.show(tables.stages(run), *([tables.suites(suites)] if suites else []), *tables.lineages(train))
-    if tables.saved_tokens(train):
+    lineages = tables.lineages(train) if train else []
+    tables.show(tables.stages(run), *([tables.suites(suites, found.matched_cost)] if suites else []), *lineages)
+    if train and tables.saved_tokens(train):
         print(tables.saved_tokens(train))
     _print_report(run, "report/index.html")
 
 
 def print_training(run: RunDirectory) -> None:
     """What training took."""
-    from groupsae import tables
+    from groupsae.cli import tables
+    from groupsae.records.types.training import TrainRecord
 
-    tables.show(tables.training(run.read_json("train.json")))
+    tables.show(tables.training(TrainRecord.read(run)))
 
 
 def print_comparison(run: RunDirectory, against: Path, as_json: bool) -> None:
     """The suites of a run and of another beside them."""
-    from groupsae.report.comparison import label_of, read_against
+    from groupsae.analysis.summary import against_path, label_of
+    from groupsae.records.types.summary import SummaryRecord
 
-    found = next(one for one in read_against(run) if one.label == label_of(against))
+    found = SummaryRecord.read(run, against_path(label_of(against)))
     if as_json:
-        print_json({"run": str(run.path), **found.as_record()})
+        print_json({"run": str(run.path), **found.model_dump(mode="json")})
         return
-    from groupsae import tables
+    from groupsae.cli import tables
 
-    tables.show(tables.suites(found.summaries))
+    tables.show(tables.suites(list(found.suites.values()), found.matched_cost))
 
 
 def print_plan(run: RunDirectory, as_json: bool) -> None:
-    """What every division costs, and what is chosen."""
-    plan = run.read_json("plan.json")
-    if as_json:
-        print_json(plan)
-        return
-    from groupsae import tables
+    """What every candidate costs, and which one is chosen."""
+    from groupsae.records.types.plan import PlanRecord
 
-    tables.show(tables.prices(plan), *([tables.methods(plan)] if len(plan["methods"]) > 1 else []))
+    plan = PlanRecord.read(run)
+    if as_json:
+        print_json(plan.model_dump(mode="json"))
+        return
+    from groupsae.cli import tables
+
+    tables.show(tables.candidates(plan), *([tables.methods(plan)] if len(plan.candidates) > 1 else []))
     print(tables.verdict(plan))
 
 
@@ -73,9 +84,10 @@ def print_experiment(run: RunDirectory, as_json: bool) -> None:
     if as_json:
         print_json(record)
         return
-    from groupsae import tables
+    from groupsae.cli import tables
+    from groupsae.cli.transfer_tables import transfer
 
-    tables.show(*tables.transfer(TransferResults(record)))
+    tables.show(*transfer(TransferResults(record)))
     _print_report(run, "report/transfer.html")
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from groupsae.evaluation.intervals import Estimate, difference, mean
-from groupsae.evaluation.measures import Measured, Metric
+from groupsae.evaluation.measures import Measured
+from groupsae.metrics import Metric
 from groupsae.saes.suite import Suite
 
 Layers = Mapping[str, Measured]

@@ -14,7 +14,7 @@ from torch import Tensor
 from groupsae.activations.harvest import Harvester
 from groupsae.evaluation.intervals import Estimate, ratio
 from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, nothing_left, scopes
-from groupsae.evaluation.measures import Measured, Metric, numbers
+from groupsae.evaluation.measures import Measured, numbers
 from groupsae.evaluation.predictions import CleanPredictions
 from groupsae.evaluation.sites import by_suite, sites
 from groupsae.evaluation.splice import Change, CleanPass
@@ -48,17 +48,6 @@ class SplicedLoss(Measured):
     kl_score: float | None
     ce_score_mean: float | None
     kl_score_mean: float | None
-
-
-METRICS = {
-    "ce": Metric("nats per token", "lower"),
-    "delta_ce": Metric("nats per token", "lower"),
-    "kl": Metric("nats per token", "lower"),
-    "ce_score": Metric("ratio", "higher"),
-    "kl_score": Metric("ratio", "higher"),
-    "ce_score_mean": Metric("ratio", "higher"),
-    "kl_score_mean": Metric("ratio", "higher"),
-}
 
 
 @dataclass(frozen=True)

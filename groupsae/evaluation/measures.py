@@ -1,22 +1,12 @@
-"""What a measured thing is called, its unit, and which direction is better."""
+"""Metrics as numbers with intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 from groupsae.evaluation.intervals import Estimate
-
-Better = Literal["lower", "higher", "near 1", "neither"]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric's unit, and when it is better."""
-
-    unit: str
-    better: Better
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from groupsae.errors import NumericalError
 from groupsae.evaluation.density import FiringCounts
 from groupsae.evaluation.intervals import Estimate, ratio
 from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, scopes
-from groupsae.evaluation.measures import Measured, Metric, numbers
+from groupsae.evaluation.measures import Measured, numbers
 from groupsae.evaluation.sites import Site, by_suite, sites
 from groupsae.saes.suite import BoundSAE, Suite
 
@@ -51,20 +51,6 @@ class Reconstruction(Measured):
     silent_share: float
     dense_share: float
     density: tuple[int, ...]
-
-
-METRICS = {
-    "fvu": Metric("ratio", "lower"),
-    "explained_variance_per_token": Metric("ratio", "higher"),
-    "cosine": Metric("cosine", "higher"),
-    "l0": Metric("latents per token", "neither"),
-    "l1": Metric("sum of latents per token", "neither"),
-    "l2_ratio": Metric("ratio", "near 1"),
-    "relative_reconstruction_bias": Metric("ratio", "near 1"),
-    "dead_share": Metric("share of latents", "lower"),
-    "silent_share": Metric("share of latents", "lower"),
-    "dense_share": Metric("share of latents", "lower"),
-}
 
 
 @dataclass(frozen=True)

@@ -82,27 +82,6 @@ class Similarity:
     stability: tuple[Stability, ...]
 
 
-UNITS = {
-    "threshold": "cosine",
-    "mmcs": "|cosine|",
-    "mmcs_random": "|cosine|",
-    "one_in_other": "Jaccard index",
-    "other_in_one": "Jaccard index",
-    "silent_one": "latents",
-    "silent_other": "latents",
-    "entropy": "share of the largest possible",
-    "entropy_histogram": "latents",
-    "mean_layer": "layers from the group's first",
-    "layer_histogram": "latents",
-    "one_layer_share": "share of latents",
-    "firing_share": "share of firings",
-    "silent": "latents",
-    "share": "share of latents",
-    "mean_cosine": "cosine",
-    "pairs": "pairs of latents",
-}
-
-
 @torch.no_grad()
 def evaluate_similarity(
     suites: Mapping[str, Suite],

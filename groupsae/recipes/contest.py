@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 
 from groupsae.activations.harvest import Harvester
+from groupsae.analysis.summary import AGAINST, label_of
 from groupsae.config import differing_keys
 from groupsae.errors import RunError
 from groupsae.progress import bar
 from groupsae.recipes.context import ROWS_FILE, RunContext
 from groupsae.records import RunDirectory
-from groupsae.report.comparison import AGAINST, label_of
 from groupsae.saes.suite import Suite, read_suite_index
 from groupsae.storage import digest
 

@@ -8,22 +8,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from groupsae import metrics
+from groupsae.analysis.summary import write_summary
 from groupsae.errors import ConfigError, RunError, unknown
 from groupsae.evaluation.aggregate import differences, summary
-from groupsae.evaluation.circuits import UNITS as CIRCUIT_UNITS
 from groupsae.evaluation.circuits import evaluate_circuits
 from groupsae.evaluation.density import DENSITY_EDGES
-from groupsae.evaluation.losses import METRICS as LOSS_METRICS
 from groupsae.evaluation.losses import SplicedLosses, evaluate_losses
 from groupsae.evaluation.measures import Measured
-from groupsae.evaluation.reconstruction import METRICS as RECONSTRUCTION_METRICS
 from groupsae.evaluation.reconstruction import Reconstructions, evaluate_reconstructions
-from groupsae.evaluation.similarity import UNITS as SIMILARITY_UNITS
 from groupsae.evaluation.similarity import evaluate_similarity
+from groupsae.metrics import units
 from groupsae.progress import bar, say
 from groupsae.recipes.contest import Contest, contest
 from groupsae.recipes.context import RunContext
-from groupsae.report.comparison import write_comparison
 from groupsae.saes.suite import Suite
 
 Record = dict[str, Any]
@@ -39,7 +37,7 @@ def reconstruction(compared: Contest) -> Record:
         )
     record = _reconstruction_record(compared.suites, found)
     other = found.other_scope and _reconstruction_record(compared.suites, found.other_scope)
-    return {"units": _units(RECONSTRUCTION_METRICS), "density_edges": DENSITY_EDGES, **record, "other_scope": other}
+    return {"units": units(metrics.RECONSTRUCTION), "density_edges": DENSITY_EDGES, **record, "other_scope": other}
 
 
 def _reconstruction_record(suites: dict[str, Suite], found: Reconstructions) -> Record:
@@ -48,7 +46,7 @@ def _reconstruction_record(suites: dict[str, Suite], found: Reconstructions) -> 
         "num_tokens": found.num_tokens,
         "num_rows": found.num_rows,
         "suites": _records(found.suites),
-        **summary(suites, found.suites, RECONSTRUCTION_METRICS),
+        **summary(suites, found.suites, metrics.RECONSTRUCTION),
     }
 
 
@@ -60,7 +58,7 @@ def losses(compared: Contest) -> Record:
         )
     record = _losses_record(compared.suites, found)
     other = found.other_scope and _losses_record(compared.suites, found.other_scope)
-    return {"units": _units(LOSS_METRICS), **record, "other_scope": other}
+    return {"units": units(metrics.LOSSES), **record, "other_scope": other}
 
 
 def _losses_record(suites: dict[str, Suite], found: SplicedLosses) -> Record:
@@ -74,11 +72,11 @@ def _losses_record(suites: dict[str, Suite], found: SplicedLosses) -> Record:
         "ce_zero": found.ce_zero,
         "ablated": {hookpoint: vars(one) for hookpoint, one in found.ablated.items()},
         "suites": _records(found.suites),
-        **summary(suites, found.suites, LOSS_METRICS),
+        **summary(suites, found.suites, metrics.LOSSES),
         "all_layers": {name: one.as_record() for name, one in found.all_layers.items()},
         "all_layers_ablated": {name: vars(one) for name, one in found.all_layers_ablated.items()},
         "all_layers_differences": {
-            name: {"from": first, **differences(one, together[first], LOSS_METRICS)}
+            name: {"from": first, **differences(one, together[first], metrics.LOSSES)}
             for name, one in together.items()
             if name != first
         },
@@ -93,7 +91,7 @@ def circuits(compared: Contest) -> Record:
         found = evaluate_circuits(
             compared.suites, compared.source, bench.tokenizer, config, seed=compared.seed, progress=advance
         )
-    return {"units": CIRCUIT_UNITS, **asdict(found)}
+    return {"units": units(metrics.CIRCUITS), **asdict(found)}
 
 
 def similarity(compared: Contest) -> Record:
@@ -102,7 +100,7 @@ def similarity(compared: Contest) -> Record:
         found = evaluate_similarity(
             compared.suites, compared.source, compared.num_tokens, seed=compared.seed, progress=advance
         )
-    return {"units": SIMILARITY_UNITS, **asdict(found)}
+    return {"units": units(metrics.SIMILARITY), **asdict(found)}
 
 
 PARTS: dict[str, Part] = {
@@ -137,7 +135,7 @@ def evaluate(bench: RunContext, parts: Sequence[str] = (), against: Path | None 
         run.finish("eval", time.perf_counter() - began, [files[part]], inputs, part=files[part], beside=compared.beside)
     if not wanted:
         say(f"eval {' '.join(parts or PARTS)}: done already (--overwrite makes it again)")
-    written = write_comparison(run, compared.other)
+    written = write_summary(run, compared.other)
     done = all(run.status("eval", file, beside=compared.beside) == "done" for file in files.values())
     return [*files.values(), written] if done and against is None else None
 
@@ -167,7 +165,3 @@ def _records(suites: dict[str, dict[str, Any]]) -> Record:
         return one.as_record()
 
     return {name: {hookpoint: record(one) for hookpoint, one in layers.items()} for name, layers in suites.items()}
-
-
-def _units(metrics: dict[str, Any]) -> dict[str, str]:
-    return {name: metric.unit for name, metric in metrics.items()}

@@ -1,7 +1,7 @@
 """The run directory: where each stage's results lie, and what is done, missing or out of date."""
 
-from groupsae.records.directory import RunDirectory
 from groupsae.records.environment import environment, version_of
+from groupsae.records.run_directory import RunDirectory
 from groupsae.records.stages import MAY_CHANGE, STAGE_SECTIONS, STAGES
 
 __all__ = ["MAY_CHANGE", "STAGES", "STAGE_SECTIONS", "RunDirectory", "environment", "version_of"]

@@ -9,7 +9,8 @@ from tiny import tiny_tokenizer
 
 from groupsae.activations.harvest import Harvester
 from groupsae.config.circuits import CircuitsConfig
-from groupsae.evaluation.circuits import UNITS, evaluate_circuits
+from groupsae.evaluation.circuits import evaluate_circuits
+from groupsae.metrics import CIRCUITS
 from groupsae.saes.topk import TopKSAE
 from groupsae.text.tokens import TokenRows
 
@@ -58,8 +59,8 @@ def names_of_numbers(value, name=""):
 def test_results_are_json_without_nan_and_every_number_has_a_unit(found):
     json.dumps(asdict(found), allow_nan=False)
     counts = {"given", "num_choose", "num_test"}
-    assert names_of_numbers(asdict(found)) <= {*UNITS, *counts}
-    assert set(UNITS) - names_of_numbers(asdict(found)) <= {"ceiling", "ratio", "median", "area", "area_linear"}
+    assert names_of_numbers(asdict(found)) <= {*CIRCUITS, *counts}
+    assert set(CIRCUITS) - names_of_numbers(asdict(found)) <= {"ceiling", "ratio", "median", "area", "area_linear"}
 
 
 def test_a_task_is_scored_or_says_why_not(found):

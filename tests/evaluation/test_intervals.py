@@ -8,7 +8,8 @@ from scipy import stats
 from groupsae.activations.source import SyntheticSource
 from groupsae.evaluation.aggregate import by_group, differences, over_layers
 from groupsae.evaluation.intervals import Estimate, difference, mean, ratio
-from groupsae.evaluation.reconstruction import METRICS, evaluate_reconstructions
+from groupsae.evaluation.reconstruction import evaluate_reconstructions
+from groupsae.metrics import RECONSTRUCTION
 
 GROUPS = (("layers.0", "layers.2"), ("layers.1",))
 
@@ -82,25 +83,27 @@ def compared():
 def test_over_layers_are_mean_and_worst(compared):
     _, found = compared
     fvu = {hookpoint: one.fvu for hookpoint, one in found["one"].items()}
-    row = over_layers(found["one"], METRICS)["fvu"]
+    row = over_layers(found["one"], RECONSTRUCTION)["fvu"]
     assert row["mean"] == pytest.approx(sum(fvu.values()) / 3)
     assert (row["worst"], row["worst_layer"]) == max((value, name) for name, value in fvu.items())
     assert row["interval"][0] < row["mean"] < row["interval"][1]
-    assert over_layers(found["one"], METRICS)["cosine"]["worst"] == min(one.cosine for one in found["one"].values())
-    assert "worst" not in over_layers(found["one"], METRICS)["l0"]
+    assert over_layers(found["one"], RECONSTRUCTION)["cosine"]["worst"] == min(
+        one.cosine for one in found["one"].values()
+    )
+    assert "worst" not in over_layers(found["one"], RECONSTRUCTION)["l0"]
 
 
 def test_a_group_of_one_has_its_layers_own_numbers(compared):
     suites, found = compared
-    row, one = by_group(suites["one"], found["one"], METRICS)["layers.1"]["fvu"], found["one"]["layers.1"]
+    row, one = by_group(suites["one"], found["one"], RECONSTRUCTION)["layers.1"]["fvu"], found["one"]["layers.1"]
     assert (row["mean"], row["worst"], row["worst_layer"]) == (pytest.approx(one.fvu), one.fvu, "layers.1")
     assert row["interval"] == pytest.approx(one.intervals["fvu"])
 
 
 def test_differences_are_those_of_the_means(compared):
     _, found = compared
-    change = differences(found["other"], found["one"], METRICS)["fvu"]
-    means = [over_layers(found[name], METRICS)["fvu"]["mean"] for name in ("other", "one")]
+    change = differences(found["other"], found["one"], RECONSTRUCTION)["fvu"]
+    means = [over_layers(found[name], RECONSTRUCTION)["fvu"]["mean"] for name in ("other", "one")]
     assert change["mean"] == pytest.approx(means[0] - means[1])
-    same = differences(found["one"], found["one"], METRICS)["fvu"]
+    same = differences(found["one"], found["one"], RECONSTRUCTION)["fvu"]
     assert same["mean"] == 0 and same["interval"] == (0, 0)

@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from groupsae.activations.harvest import Harvester
 from groupsae.errors import TextError
 from groupsae.evaluation import losses as losses_module
-from groupsae.evaluation.losses import METRICS, evaluate_losses
+from groupsae.evaluation.losses import evaluate_losses
 from groupsae.evaluation.splice import CleanPass
+from groupsae.metrics import LOSSES
 from groupsae.models import base_model
 from groupsae.text.tokens import TokenRows
 
@@ -117,7 +118,7 @@ def test_losses_do_not_depend_on_how_rows_are_batched(batch_rows):
     assert one.ce_clean == pytest.approx(other.ce_clean, rel=1e-6)
     for hookpoint, result in one.suites["a"].items():
         again = other.suites["a"][hookpoint]
-        for metric in METRICS:
+        for metric in LOSSES:
             assert getattr(result, metric) == pytest.approx(getattr(again, metric), rel=1e-4, abs=1e-5), metric
             assert result.intervals[metric] == pytest.approx(again.intervals[metric], rel=1e-4, abs=1e-5), metric
 
@@ -297,7 +298,7 @@ def test_a_plain_module_without_a_config_is_evaluated():
 
 def test_every_metric_has_a_unit():
     found = evaluate_losses({"a": random_suite()}, make_source(), 100)
-    assert set(METRICS) == set(vars(found.suites["a"]["layers.0"])) - {"intervals", "estimates"}
+    assert set(LOSSES) == set(vars(found.suites["a"]["layers.0"])) - {"intervals", "estimates"}
 
 
 # ---- all layers at once
@@ -408,6 +409,6 @@ def test_a_dictionary_that_never_fires_is_as_bad_as_the_mean_and_nothing_is_nan(
     one = evaluate_losses({"a": mean_suite(source)}, source, 10**6)
     for result in one.suites["a"].values():
         assert result.kl > 0
-        values = [value for name in METRICS for value in [getattr(result, name)] if value is not None]
+        values = [value for name in LOSSES for value in [getattr(result, name)] if value is not None]
         ends = [end for interval in result.intervals.values() for end in interval]
         assert all(map(math.isfinite, values + ends))

@@ -16,7 +16,8 @@ from groupsae.activations.scale import Scales
 from groupsae.activations.source import SyntheticSource
 from groupsae.errors import NumericalError, TextError
 from groupsae.evaluation.density import DENSITY_EDGES
-from groupsae.evaluation.reconstruction import METRICS, evaluate_reconstruction, evaluate_reconstructions
+from groupsae.evaluation.reconstruction import evaluate_reconstruction, evaluate_reconstructions
+from groupsae.metrics import RECONSTRUCTION
 from groupsae.partition import Partition
 from groupsae.saes.suite import Suite
 from groupsae.text.tokens import TokenRows
@@ -71,7 +72,7 @@ def test_a_latent_is_dead_if_it_fires_at_no_hookpoint_and_silent_if_not_at_this_
 
 
 def as_numbers(results):
-    rows = [[getattr(result, name) for name in METRICS] for result in results.values()]
+    rows = [[getattr(result, name) for name in RECONSTRUCTION] for result in results.values()]
     ends = [end for result in results.values() for interval in result.intervals.values() for end in interval]
     return [*(value for row in rows for value in row), *ends]
 
@@ -229,7 +230,7 @@ def test_evaluation_needs_no_gradients_and_leaves_weights_alone():
 
 def test_every_metric_has_a_unit():
     found = evaluate_reconstruction(random_suite(groups=GROUPS), synthetic(), 100)
-    assert set(METRICS) == set(vars(found["layers.0"])) - {"intervals", "estimates", "density"}
+    assert set(RECONSTRUCTION) == set(vars(found["layers.0"])) - {"intervals", "estimates", "density"}
 
 
 def test_partitions_of_the_same_layers_may_be_compared():

@@ -7,7 +7,8 @@ from evaluation_cases import D_MODEL, identity_suite, make_rows, make_source, ra
 from groupsae.activations.source import SyntheticSource
 from groupsae.errors import TextError
 from groupsae.evaluation.dictionaries import mmcs
-from groupsae.evaluation.similarity import UNITS, Dictionary, evaluate_similarity
+from groupsae.evaluation.similarity import Dictionary, evaluate_similarity
+from groupsae.metrics import SIMILARITY
 from groupsae.partition import Partition
 from groupsae.saes.suite import Suite
 
@@ -87,7 +88,7 @@ def test_results_are_json_without_nan_and_every_number_has_a_unit(found):
     json.dumps(asdict(found), allow_nan=False)
     parts = [found.concordance[0], found.spreading["groups"]["layers.0+2"]]
     stated = {"hookpoint", "one", "other", "layers"}
-    assert {name for part in parts for name in vars(part)} - stated <= set(UNITS)
+    assert {name for part in parts for name in vars(part)} - stated <= set(SIMILARITY)
 
 
 def test_the_result_does_not_depend_on_how_rows_are_batched(found):

@@ -9,6 +9,6 @@ curves              ratios by size, with intervals and areas
 evaluate            all of it, for several suites
 """
 
-from groupsae.evaluation.circuits.evaluate import UNITS, CircuitsResult, evaluate_circuits
+from groupsae.evaluation.circuits.evaluate import CircuitsResult, evaluate_circuits
 
-__all__ = ["UNITS", "CircuitsResult", "evaluate_circuits"]
+__all__ = ["CircuitsResult", "evaluate_circuits"]

@@ -79,24 +79,6 @@ class CircuitsResult:
     tasks: dict[str, TaskCircuits]
 
 
-UNITS = {
-    "accuracy": "share of prompts",
-    "logit_difference": "logits",
-    "patch_logit_difference": "logits",
-    "full": "logits",
-    "empty": "logits",
-    "m": "logits",
-    "weakest_effect": "logits",
-    "size": "latents per hookpoint",
-    "nodes": "latents",
-    "ceiling": "ratio",
-    "ratio": "ratio",
-    "median": "ratio",
-    "area": "mean ratio over log size",
-    "area_linear": "mean ratio over size",
-}
-
-
 def evaluate_circuits(
     suites: Mapping[str, Suite],
     source: Harvester,

@@ -1,0 +1,1 @@
+"""Numbers made from the records of a run. Imports neither torch nor plotting."""

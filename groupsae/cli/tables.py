@@ -1,0 +1,155 @@
+"""The records of a run as tables in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from groupsae.analysis.candidates import view_record
+from groupsae.analysis.frames import Frame, candidate_frame, equal_tokens, matched_sentence
+from groupsae.metrics import METRICS, fixed
+from groupsae.records import RunDirectory
+from groupsae.records.types.candidate import Candidate
+from groupsae.records.types.plan import PlanRecord
+from groupsae.records.types.summary import MatchedCost, SuiteSummary
+from groupsae.records.types.training import TrainRecord
+from groupsae.units import format_bytes, format_duration
+
+SUITE_ROWS = (
+    "mean_fvu", "worst_fvu", "mean_delta_ce", "all_layers_delta_ce", "mean_kl", "mean_ce_score", "mean_l0",
+    "circuit_ceiling", "mean_concordance", "mean_dead_share", "num_tokens", "published_mflop", "own_mflop",
+    "published_pflop", "seconds",
+)  # fmt: skip
+"""The metrics of the table of suites."""
+
+
+def show(*tables: Table) -> None:
+    """Print tables to stdout."""
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no edge
+        console = Console(width=160)
+    for table in tables:
+        console.print(table)
+
+
+def stages(run: RunDirectory) -> Table:
+    """What is done, stale or missing, and the command for what is missing."""
+    table = titled_table(str(run.path), ("stage", "status", "seconds", "files"), right=("seconds",))
+    for stage, facts in run.stages().items():
+        files = list(facts.get("files", {}))
+        shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+        advice = shown if facts["status"] == "done" else f"groupsae {stage} {run.path}"
+        table.add_row(stage, facts["status"], fixed(facts.get("seconds"), 1), advice)
+    return table
+
+
+def training(record: TrainRecord) -> Table:
+    """Where the seconds of training went."""
+    total = sum(record.seconds.values())
+    table = titled_table("training", ("", "seconds", "share"), right=("seconds", "share"))
+    for part, seconds in (*record.seconds.items(), ("all", total)):
+        table.add_row(part, f"{seconds:,.1f}", f"{seconds / total:.1%}" if total else "-")
+    return table
+
+
+def suites(summaries: Sequence[SuiteSummary], matched: Sequence[MatchedCost] = ()) -> Table:
+    """The suites side by side; below it at equal what they are compared, and how they compare at equal cost."""
+    names = [suite.name for suite in summaries]
+    table = titled_table("suites", ("", *names), right=names)
+    table.add_row("SAEs", *(f"{one.num_saes} for {one.num_layers} layers" for one in summaries))
+    for name in SUITE_ROWS:
+        if any(getattr(one, name) is not None for one in summaries):
+            table.add_row(METRICS[name].title, *(_suite_value(one, name) for one in summaries))
+    notes = [equal_tokens(summaries), *map(matched_sentence, matched)]
+    table.caption, table.caption_justify = "\n".join(note for note in notes if note) or None, "left"
+    return table
+
+
+def _suite_value(summary: SuiteSummary, name: str) -> str:
+    value = getattr(summary, name)
+    text = "-" if value is None else METRICS[name].text(value)
+    return f"{text} ({summary.worst_layer})" if name == "worst_fvu" and summary.worst_layer else text
+
+
+def lineages(train: TrainRecord) -> list[Table]:
+    """A table of what each SAE started from, if any did not start from scratch."""
+    known = [sae.origin for sae in train.saes.values() if sae.origin]
+    if not known:
+        return []
+    where = " of ".join(part for part in (known[0].suite, known[0].run) if part)
+    table = titled_table(
+        f"started {known[0].direction} from {where or 'a suite in memory'}",
+        ("SAE", "tokens", "after", "tokens before"),
+        right=("tokens", "tokens before"),
+    )
+    for name, sae in train.saes.items():
+        source, before = "scratch", "0"
+        if sae.origin:
+            served = "" if sae.origin.group == sae.origin.hookpoint else f" at {sae.origin.hookpoint}"
+            source = sae.origin.group + served
+            before = f"{sae.origin.lineage.total_tokens:,}" if sae.origin.lineage else "-"
+        table.add_row(name, f"{sae.tokens:,}", source, before)
+    return [table]
+
+
+def saved_tokens(train: TrainRecord) -> str:
+    """How many tokens SAEs that ended early did not need; empty if none ended early."""
+    wanted, saes = train.num_tokens, train.saes
+    early = [name for name, sae in saes.items() if sae.tokens < wanted]
+    if not early:
+        return ""
+    saved = f"{train.tokens_saved:,} of {wanted * len(saes):,} SAE tokens saved"
+    return f"ended early: {len(early)} of {len(saes)} SAEs ({', '.join(early)}); {saved}"
+
+
+def candidates(plan: PlanRecord) -> Table:
+    """Every number of groups with its cost, the chosen one marked. FLOPs are per token of text."""
+    return _framed(candidate_frame(view_record(plan)), f"what {plan.method} partitions cost, each trained alone")
+
+
+def methods(plan: PlanRecord) -> Table:
+    """AMAD, size-weighted AMAD and largest diameter of every method's candidates."""
+    names = list(plan.candidates)
+    table = titled_table("AMAD / size-weighted / largest, by method", ("G", *names), right=("G", *names))
+    for rows in zip(*plan.candidates.values(), strict=True):
+        table.add_row(str(rows[0].num_groups), *map(_distances, rows))
+    return table
+
+
+def _distances(candidate: Candidate) -> str:
+    return " / ".join(fixed(getattr(candidate, name)) for name in ("amad", "size_weighted_amad", "largest_diameter"))
+
+
+def verdict(plan: PlanRecord) -> str:
+    """The choice in words, and what this run takes in all."""
+    run, total = plan.run, sum(map(len, plan.suites.values()))
+    flops = " ".join(f"{value:.3g} FLOP by {whose} count," for value, whose in _flops(plan) if value is not None)
+    return (
+        f"chosen: {plan.choice.num_groups} groups, {plan.why}\n"
+        f"this run ({' and '.join(plan.suites)}, {total} SAEs or fewer where they share): {flops or 'FLOP unknown,'} "
+        f"{format_duration(run.seconds)}; memory {format_bytes(run.memory_bytes)}; disk {format_bytes(run.disk_bytes)}"
+    )
+
+
+def _flops(plan: PlanRecord) -> tuple[tuple[float | None, str], ...]:
+    return (plan.run.own_flops, "our"), (plan.run.published_flops, "the published")
+
+
+def _framed(frame: Frame, title: str) -> Table:
+    """A frame as a terminal shows it: heads and titles in one line."""
+    titles = [f"{column.head} {column.title}".strip() for column in frame.columns]
+    table = titled_table(title, ("", *titles), right=titles)
+    for place, cells in enumerate(frame.cells):
+        marked = place in frame.marked
+        table.add_row("->" if marked else "", *(cell.text for cell in cells), style="bold" if marked else None)
+    return table
+
+
+def titled_table(title: str, columns: Sequence[str], right: Sequence[str] = ()) -> Table:
+    """An empty table with these columns."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=column != "files")
+    return table

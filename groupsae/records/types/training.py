@@ -1,0 +1,140 @@
+"""`train.json`: what training took; and the lines of `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from pydantic import Field, ValidationError
+
+from groupsae.errors import RunError
+from groupsae.partition import Partition
+from groupsae.records.types.record import Record, RecordPart
+
+if TYPE_CHECKING:
+    from groupsae.records.run_directory import RunDirectory
+
+
+class LineageRecord(RecordPart):
+    """The tokens an SAE was trained on, and where its first weights came from."""
+
+    tokens: int
+    origin: OriginRecord | None = None
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of this SAE and of all before it."""
+        before = self.origin.lineage if self.origin else None
+        return self.tokens + (before.total_tokens if before else 0)
+
+
+class OriginRecord(RecordPart):
+    """The SAE that first weights were taken from (`groupsae.saes.lineage`)."""
+
+    hookpoint: str
+    group: str
+    direction: str
+    sha256: str
+    run: str | None = None
+    suite: str | None = None
+    lineage: LineageRecord | None = None
+
+
+class TrainedSAE(LineageRecord):
+    """One SAE of a run."""
+
+    hookpoints: tuple[str, ...]
+    """The layers it serves."""
+    seconds: float
+    """Its own steps."""
+
+
+class KernelRecord(RecordPart):
+    """How sums over active latents were computed."""
+
+    name: str
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """Per batch, of each kernel that was tried."""
+    faults: dict[str, str] = Field(default_factory=dict)
+    """Why others were left out."""
+
+
+class TrainRecord(Record):
+    """What training took."""
+
+    path: ClassVar[str] = "train.json"
+
+    num_tokens: int
+    """Tokens that each SAE was to see."""
+    tokens_saved: int
+    """Tokens not seen because SAEs ended early."""
+    d_model: int
+    d_sae: int
+    k: int
+    seconds: dict[str, float]
+    """By part: language model, SAE steps, shuffle buffer, checkpoints, other."""
+    saes: dict[str, TrainedSAE]
+    """By group name."""
+    scales: dict[str, float]
+    """By hookpoint."""
+    snapshots: dict[int, tuple[str, ...]] = Field(default_factory=dict)
+    """Files kept for good, by tokens seen."""
+    masked_positions: int = 0
+    """Positions left out because an activation was NaN or infinite."""
+    kernel: KernelRecord
+
+    def seconds_of(self, partition: Partition) -> float | None:
+        """Seconds of one suite as if trained alone: its own steps, and everything shared; None if one is missing.
+
+        This is the one definition of a suite's seconds of training (docs/metrics.md).
+        """
+        if any(name not in self.saes for name in partition.names):
+            return None
+        shared = sum(spent for part, spent in self.seconds.items() if part != "SAE steps")
+        return shared + sum(self.saes[name].seconds for name in partition.names)
+
+
+class LoggedSAE(RecordPart):
+    """What the log says of one SAE at a step."""
+
+    tokens: int
+    loss: float
+    auxk: float
+    fvu: float
+    l0: float
+    dead_share: float
+    skipped: int
+    spikes: int
+    largest_loss: float
+    learning_rate: float
+
+
+class MetricsLine(RecordPart):
+    """A line of `metrics.jsonl`."""
+
+    path: ClassVar[str] = "metrics.jsonl"
+
+    step: int
+    tokens: int
+    groups: dict[str, LoggedSAE]
+
+    @classmethod
+    def read_all(cls, run: RunDirectory) -> tuple[Self, ...]:
+        """The lines by step. A resumed run may log a step again: its last line counts. A cut-off last line is left out.
+
+        Raises RunError for a damaged line.
+        """
+        path = run.file(cls.path)
+        if not path.exists():
+            return ()
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        by_step: dict[int, Self] = {}
+        for number, line in enumerate(lines, 1):
+            try:
+                record = cls.model_validate(json.loads(line))
+            except (ValueError, ValidationError) as error:
+                if number == len(lines):
+                    break
+                raise RunError(f"{path} is damaged in line {number}: {error}.") from None
+            by_step[record.step] = record
+        return tuple(by_step[step] for step in sorted(by_step))
