@@ -92,16 +92,17 @@ def forecast_sentences(records: RunRecords) -> list[str]:
     if plan.run.own_flops is not None and records.planned == records.partitions:
         published = plan.run.published_flops
         counted = f" ({flops(published / 1e15)} by the published count)" if published is not None else ""
+        memory, disk = format_bytes(plan.run.memory_bytes), format_bytes(plan.run.disk_bytes)
         sentences.append(
             f"This run as a whole, {plural(_trained_saes(records), 'SAE')}, is planned at "
-            f"{flops(plan.run.own_flops / 1e15)} by our count{counted}, {format_bytes(plan.run.memory_bytes)} of memory "
-            f"and {format_bytes(plan.run.disk_bytes)} of disk."
+            f"{flops(plan.run.own_flops / 1e15)} by our count{counted}, {memory} of memory and {disk} of disk."
         )
     best = plan.compute_optimal
     if best is not None:
+        groups = plural(best.num_groups, "group")
         sentences.append(
-            f"If this run’s {flops(best.budget_flops / 1e15)} were spent on one suite, {plural(best.num_groups, 'group')} "
-            f"with {count(best.num_tokens)} tokens each are predicted to be best: mean FVU {estimate_text(best.fvu, fixed)}."
+            f"If this run’s {flops(best.budget_flops / 1e15)} were spent on one suite, {groups} with "
+            f"{count(best.num_tokens)} tokens each are predicted to be best: mean FVU {estimate_text(best.fvu, fixed)}."
         )
     return sentences
 

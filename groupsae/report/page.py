@@ -28,8 +28,8 @@ _HERE = Path(__file__).parent
 PAGE = "report/index.html"
 COST_NOTE = (
     "Costs are those of each suite trained alone. MFLOP are per token of text, by the published count and by ours; "
-    "memory is what the plan predicts. Equal FLOPs and equal FVU are by our count, from the FVU on training text, up to "
-    "where the learning rate begins to fall; between logged points ln FVU is taken as linear in ln FLOP."
+    "memory is what the plan predicts. Equal FLOPs and equal FVU are by our count, from the FVU on training text, up "
+    "to where the learning rate begins to fall; between logged points ln FVU is taken as linear in ln FLOP."
 )
 
 
@@ -81,7 +81,7 @@ def render(run: RunDirectory) -> str:
     )
     return environment.get_template("template.html").render(
         name=records.name,
-        model=records.model["name"] if "name" in records.model else run.config.model.name,
+        model=records.model.get("name", run.config.model.name),
         headline=wording.headline(summaries, len(records.hookpoints)),
         key_figures=wording.key_figures(summaries),
         suite_titles=[suite_title(suite.name) for suite in summaries],
