@@ -38,6 +38,8 @@ class Column:
     """Writes a value that is not None."""
     head: str = ""
     """A title over neighboring columns that share it."""
+    row_text: Callable[[Any], str] | None = None
+    """Writes a cell from its row, where the value alone does not say all."""
 
     @classmethod
     def of(cls, metric: str, **changes: Any) -> Column:
@@ -84,12 +86,14 @@ class Frame:
         values = [column.value(row) for row in self.rows]
         names = sorted({value for value in values if isinstance(value, str)}, key=natural_key)
         place = {name: index for index, name in enumerate(names)}
-        return [
-            Cell(NONE, "", "")
-            if value is None
-            else Cell(column.text(value), place[value] if isinstance(value, str) else value, value)
-            for value in values
-        ]
+        cells = []
+        for row, value in zip(self.rows, values, strict=True):
+            if value is None:
+                cells.append(Cell(NONE, "", ""))
+                continue
+            text = column.row_text(row) if column.row_text else column.text(value)
+            cells.append(Cell(text, place[value] if isinstance(value, str) else value, value))
+        return cells
 
 
 # ---- suites

@@ -4,49 +4,73 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
+from groupsae.analysis.candidates import view_plan
+from groupsae.analysis.frames import Frame, candidate_frame, equal_tokens, matched_sentence, suite_frame
+from groupsae.analysis.run_records import RunRecords, suite_title
+from groupsae.analysis.summary import compare, read_against
 from groupsae.config import dump_config
 from groupsae.records import RunDirectory
-from groupsae.report import figures, prices, tables, verdicts, wording
-from groupsae.report.circuits import circuit_folds
-from groupsae.report.data import RunData, read_run
+from groupsae.records.types.summary import SummaryRecord
+from groupsae.report import figures, tables, wording
+from groupsae.report.evaluation_tables import circuit_frames, similarity_frames
+from groupsae.report.facts import command, facts, missing_stages
 from groupsae.report.figures import Drawing
-from groupsae.report.similarity import similarity_folds
-from groupsae.report.summary import summarize_data
-from groupsae.report.tables import Fold
+from groupsae.report.forecast import PLAN_NOTE, forecast_rows, forecast_sentences, unpredicted
 
 _HERE = Path(__file__).parent
 PAGE = "report/index.html"
+COST_NOTE = (
+    "Costs are those of each suite trained alone. MFLOP are per token of text, by the published count and by ours; "
+    "memory is what the plan predicts. Equal FLOPs and equal FVU are by our count, from the FVU on training text, up "
+    "to where the learning rate begins to fall; between logged points ln FVU is taken as linear in ln FLOP."
+)
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: its figures, or the command that makes what it shows."""
+    """A part of the page."""
 
     key: str
     title: str
     lead: str
-    drawings: tuple[Drawing, ...]
-    command: str
-    folds: tuple[Fold, ...] = ()
+    stage: str
+    """The stage that makes what it shows."""
+    drawings: Sequence[Drawing] = ()
+    frames: Sequence[Frame] = ()
+    folded: Sequence[Frame] = ()
+    """Tables that are folded away under their titles."""
+    rows: Sequence[tables.Row] = ()
+    """Predictions, with what was measured where that is known."""
+    sentences: Sequence[str] = ()
+    to_do: tuple[str, Sequence[str]] | None = None
+    """What could be known, and the commands that find it out."""
+    optional: bool = False
+    """Left out where there is nothing to show: not every evaluation has it."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not (self.drawings or self.frames or self.folded)
 
 
 def write_report(run: RunDirectory) -> Path:
-    """Writes the report of a run, whole or not at all, and returns its path. Needs no finished stage."""
+    """Write the report of a run, whole or not at all, and return its path. Needs no finished stage."""
     run.write_text(PAGE, render(run))
     return run.file(PAGE)
 
 
 def render(run: RunDirectory) -> str:
     """The report of a run as HTML. The same run directory gives the same text."""
-    data = read_run(run)
-    summaries = summarize_data(data)
+    records = RunRecords.read(run)
+    compared = compare(records)
+    summaries = list(compared.suites.values())
     script = (_HERE / "script.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
@@ -56,25 +80,21 @@ def render(run: RunDirectory) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("template.html").render(
-        name=data.name,
-        model=(data.manifest.get("model") or {}).get("name") or run.config.model.name,
-        headline=wording.headline(summaries, len(data.hookpoints)),
-        key_figures=wording.key_figures(summaries, data.train["num_tokens"] if data.train else None),
-        sections=_sections(run, data),
-        summaries=summaries,
-        summary_titles=[tables.SUITE_TITLES.get(suite.name, suite.name) for suite in summaries],
-        measures=tables.summary_table(summaries),
-        evaluated=data.reconstruction is not None or data.losses is not None,
-        layers=tables.layer_table(data),
-        prices=prices.price_table(data),
-        price_note=prices.note(data),
-        standings=[one for one in (verdicts.standing(data), *verdicts.against(run)) if one is not None],
-        standing_note=verdicts.STANDING_NOTE,
-        forecast=prices.forecast_table(data),
-        forecast_sentences=prices.forecast_sentences(data),
-        unpredicted=prices.unpredicted(run, data),
-        missing=tables.missing_stages(run),
-        facts=tables.facts(run, data),
+        name=records.name,
+        model=records.model.get("name", run.config.model.name),
+        headline=wording.headline(summaries, len(records.hookpoints)),
+        key_figures=wording.key_figures(summaries),
+        suite_titles=[suite_title(suite.name) for suite in summaries],
+        suite_rows=tables.side_by_side(summaries, compared.matched_cost),
+        suite_notes=[note for note in (equal_tokens(summaries), *map(matched_sentence, compared.matched_cost)) if note],
+        evaluated=records.reconstruction is not None or records.losses is not None,
+        sections=[
+            (one, command(run, one.stage) if one.empty else "")
+            for one in _sections(run, records, compared)
+            if one.stage in run.own_stages and not (one.empty and one.optional)
+        ],
+        missing=missing_stages(run),
+        facts=facts(run, records),
         config=dump_config(run.config),
         style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
         script=Markup(script),
@@ -82,83 +102,92 @@ def render(run: RunDirectory) -> str:
     )
 
 
-_SECTIONS: tuple[tuple[str, str, str, str, tuple[Callable[[RunData], Drawing | None], ...]], ...] = (
-    (
-        "layers",
-        "Which layers are alike",
-        "Layers whose activations point the same way can be served by one dictionary.",
-        "distances",
-        (figures.distance_map,),
-    ),
-    (
-        "groups",
-        "Which layers share an SAE",
-        "Fewer groups cost less and ask more of each SAE.",
-        "group",
-        (figures.amad_curve, figures.division_strip),
-    ),
-    (
+def _sections(run: RunDirectory, records: RunRecords, compared: SummaryRecord) -> list[Section]:
+    return [
+        Section(
+            "layers",
+            "Which layers are alike",
+            "Layers whose activations point the same way can share one dictionary.",
+            "distances",
+            _drawn(figures.distance_map(records)),
+        ),
+        Section(
+            "groups",
+            "Which layers share an SAE",
+            "Fewer groups cost less and ask more of each SAE.",
+            "group",
+            _drawn(figures.amad_curve(records), figures.candidate_strip(records)),
+        ),
+        _plan_section(run, records),
+        Section(
+            "cost",
+            "What it cost",
+            "",
+            "train",
+            _drawn(figures.cost_and_quality(records), figures.stage_seconds(records)),
+            _cost_frames(run, records, compared),
+        ),
+        Section(
+            "quality",
+            "How good the SAEs are",
+            "Measured on text that was never trained on, in the model’s own units, one layer replaced at a time.",
+            "eval",
+            _drawn(figures.layer_quality(records), figures.layer_sparsity(records)),
+            [frame for frame in (tables.layer_frame(records),) if frame is not None],
+            tables.quality_frames(records),
+        ),
+        Section(
+            "circuits",
+            "Which latents a task needs",
+            "How well the model still does simple tasks when only a few latents of every layer are kept.",
+            "eval",
+            _drawn(figures.faithfulness_curves(records)),
+            folded=circuit_frames(records),
+            optional=True,
+        ),
+        Section(
+            "similarity",
+            "What dictionaries share",
+            "How many directions SAEs share, how often they fire on the same tokens, and how a group’s latents spread "
+            "over its layers.",
+            "eval",
+            _drawn(figures.shared_directions(records)),
+            folded=similarity_frames(records),
+            optional=True,
+        ),
+        Section("training", "How training went", "", "train", _drawn(figures.training_curves(records))),
+    ]
+
+
+def _plan_section(run: RunDirectory, records: RunRecords) -> Section:
+    plan = view_plan(records)
+    frame = replace(candidate_frame(plan), notes=[PLAN_NOTE]) if plan.has_costs else None
+    return Section(
         "plan",
-        "What each division would cost",
+        "What every number of groups would cost",
         "Known before training: what every number of groups takes, and how good it is likely to be.",
         "plan",
-        (figures.frontier,),
-    ),
-    (
-        "cost",
-        "What it cost",
-        "",
-        "train",
-        (figures.cost_and_quality, figures.stage_seconds),
-    ),
-    (
-        "quality",
-        "How good the SAEs are",
-        "Measured on text that was never trained on, in the model’s own units, one layer replaced at a time.",
-        "eval",
-        (figures.layer_quality, figures.layer_sparsity),
-    ),
-    (
-        "circuits",
-        "Which latents a task needs",
-        "What is left of the model’s skill at simple tasks where only a few latents of every layer are kept.",
-        "eval",
-        (lambda data: figures.faithfulness_curves(data.circuits),),
-    ),
-    (
-        "similarity",
-        "What dictionaries share",
-        "How far SAEs hold the same directions and fire on the same tokens, and how a group’s latents spread.",
-        "eval",
-        (lambda data: figures.shared_directions(data.similarity),),
-    ),
-    (
-        "training",
-        "How training went",
-        "",
-        "train",
-        (figures.training_curves,),
-    ),
-)
-
-_OPTIONAL = ("circuits", "similarity")
-"""Sections that are left out where there is nothing to show: not every evaluation has these parts."""
-_FOLDS: dict[str, Callable[[RunData], tuple[Fold, ...]]] = {
-    "quality": verdicts.folds,
-    "circuits": lambda data: circuit_folds(data.circuits),
-    "similarity": lambda data: similarity_folds(data.similarity),
-}
+        _drawn(figures.frontier(records)),
+        [frame] if frame else [],
+        rows=forecast_rows(records),
+        sentences=forecast_sentences(records),
+        to_do=unpredicted(run, records),
+    )
 
 
-def _sections(run: RunDirectory, data: RunData) -> list[Section]:
-    sections = []
-    for key, title, lead, stage, draw in _SECTIONS:
-        if stage not in run.own_stages:
-            continue
-        drawings = tuple(drawing for drawing in (one(data) for one in draw) if drawing is not None)
-        folds = _FOLDS[key](data) if key in _FOLDS else ()
-        if key in _OPTIONAL and not drawings and not folds:
-            continue
-        there = prices.is_priced(data) if stage == "plan" else bool(drawings or folds)
-        sections.append(Section(key, title, lead, drawings, "" if there else tables.command(run, stage), folds))
-    return sections
+def _cost_frames(run: RunDirectory, records: RunRecords, compared: SummaryRecord) -> list[Frame]:
+    """Quality beside cost of this run's suites once trained, and of every comparison with another run."""
+    frames = []
+    if records.train is not None and compared.suites:
+        summaries = list(compared.suites.values())
+        frames.append(suite_frame("suite-table", "Quality beside cost", summaries, compared.matched_cost))
+    for place, found in enumerate(read_against(run)):
+        title = f"Beside the suites of {found.against}"
+        frames.append(suite_frame(f"against-table-{place}", title, list(found.suites.values()), found.matched_cost))
+    if frames:
+        frames[-1] = replace(frames[-1], notes=[*frames[-1].notes, COST_NOTE])
+    return frames
+
+
+def _drawn(*drawings: Drawing | None) -> list[Drawing]:
+    return [drawing for drawing in drawings if drawing is not None]

@@ -1,268 +1,242 @@
-"""The report's tables: the suites side by side, every layer, and the facts of the run."""
+"""The report's tables of what was measured: suites, layers, groups, circuits, similarity."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from pathlib import Path
+from itertools import pairwise
+from operator import attrgetter
+from typing import NamedTuple
 
-from groupsae.hookpoints import natural_key
+from groupsae.analysis.frames import NONE, Column, Frame
+from groupsae.analysis.run_records import BASELINE, GROUPS, RunRecords, suite_title
+from groupsae.metrics import COSTS, METRICS, Metric, fixed, percent
 from groupsae.partition import group_name
-from groupsae.records import RunDirectory
-from groupsae.report.data import BASELINE, GROUPS, RunData
+from groupsae.records.types.measured import OverLayers
+from groupsae.records.types.summary import MatchedCost, SuiteSummary
 from groupsae.report.figures.theme import group_label, in_order
-from groupsae.report.summary import SuiteSummary
-from groupsae.report.wording import NONE, WIDE, count, duration, fixed, flops, percent
 
-SUITE_TITLES = {BASELINE: "one SAE per layer", GROUPS: "groups"}
+# ---- the suites side by side
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A row of the summary table: what it is, how it is defined, and a value per suite."""
-
-    name: str
-    meaning: str
-    values: tuple[str, ...]
-    change: str
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a sortable table: what is shown, the value it sorts by, and what is copied (without it, the value)."""
-
-    text: str
-    value: str | float
-    copied: str | None = None
-
-
-@dataclass(frozen=True)
-class SortableTable:
-    """A table to sort and copy: `heads` are (what, columns), `columns` (CSV name, title); `marked` rows stand out."""
-
-    key: str
-    heads: tuple[tuple[str, int], ...]
-    columns: tuple[tuple[str, str], ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    marked: frozenset[int] = frozenset()
-
-    @property
-    def firsts(self) -> set[int]:
-        """The columns with which a head begins."""
-        widths = [width for _, width in self.heads]
-        return {sum(widths[:index]) for index in range(1, len(widths))}
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Tables that are folded away under a title."""
+class Row:
+    """A metric of several suites: its title and meaning, a text per suite, and how much the last differs."""
 
     title: str
-    tables: tuple[SortableTable, ...]
-    note: str
+    meaning: str
+    values: tuple[str, ...]
+    change: str = ""
 
 
-def plain_table(
-    key: str, names: Sequence[tuple[str, str]], rows: Sequence[Sequence[Cell]], heads: Sequence[str] = ()
-) -> SortableTable:
-    """A table whose columns have these names; those side by side under one head, if heads are given, share it."""
-    widths = [(head, len(list(same))) for head, same in groupby(heads or [""] * len(names))]
-    return SortableTable(key, tuple(widths), tuple(names), tuple(map(tuple, rows)))
-
-
-def value_cell(value: float | None, digits: int = 4) -> Cell:
-    """A number with this many decimals."""
-    return Cell(fixed(value, digits), "" if value is None else value)
-
-
-def _ratio(value: float, reference: float) -> str:
-    return f"× {value / reference:.2f}" if reference else NONE
-
-
-def _difference(digits: int, scale: float = 1.0, unit: str = "") -> Callable[[float, float], str]:
-    def change(value: float, reference: float) -> str:
-        text = fixed(scale * (value - reference), digits)
-        return ("" if text.startswith("−") or value == reference else "+") + text + unit
-
-    return change
-
-
-_MEASURES = (
-    ("SAEs", "one per group", "num_saes", lambda value: str(value), _ratio),
-    ("FVU", "variance unexplained, mean over layers", "mean_fvu", lambda value: fixed(value, 4), _difference(4)),
-    ("Worst FVU", "the layer that is reconstructed worst", "worst_fvu", lambda value: fixed(value, 4), _difference(4)),
-    ("Cosine", "between activation and reconstruction", "mean_cosine", lambda value: fixed(value, 4), _difference(4)),
-    ("ΔCE, nats", "loss with one layer replaced, less the clean loss", "mean_delta_ce",
-     lambda value: fixed(value, 4), _difference(4)),
-    ("CE score", "1 is the clean loss, 0 the layer set to zero", "mean_ce_score",
-     lambda value: fixed(value, 4), _difference(4)),
-    ("KL, nats", "from the clean to the spliced prediction", "mean_kl", lambda value: fixed(value, 4), _difference(4)),
-    ("ΔCE of all layers, nats", "every layer replaced at once", "all_layers_delta_ce",
-     lambda value: fixed(value, 4), _difference(4)),
-    ("L0", "mean active latents", "mean_l0", lambda value: fixed(value, 1), _difference(1)),
-    ("Dead latents", "share of the dictionary", "mean_dead_share",
-     lambda value: percent(value, 1), _difference(1, 100, f"{WIDE}pp")),
-    ("MFLOP per token", "language model once, one dense step per SAE", "mflop_per_token",
-     lambda value: fixed(value, 1), _ratio),
-    ("Operations in all", "over all training tokens", "total_pflop", flops, _ratio),
-    ("Training time", "measured, as if trained alone", "seconds", duration, _ratio),
+_SIDE_BY_SIDE = (
+    "num_saes", "mean_fvu", "worst_fvu", "mean_cosine", "mean_delta_ce", "mean_ce_score", "mean_kl",
+    "all_layers_delta_ce", "mean_l0", "mean_dead_share", "published_mflop", "published_pflop", "seconds",
 )  # fmt: skip
+_AS_RATIO = {*COSTS, "num_saes", "published_pflop", "flops_at_fvu"}
 
 
-def summary_table(summaries: list[SuiteSummary]) -> list[Measure]:
-    """A row per measure with a value per suite and the change from baseline to groups; unmeasured rows are left out."""
-    suites = {summary.name: summary for summary in summaries}
+def side_by_side(summaries: Sequence[SuiteSummary], matched: Sequence[MatchedCost]) -> list[Row]:
+    """A row per metric, with the change from baseline to groups: at equal tokens per SAE, and where curves meet."""
+    rows = [_row(METRICS[name], summaries) for name in _SIDE_BY_SIDE]
+    found = next((one for one in matched if (one.one, one.other) == (GROUPS, BASELINE)), None)
+    return [row for row in rows if row] + (_matched_rows(found, summaries) if found else [])
+
+
+def _row(metric: Metric, summaries: Sequence[SuiteSummary]) -> Row | None:
+    values = {one.name: getattr(one, metric.name) for one in summaries}
+    if all(value is None for value in values.values()):
+        return None
+    texts = []
+    for one in summaries:
+        value, interval = values[one.name], one.intervals.get(metric.name)
+        text = (NONE if value is None else metric.text(value)) + (_margin(interval) if interval else "")
+        texts.append(f"{text} ({one.worst_layer})" if metric.name == "worst_fvu" and one.worst_layer else text)
+    changed = _change(metric, values.get(GROUPS), values.get(BASELINE))
+    interval = next((one.changes.get(metric.name) for one in summaries if one.name == GROUPS), None)
+    return Row(
+        metric.title, metric.formula, tuple(texts), changed + (_margin(interval) if changed and interval else "")
+    )
+
+
+def _matched_rows(found: MatchedCost, summaries: Sequence[SuiteSummary]) -> list[Row]:
+    """Groups and baseline where their training curves meet: at equal FLOPs, and at equal FVU."""
     rows = []
-    for name, meaning, key, show, change in _MEASURES:
-        values = [getattr(summary, key) for summary in summaries]
-        if all(value is None for value in values):
+    for name in ("fvu_at_flops", "flops_at_fvu"):
+        metric, values = METRICS[name], dict(zip((found.one, found.other), getattr(found, name), strict=True))
+        if None in values.values():
             continue
-        texts = [NONE if value is None else show(value) for value in values]
-        texts = [_with_margin(text, summary, key) for text, summary in zip(texts, summaries, strict=True)]
-        if key == "worst_fvu":
-            texts = [
-                f"{text} ({summary.worst_layer})" if summary.worst_layer else text
-                for text, summary in zip(texts, summaries, strict=True)
-            ]
-        pair = [getattr(suites[name], key) for name in (GROUPS, BASELINE)] if {GROUPS, BASELINE} <= set(suites) else []
-        changed = change(*pair) if pair and None not in pair else ""
-        if changed and key in suites[GROUPS].changes:
-            changed += _margin(suites[GROUPS].changes[key])
-        rows.append(Measure(name, meaning, tuple(texts), changed))
+        texts = tuple(metric.text(values[one.name]) if one.name in values else NONE for one in summaries)
+        rows.append(Row(metric.title, metric.formula, texts, _change(metric, values[GROUPS], values[BASELINE])))
     return rows
 
 
-def _with_margin(text: str, summary: SuiteSummary, key: str) -> str:
-    return text + _margin(summary.intervals[key]) if key in summary.intervals else text
+def _change(metric: Metric, value: float | None, reference: float | None) -> str:
+    if value is None or reference is None:
+        return ""
+    if metric.name in _AS_RATIO:
+        return f"× {value / reference:.2f}" if reference else NONE
+    text = metric.text(value - reference)
+    return ("" if text.startswith("−") or value == reference else "+") + text.replace("%", "pp")
 
 
 def _margin(interval: tuple[float, float]) -> str:
     low, high = interval
-    return f"{WIDE}±{WIDE}{fixed((high - low) / 2, 4)}"
+    return f"\u00a0±\u00a0{fixed((high - low) / 2, 4)}"
 
 
-_LAYER_MEASURES = (
-    ("fvu", "FVU", 4),
-    ("cosine", "cosine", 4),
-    ("delta_ce", "ΔCE, nats", 4),
-    ("ce_score", "CE score", 4),
-    ("kl", "KL, nats", 4),
-    ("l0", "L0", 1),
-    ("dead_share", "dead", 3),
-)
+# ---- layers and groups
 
 
-def layer_table(data: RunData) -> SortableTable | None:
-    """A row per layer, for each measure a column per suite."""
-    suites = [name for name in (BASELINE, GROUPS) if any(data.measured(name, key) for key, _, _ in _LAYER_MEASURES)]
+_LAYER_METRICS = ("fvu", "cosine", "delta_ce", "ce_score", "kl", "l0", "dead_share")
+_MORE_METRICS = (
+    "explained_variance_per_token", "l1", "l2_ratio", "relative_reconstruction_bias", "dense_share", "silent_share",
+    "kl_score", "ce_score_mean", "kl_score_mean",
+)  # fmt: skip
+_SCOPED_METRICS = ("fvu", "cosine", "l0", "delta_ce", "kl")
+_GROUP_METRICS = ("fvu", "delta_ce", "kl", "dead_share")
+
+
+def layer_frame(records: RunRecords) -> Frame | None:
+    """A row per layer, for each metric a column per suite."""
+    suites = [name for name in (BASELINE, GROUPS) if any(records.by_layer(name, key) for key in _LAYER_METRICS)]
     if not suites:
         return None
-    found = {
-        (key, suite): data.measured(suite, key)
-        for key, _, _ in _LAYER_MEASURES
-        for suite in suites
-        if data.measured(suite, key)
+
+    def read(suite: str, metric: str) -> Callable[[str], float | None]:
+        return records.by_layer(suite, metric).get
+
+    def group(layer: str) -> str:
+        chosen = records.chosen
+        return group_name(chosen.group_of(layer) if chosen and layer in chosen.hookpoints else (layer,))
+
+    columns = [Column("layer", "layer", str), Column("group", "group", group, group_label)]
+    for key in _LAYER_METRICS:
+        for suite in suites:
+            title = "own" if suite == BASELINE else suite
+            changes = {"name": f"{key}_{suite}", "title": title, "value": read(suite, key)}
+            columns.append(Column.of(key, head=METRICS[key].title, **changes))
+    note = "“own”: the layer under an SAE of its own. “groups”: under its group’s SAE. Both saw as many tokens."
+    return Frame("layer-table", "Every layer", in_order(records.hookpoints), columns, notes=[note]).known()
+
+
+def group_frame(records: RunRecords) -> Frame | None:
+    """A row per group: mean and worst layer."""
+    known = [record for record in (records.reconstruction, records.losses) if record and GROUPS in record.groups]
+    if records.chosen is None or not known:
+        return None
+
+    def read(metric: str, end: str) -> Callable[[tuple[str, ...]], float | None]:
+        def value(group: tuple[str, ...]) -> float | None:
+            found = records.over_group(group_name(group), metric)
+            return getattr(found, end) if found else None
+
+        return value
+
+    columns = [Column("group", "group", group_name, group_label), Column("layers", "layers", len)]
+    for key in _GROUP_METRICS:
+        for end, title in (("mean", METRICS[key].title), ("worst", "worst")):
+            columns.append(Column.of(key, name=f"{key}_{end}", title=title, value=read(key, end)))
+    return Frame("group-table", "Every group, mean and worst layer", records.chosen.groups, columns)
+
+
+class _SuiteLayer(NamedTuple):
+    suite: str
+    layer: str
+
+
+def more_frame(records: RunRecords) -> Frame | None:
+    """A row per suite and layer with the metrics that the table of layers has no room for."""
+    suites = [name for name in (BASELINE, GROUPS) if name in records.partitions]
+    values = {(suite, key): records.by_layer(suite, key) for suite in suites for key in _MORE_METRICS}
+    if not any(values.values()):
+        return None
+
+    def read(metric: str) -> Callable[[_SuiteLayer], float | None]:
+        return lambda row: values[row.suite, metric].get(row.layer)
+
+    rows = [_SuiteLayer(suite, layer) for layer in in_order(records.hookpoints) for suite in suites]
+    columns = (
+        Column("layer", "layer", attrgetter("layer")),
+        Column("suite", "suite", attrgetter("suite"), suite_title),
+        *(Column.of(key, value=read(key)) for key in _MORE_METRICS),
+    )
+    note = "Definitions, and what other tools print under these names, are in docs/metrics.md."
+    return Frame("more-table", "Further metrics of every layer", rows, columns, notes=[note]).known()
+
+
+class _SuiteScope(NamedTuple):
+    suite: str
+    scope: str
+    other: bool
+
+
+def scope_frame(records: RunRecords) -> Frame | None:
+    """Means over layers with special positions left out, and included."""
+    known = [one for one in (records.reconstruction, records.losses) if one and one.other_scope]
+    if not known:
+        return None
+    scopes = ((known[0].scope, False), (known[0].other_scope.scope, True))
+    rows = [_SuiteScope(suite, scope, other) for suite in known[0].suites for scope, other in scopes]
+
+    def read(metric: str) -> Callable[[_SuiteScope], float | None]:
+        def value(row: _SuiteScope) -> float | None:
+            found: OverLayers | None = records.over_layers(row.suite, metric, other_scope=row.other)
+            return found.mean if found else None
+
+        return value
+
+    columns = (
+        Column("suite", "suite", attrgetter("suite"), suite_title),
+        Column("positions", "positions", attrgetter("scope")),
+        *(Column.of(key, value=read(key)) for key in _SCOPED_METRICS),
+    )
+    note = (
+        "Special tokens begin or end a text, or pad it. The first row of a suite is at the positions that all other "
+        "tables use."
+    )
+    return Frame("scope-table", "With and without special positions", rows, columns, notes=[note])
+
+
+class _DensityBin(NamedTuple):
+    low: float
+    high: float
+    counts: dict[str, int]
+
+
+def density_frame(records: RunRecords) -> Frame | None:
+    """Latents by the share of tokens on which they fire, summed over layers."""
+    record = records.reconstruction
+    if record is None or len(record.density_edges) < 2:
+        return None
+    totals = {
+        name: [sum(counts) for counts in zip(*(layer.density for layer in layers.values()), strict=True)]
+        for name, layers in record.suites.items()
     }
-    shown = [measure for measure in _LAYER_MEASURES if any((measure[0], suite) in found for suite in suites)]
-    heads = [("", 2)]
-    columns = [("layer", "layer"), ("group", "group")]
-    for key, title, _ in shown:
-        heads.append((title, len(suites)))
-        columns += [(f"{key}_{suite}", "own" if suite == BASELINE else suite) for suite in suites]
-    rows = []
-    for place, layer in enumerate(in_order(data.hookpoints)):
-        group = data.chosen.group_of(layer) if data.chosen and layer in data.chosen.hookpoints else (layer,)
-        name = group_name(group)
-        index = data.chosen.index_of(layer) if data.chosen else place
-        cells = [Cell(layer, place, layer), Cell(group_label(name), index, name)]
-        for key, _, digits in shown:
-            for suite in suites:
-                value = found.get((key, suite), {}).get(layer)
-                cells.append(Cell(fixed(value, digits), "" if value is None else value))
-        rows.append(tuple(cells))
-    return SortableTable("layer-table", tuple(heads), tuple(columns), tuple(rows))
-
-
-def missing_stages(run: RunDirectory) -> list[tuple[str, str, str]]:
-    """Stages that are missing or out of date: stage, `missing` or `stale`, and the command that makes it."""
-    found = [(stage, run.status(stage)) for stage in run.own_stages if stage != "report"]
-    return [(stage, status, command(run, stage)) for stage, status in found if status != "done"]
-
-
-def command(run: RunDirectory, stage: str) -> str:
-    """What to type, in the folder that this is made in, to make a stage of this run."""
-    path, here = run.path, Path.cwd()
-    if path.is_absolute() and path.is_relative_to(here):
-        path = path.relative_to(here)
-    return f"groupsae {stage} {shlex.quote(str(path))}"
-
-
-def facts(run: RunDirectory, data: RunData) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What the run was made of, in titled lists."""
-    groups = [
-        ("Model", _model_facts(run, data)),
-        ("Text", _text_facts(run, data)),
-        ("SAEs", _sae_facts(run, data)),
-        ("Made with", _environment_facts(run, data)),
+    bins = [
+        _DensityBin(low, high, {name: total[place] for name, total in totals.items()})
+        for place, (low, high) in enumerate(pairwise(record.density_edges))
     ]
-    return [(title, [(name, str(value)) for name, value in rows if value not in (None, "")]) for title, rows in groups]
+    ends = {one.low: one.high for one in bins}
+
+    def read(suite: str) -> Callable[[_DensityBin], int]:
+        return lambda row: row.counts[suite]
+
+    columns = (
+        Column(
+            "share_of_tokens",
+            "fires on",
+            attrgetter("low"),
+            lambda low: f"{percent(low, 4)} to {percent(ends[low], 4)}",
+        ),
+        *(Column(name, suite_title(name), read(name), lambda number: f"{number:,}") for name in totals),
+    )
+    rows = [one for one in bins if any(one.counts.values())]
+    note = "Numbers of latents, each counted at every layer that it serves."
+    return Frame("density-table", "How often latents fire", rows, columns, notes=[note])
 
 
-def _model_facts(run: RunDirectory, data: RunData) -> list[tuple[str, object]]:
-    config, model = run.config.model, data.manifest.get("model") or {}
-    return [
-        ("name", model.get("name") or config.name),
-        ("kind", model.get("kind")),
-        ("revision", model.get("commit") or config.revision),
-        ("blocks", model.get("blocks")),
-        ("width (d_model)", model.get("d_model") or (data.train or {}).get("d_model")),
-        ("parameters", count(model["parameters"]) if model.get("parameters") else None),
-        ("precision", config.dtype),
-        ("layers with SAEs", len(data.hookpoints) or None),
-    ]
-
-
-def _text_facts(run: RunDirectory, data: RunData) -> list[tuple[str, object]]:
-    config, tokens = run.config.text, data.tokens or {}
-    return [
-        ("source", ", ".join(config.source)),
-        ("training tokens", _count(tokens.get("training_tokens"))),
-        ("training documents", _count(tokens.get("training_documents"))),
-        ("held-out tokens", _count(tokens.get("held_out_tokens"))),
-        ("held-out documents", _count(tokens.get("held_out_documents"))),
-        ("context length", tokens.get("context_length") or config.context_length),
-        ("compared on", _tokens(data.distances)),
-        ("evaluated on", _tokens(data.reconstruction or data.losses)),
-    ]
-
-
-def _sae_facts(run: RunDirectory, data: RunData) -> list[tuple[str, object]]:
-    train = data.train or {}
-    return [
-        ("architecture", run.config.sae.architecture),
-        ("dictionary (d_sae)", _count(train.get("d_sae"))),
-        ("active latents (k)", train.get("k") or run.config.sae.k),
-        ("tokens per SAE", _count(train.get("num_tokens"))),
-        ("tokens per step", _count(run.config.train.batch_tokens)),
-        ("SAEs trained", len(train["groups"]) if train else None),
-        ("grouping", (data.plan or {}).get("method")),
-        ("seed", run.config.seed),
-    ]
-
-
-def _environment_facts(run: RunDirectory, data: RunData) -> list[tuple[str, object]]:
-    environment = data.manifest.get("environment") or {}
-    known = ("groupsae", "commit", "python", "torch", "transformers", "processor", "cores", "device", "platform")
-    others = sorted((key for key in environment if key not in known), key=natural_key)
-    device = data.manifest.get("device") or environment.get("device")
-    return [(key, device if key == "device" else environment.get(key)) for key in (*known, *others)]
-
-
-def _count(value: int | None) -> str | None:
-    return None if value is None else f"{value:,}"
-
-
-def _tokens(record: dict | None) -> str | None:
-    return None if record is None else f"{record['num_tokens']:,} tokens"
+def quality_frames(records: RunRecords) -> list[Frame]:
+    """The tables that are folded away below the table of layers."""
+    makers = (group_frame, more_frame, scope_frame, density_frame)
+    return [frame for frame in (make(records) for make in makers) if frame is not None]

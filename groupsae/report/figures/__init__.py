@@ -1,9 +1,9 @@
-"""The report's figures: each reads the run's records and returns a drawing, or None without its stage."""
+"""The report's figures: each reads the run's records and returns a drawing, or None where there is nothing to draw."""
 
+from groupsae.report.figures.candidates import amad_curve, candidate_strip
 from groupsae.report.figures.circuits import faithfulness_curves
 from groupsae.report.figures.cost import cost_and_quality, stage_seconds
 from groupsae.report.figures.distances import distance_map
-from groupsae.report.figures.divisions import amad_curve, division_strip
 from groupsae.report.figures.frontier import frontier
 from groupsae.report.figures.quality import layer_quality, layer_sparsity
 from groupsae.report.figures.similarity import shared_directions
@@ -13,9 +13,9 @@ from groupsae.report.figures.training import training_curves
 __all__ = [
     "Drawing",
     "amad_curve",
+    "candidate_strip",
     "cost_and_quality",
     "distance_map",
-    "division_strip",
     "faithfulness_curves",
     "frontier",
     "layer_quality",

@@ -8,38 +8,30 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from groupsae.report.data import BASELINE, GROUPS, RunData
+from groupsae.analysis.run_records import BASELINE, GROUPS, RunRecords
 from groupsae.report.figures import theme
 from groupsae.report.figures.theme import GRAY, MUTED, PAPER, RULE, Drawing
 
 
-def layer_quality(data: RunData) -> Drawing | None:
+def layer_quality(records: RunRecords) -> Drawing | None:
     """FVU and loss increase of every layer, the groups beside the baseline."""
-    svg = _panels(
-        data,
-        "quality",
-        [
-            ("fvu", "fraction of variance unexplained (FVU)"),
-            ("delta_ce", "ΔCE, nats: loss with the layer replaced, less the clean loss"),
-        ],
-        "FVU and loss increase per layer",
-    )
+    panels = {
+        "fvu": "fraction of variance unexplained (FVU)",
+        "delta_ce": "ΔCE, nats: loss with the layer replaced, less the clean loss",
+    }
+    svg = _panels(records, "quality", panels, "FVU and loss increase per layer")
     caption = (
-        "Lower is better. A filled dot is the layer under its group’s SAE, an open one under an SAE of its own; the "
-        "line between them is the price of sharing. Shaded columns are groups. A layer that is a group by itself has "
-        "one SAE in both suites, so its dots coincide."
+        "Lower is better. A filled dot is the layer under its group’s SAE, an open one under an SAE of its own, "
+        "trained on as many tokens. The line between them is the price of sharing. Shaded columns are groups. A layer "
+        "that is a group by itself has one SAE in both suites, so its dots coincide."
     )
     return svg and Drawing("quality", "Reconstruction and loss, layer by layer", caption, svg)
 
 
-def layer_sparsity(data: RunData) -> Drawing | None:
+def layer_sparsity(records: RunRecords) -> Drawing | None:
     """Mean active latents and share of dead latents of every layer."""
-    svg = _panels(
-        data,
-        "sparsity",
-        [("l0", "mean active latents (L0)"), ("dead_share", "dead latents, share of the dictionary")],
-        "L0 and dead latents per layer",
-    )
+    panels = {"l0": "mean active latents (L0)", "dead_share": "dead latents, share of the dictionary"}
+    svg = _panels(records, "sparsity", panels, "L0 and dead latents per layer")
     caption = (
         "SAEs are compared fairly at equal L0. A latent is dead if it fires on no evaluated token of any "
         "layer that its SAE serves, so the layers of a group share one value."
@@ -47,33 +39,32 @@ def layer_sparsity(data: RunData) -> Drawing | None:
     return svg and Drawing("sparsity", "Sparsity, layer by layer", caption, svg)
 
 
-def _panels(data: RunData, key: str, measures: list[tuple[str, str]], description: str) -> Markup | None:
-    shown = [
-        (measure, title)
-        for measure, title in measures
-        if data.measured(GROUPS, measure) or data.measured(BASELINE, measure)
-    ]
+def _panels(records: RunRecords, key: str, titles: dict[str, str], description: str) -> Markup | None:
+    values = {metric: [records.by_layer(suite, metric) for suite in (BASELINE, GROUPS)] for metric in titles}
+    shown = [metric for metric in titles if any(values[metric])]
     if not shown:
         return None
-    order = theme.in_order(data.hookpoints)
+    order = theme.in_order(records.hookpoints)
     with theme.canvas(height=0.75 + 2.05 * len(shown)) as figure:
         panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, (measure, title) in zip(panels, shown, strict=True):
-            _groups_behind(axes, data, order, named=axes is panels[0])
-            _dots(axes, data, order, measure)
-            axes.set_title(title, loc="left", fontsize=8.5, pad=20 if axes is panels[0] and data.chosen else 8)
+        for axes, metric in zip(panels, shown, strict=True):
+            _groups_behind(axes, records, order, named=axes is panels[0])
+            _dots(axes, records, order, *values[metric])
+            _scale(axes, [one for found in values[metric] for one in found.values()], metric == "dead_share")
+            theme.heading(axes, titles[metric], pad=20 if axes is panels[0] and records.chosen else 8)
+            axes.set_xlim(-0.6, len(order) - 0.4)
         theme.label_layers(panels[-1], order)
-        if data.measured(BASELINE, shown[0][0]) and data.measured(GROUPS, shown[0][0]):
+        if all(values[shown[0]]):
             _legend(figure)
         return theme.to_svg(figure, key, description)
 
 
-def _groups_behind(axes: Axes, data: RunData, order: list[str], named: bool) -> None:
+def _groups_behind(axes: Axes, records: RunRecords, order: list[str], named: bool) -> None:
     """A shaded column for each group of several layers, with its name above it."""
-    if not data.chosen:
+    if not records.chosen:
         return
-    colors = theme.group_colors(data.chosen)
-    for group, name in zip(data.chosen.groups, data.chosen.names, strict=True):
+    colors = theme.group_colors(records.chosen)
+    for group, name in zip(records.chosen.groups, records.chosen.names, strict=True):
         if len(group) == 1:
             continue
         spans = theme.runs(group, order)
@@ -82,22 +73,14 @@ def _groups_behind(axes: Axes, data: RunData, order: list[str], named: bool) -> 
         text = theme.group_label(name)
         first, last = max(spans, key=lambda span: span[1] - span[0])
         if named and len(text) <= (last - first + 1) * 90 / len(order):
-            axes.text(
-                (first + last) / 2,
-                1.02,
-                text,
-                transform=axes.get_xaxis_transform(),
-                ha="center",
-                va="bottom",
-                color=colors[group],
-                weight="bold",
-                fontsize=8,
-            )
+            style = {"ha": "center", "va": "bottom", "color": colors[group], "weight": "bold", "fontsize": 8}
+            axes.text((first + last) / 2, 1.02, text, transform=axes.get_xaxis_transform(), **style)
 
 
-def _dots(axes: Axes, data: RunData, order: list[str], measure: str) -> None:
-    baseline, groups = data.measured(BASELINE, measure), data.measured(GROUPS, measure)
-    colors = dict(zip(order, theme.layer_colors(data.chosen, order), strict=True))
+def _dots(
+    axes: Axes, records: RunRecords, order: list[str], baseline: dict[str, float], groups: dict[str, float]
+) -> None:
+    colors = dict(zip(order, theme.layer_colors(records.chosen, order), strict=True))
     size = 7 if len(order) <= 16 else 5
     for place, layer in enumerate(order):
         if layer in baseline and layer in groups:
@@ -107,15 +90,16 @@ def _dots(axes: Axes, data: RunData, order: list[str], measure: str) -> None:
         if layer in baseline:
             open_dot = {"markerfacecolor": PAPER, "markeredgecolor": MUTED, "markeredgewidth": 1.2}
             axes.plot(place, baseline[layer], "o", markersize=size - 1.4, **open_dot)
-    values = [*baseline.values(), *groups.values()]
+
+
+def _scale(axes: Axes, values: list[float], shares: bool) -> None:
     low, high = min(values), max(values)
-    if measure == "dead_share":
+    if shares:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
         high = max(high, 0.01)
     if high == low:
         low, high = min(0.0, low), high * 1.6 or 1.0
     axes.set_ylim(min(0.0, low * 1.1), high * 1.1)
-    axes.set_xlim(-0.6, len(order) - 0.4)
     axes.grid(axis="y")
     axes.axhline(0, color=RULE, linewidth=0.6)
 

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, MultipleLocator
 
 from groupsae.hookpoints import natural_key
 from groupsae.partition import Group, Partition
@@ -163,6 +163,22 @@ def label_layers(
 def heading(axes: Axes, text: str, pad: float = 8) -> None:
     """A panel's title: at its upper left, in place of a label turned on its side."""
     axes.set_title(text, loc="left", fontsize=8.5, color=INK, pad=pad)
+
+
+_ROUND_TIMES = tuple(unit * step for unit in (1, 60, 3600) for step in (1, 2, 5, 10, 20, 30))
+
+
+def time_axis(axes: Axes, span: float) -> None:
+    """Ticks of the x-axis at round times, so that about seven fit into `span` seconds."""
+    step = next((step for step in _ROUND_TIMES if span / step <= 7), span / 5)
+    axes.xaxis.set_major_locator(MultipleLocator(step) if span >= 1 else MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick_time(value, step)))
+
+
+def _tick_time(seconds: float, step: float) -> str:
+    """A time on an axis, in the unit of its steps."""
+    unit, size = ("h", 3600) if step >= 3600 else ("min", 60) if step >= 60 else ("s", 1)
+    return f"{seconds / size:g} {unit}" if seconds else "0"
 
 
 # ---- methods

@@ -7,10 +7,10 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from groupsae.report.data import RunData, number
+from groupsae.analysis.run_records import RunRecords
+from groupsae.metrics import count
 from groupsae.report.figures import theme
 from groupsae.report.figures.theme import GRAY, MUTED, Drawing
-from groupsae.report.wording import count
 
 _MOST_POINTS = 140
 _MOST_LABELS = 8
@@ -18,16 +18,16 @@ _GAP = 0.055
 _DASHES = ("solid", (0, (4, 1.5)), (0, (1.2, 1.5)), (0, (6, 1.5, 1.2, 1.5)))
 
 
-def training_curves(data: RunData) -> Drawing | None:
+def training_curves(records: RunRecords) -> Drawing | None:
     """FVU and loss over tokens for every SAE."""
-    if not data.metrics:
+    if not records.log:
         return None
-    colors = _colors(data)
+    colors = _colors(records)
     many = len(colors) > _MOST_LABELS
     with theme.canvas(height=3.3 + (0.25 + 0.17 * math.ceil(len(colors) / 8) if many else 0)) as figure:
         panels = figure.subplots(1, 2, gridspec_kw={"wspace": 0.1})
-        for axes, (measure, title) in zip(panels, (("fvu", "FVU"), ("loss", "training loss")), strict=True):
-            ends = _lines(axes, data, measure, colors)
+        for axes, (metric, title) in zip(panels, (("fvu", "FVU"), ("loss", "training loss")), strict=True):
+            ends = _lines(axes, records, metric, colors)
             _log_axis(axes)
             if ends and not many:
                 _name_ends(axes, ends, colors)
@@ -42,33 +42,30 @@ def training_curves(data: RunData) -> Drawing | None:
             figure.legend(handles, labels, loc="outside lower center", ncols=8, handlelength=2.6)
         svg = theme.to_svg(figure, "curves", "FVU and loss over tokens")
     caption = (
-        "Measured on the training text as it went by, one line per SAE, on a logarithmic scale. Colored: SAEs that "
-        "serve a group. Gray: SAEs of a single layer."
+        "Measured on the training text, one line per SAE, on a logarithmic scale. Colored: SAEs that serve a group. "
+        "Gray: SAEs of a single layer."
     )
     return Drawing("curves", "Training", caption, svg)
 
 
-def _colors(data: RunData) -> dict[str, str]:
+def _colors(records: RunRecords) -> dict[str, str]:
     """A color for each group of several layers, by its name."""
-    colors = theme.group_colors(data.chosen)
-    return {
-        name: colors[group]
-        for group, name in zip(
-            data.chosen.groups if data.chosen else (), data.chosen.names if data.chosen else (), strict=True
-        )
-        if len(group) > 1
-    }
+    if not records.chosen:
+        return {}
+    colors = theme.group_colors(records.chosen)
+    named = zip(records.chosen.groups, records.chosen.names, strict=True)
+    return {name: colors[group] for group, name in named if len(group) > 1}
 
 
-def _lines(axes: Axes, data: RunData, measure: str, colors: dict[str, str]) -> dict[str, float]:
-    """Draws a line per SAE, single layers first and behind; returns where the groups' lines end."""
+def _lines(axes: Axes, records: RunRecords, metric: str, colors: dict[str, str]) -> dict[str, float]:
+    """Draw a line per SAE, single layers first and behind; return where the groups' lines end."""
     place = {name: index for index, name in enumerate(colors)}
-    names = sorted({name for record in data.metrics for name in record["groups"]}, key=lambda name: place.get(name, -1))
-    step = max(1, math.ceil(len(data.metrics) / _MOST_POINTS))
-    records = data.metrics[::-1][::step][::-1]  # counted from the end: the last point is always there
+    names = sorted({name for line in records.log for name in line.groups}, key=lambda name: place.get(name, -1))
+    step = max(1, math.ceil(len(records.log) / _MOST_POINTS))
+    lines = records.log[::-1][::step][::-1]  # counted from the end: the last point is always there
     ends = {}
     for name in names:
-        points = [(record["tokens"], number((record["groups"].get(name) or {}).get(measure))) for record in records]
+        points = [(line.tokens, getattr(line.groups[name], metric)) for line in lines if name in line.groups]
         points = [(tokens, value) for tokens, value in points if value > 0]
         if not points:
             continue
@@ -80,11 +77,11 @@ def _lines(axes: Axes, data: RunData, measure: str, colors: dict[str, str]) -> d
 
 
 def _stroke(name: str, colors: dict[str, str]) -> dict[str, object]:
-    """How a line is drawn: a group in its color, dashed when the palette has come round again."""
+    """How a line is drawn: a group in its color, dashed once the palette is used up."""
     if name not in colors:
         return {"color": GRAY, "linewidth": 0.7, "alpha": 0.7}
-    turn = list(colors).index(name) // len(theme.GROUP_COLORS)
-    dashes = _DASHES[turn % len(_DASHES)]
+    cycle = list(colors).index(name) // len(theme.GROUP_COLORS)
+    dashes = _DASHES[cycle % len(_DASHES)]
     return {"color": colors[name], "linewidth": 1.7, "linestyle": dashes, "label": theme.group_label(name)}
 
 
@@ -107,16 +104,7 @@ def _name_ends(axes: Axes, ends: dict[str, float], colors: dict[str, str]) -> No
     for index in reversed(range(len(places))):
         limit = places[index + 1] - _GAP if index + 1 < len(places) else places[-1] - over
         places[index] = min(places[index], limit)
+    style = {"textcoords": "offset points", "va": "center", "weight": "bold", "fontsize": 8}
     for place, (_, name) in zip(places, wanted, strict=True):
-        label = theme.group_label(name)
-        axes.annotate(
-            label,
-            (1, place),
-            (5, 0),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            va="center",
-            color=colors.get(name, MUTED),
-            weight="bold",
-            fontsize=8,
-        )
+        color = colors.get(name, MUTED)
+        axes.annotate(theme.group_label(name), (1, place), (5, 0), xycoords="axes fraction", color=color, **style)
