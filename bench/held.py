@@ -19,8 +19,8 @@ from groupsae.partition import Partition
 from groupsae.progress import bar
 from groupsae.recipes import run_stage
 from groupsae.recipes.context import RunContext
-from groupsae.recipes.group import read_groups
 from groupsae.records import RunDirectory
+from groupsae.records.types.partition import PartitionRecord
 from groupsae.saes.suite import Suite
 
 
@@ -63,7 +63,7 @@ class Bed:
         self.config, self.bench = config, RunContext(run)
         self.source = HeldActivations(self.bench.source, -(-num_tokens // self.bench.source.row_tokens))
         self.held_out = self.bench.source.held_out()
-        self.groups = read_groups(run.read_json("partition.json")["choice"]["groups"])
+        self.groups = PartitionRecord.read(run).choice.partition
         self.layers = Partition.singletons(self.groups.hookpoints)
 
     def judge(self, suite: Suite, *, fvu_tokens: int = 8192, ce_tokens: int = 3072) -> dict[str, float]:

@@ -9,13 +9,18 @@ alone, in a process of its own, and measured. Takes some minutes; nothing else s
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+from groupsae.records import RunDirectory
+from groupsae.records.types.candidate import Candidate
+from groupsae.records.types.plan import PlanRecord
+from groupsae.records.types.reconstruction import ReconstructionRecord
+from groupsae.records.types.training import TrainRecord
 
 GROUPSAE = [sys.executable, "-m", "groupsae"]
 
@@ -29,8 +34,8 @@ def main() -> None:
     base = options.folder / "base"
     for stage, flags in (("tokens", []), ("distances", []), ("group", []), ("plan", ["--pilot"])):
         groupsae(stage, base if base.exists() else options.config, *flags, *([] if base.exists() else ["--out", base]))
-    predicted = json.loads((base / "plan.json").read_text())["candidates"]
-    rows = [(row, measure(base, options.folder / f"groups-{row['num_groups']}", row)) for row in predicted]
+    predicted = PlanRecord.read(RunDirectory.open(base)).own_candidates
+    rows = [(each, measure(base, options.folder / f"groups-{each.num_groups}", each)) for each in predicted]
     print_table(rows)
 
 
@@ -44,32 +49,33 @@ def groupsae(stage: str, *arguments: object) -> int:
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def measure(base: Path, folder: Path, row: dict) -> dict[str, float]:
+def measure(base: Path, folder: Path, candidate: Candidate) -> dict[str, float]:
     """What training and evaluating this number of groups alone gives."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(base, folder)
     (folder / "plan.json").unlink()
-    groupsae("group", folder, "--groups", row["num_groups"], "--overwrite")
+    groupsae("group", folder, "--groups", candidate.num_groups, "--overwrite")
     memory = groupsae("train", folder, "--no-baseline")
     groupsae("eval", folder)
-    layers = json.loads((folder / "eval/reconstruction.json").read_text())["suites"]["groups"].values()
+    run = RunDirectory.open(folder)
+    layers = ReconstructionRecord.read(run).suites["groups"].values()
     return {
-        "seconds": sum(json.loads((folder / "train.json").read_text())["seconds"].values()),
+        "seconds": sum(TrainRecord.read(run).seconds.values()),
         "bytes": memory,
-        "fvu": statistics.fmean(layer["fvu"] for layer in layers),
+        "fvu": statistics.fmean(layer.fvu for layer in layers),
     }
 
 
-def print_table(rows: list[tuple[dict, dict[str, float]]]) -> None:
+def print_table(rows: list[tuple[Candidate, dict[str, float]]]) -> None:
     """Predicted, measured and the error of each, as a Markdown table."""
     print("| groups | seconds | measured | error | MiB | measured | error | mean FVU | measured | error |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for row, found in rows:
-        cells = [str(row["num_groups"])]
+    for candidate, found in rows:
+        cells = [str(candidate.num_groups)]
         for guess, truth, form in (
-            (row["seconds"], found["seconds"], ".1f"),
-            (row["host_bytes"] / 2**20, found["bytes"] / 2**20, ".0f"),
-            (row["fvu"]["value"], found["fvu"], ".4f"),
+            (candidate.seconds, found["seconds"], ".1f"),
+            (candidate.cost.host_bytes / 2**20, found["bytes"] / 2**20, ".0f"),
+            (candidate.fvu.value, found["fvu"], ".4f"),
         ):
             cells += [format(guess, form), format(truth, form), f"{guess / truth - 1:+.1%}"]
         print("| " + " | ".join(cells) + " |", flush=True)

@@ -61,15 +61,14 @@ def differences(one: Layers, other: Layers, metrics: Mapping[str, Metric]) -> di
 
 
 def summary(suites: Mapping[str, Suite], found: Mapping[str, Layers], metrics: Mapping[str, Metric]) -> dict[str, Any]:
-    """All three for a comparison: `layers` and `groups` by suite, and `differences` from the first suite."""
+    """All three for a comparison: `layers` and `groups` by suite, and `differences` from the suite `compared_with`."""
     first = next(iter(found))
     return {
         "layers": {name: over_layers(layers, metrics) for name, layers in found.items()},
         "groups": {name: by_group(suites[name], layers, metrics) for name, layers in found.items()},
+        "compared_with": first,
         "differences": {
-            name: {"from": first, **differences(layers, found[first], metrics)}
-            for name, layers in found.items()
-            if name != first
+            name: differences(layers, found[first], metrics) for name, layers in found.items() if name != first
         },
     }
 

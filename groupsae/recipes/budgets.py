@@ -9,6 +9,7 @@ from groupsae.errors import RunError
 from groupsae.partition import Group, Partition
 from groupsae.planning.cost import run_cost, sparse_step_flops
 from groupsae.recipes.context import RunContext
+from groupsae.records.types.training import TrainRecord
 from groupsae.training.loop import PARTS
 
 EQUAL_FLOPS, EQUAL_TIME = "equal-flops", "equal-time"
@@ -17,16 +18,16 @@ EQUAL_FLOPS, EQUAL_TIME = "equal-flops", "equal-time"
 class Spending:
     """What the parts of the transfer experiment cost.
 
-    FLOPs are our own count of what is computed. Seconds are measured: the language model's, the steps of the
-    SAEs in question, and of everything around them the share of their steps.
+    FLOPs are our own count of what is computed. Seconds are measured: the steps of the SAEs in question, and
+    everything that all SAEs share.
     """
 
     def __init__(self, bench: RunContext, partition: Partition, transfer_tokens: int, seconds: Mapping[str, float]):
         self.bench, self.partition, self.transfer_tokens = bench, partition, transfer_tokens
         self.base_tokens = bench.run.config.train.num_tokens
         self.layers = Partition.singletons(partition.hookpoints).groups
-        facts = bench.run.read_json("train.json")
-        self._trained = facts["seconds"] | {name: each["seconds"] for name, each in facts["groups"].items()}
+        record = TrainRecord.read(bench.run)
+        self._trained = record.seconds | {name: each.seconds for name, each in record.saes.items()}
         self._transferred = seconds
 
     def base(self) -> tuple[float, float]:
@@ -83,6 +84,5 @@ class Spending:
 
 
 def _seconds(spent: Mapping[str, float], saes: Iterable[str]) -> float:
-    steps = sum(spent[name] for name in saes)
-    around = sum(spent[part] for part in PARTS if part not in ("language model", "SAE steps"))
-    return spent["language model"] + steps * (1 + around / max(spent["SAE steps"], 1e-9))
+    """Seconds of some SAEs as if trained alone, as `TrainRecord.seconds_of` counts them."""
+    return sum(spent[part] for part in PARTS if part != "SAE steps") + sum(spent[name] for name in saes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,46 +22,55 @@ from groupsae.metrics import units
 from groupsae.progress import bar, say
 from groupsae.recipes.contest import Contest, contest
 from groupsae.recipes.context import RunContext
+from groupsae.records.types.circuits import CircuitsRecord
+from groupsae.records.types.losses import LossesRecord
+from groupsae.records.types.reconstruction import ReconstructionRecord
+from groupsae.records.types.record import Record
+from groupsae.records.types.similarity import SimilarityRecord
 from groupsae.saes.suite import Suite
 
-Record = dict[str, Any]
 Part = Callable[[Contest], Record]
 """Measures one thing of all suites; what it returns becomes `eval/<part>.json`."""
 
 
-def reconstruction(compared: Contest) -> Record:
-    """How well SAEs reconstruct activations: `eval/reconstruction.json`."""
+def reconstruction(compared: Contest) -> ReconstructionRecord:
+    """How well SAEs reconstruct activations."""
     with compared.progress("reconstruction") as advance:
         found = evaluate_reconstructions(
             compared.suites, compared.source, compared.num_tokens, seed=compared.seed, progress=advance
         )
-    record = _reconstruction_record(compared.suites, found)
-    other = found.other_scope and _reconstruction_record(compared.suites, found.other_scope)
-    return {"units": units(metrics.RECONSTRUCTION), "density_edges": DENSITY_EDGES, **record, "other_scope": other}
+    return ReconstructionRecord(
+        units=units(metrics.RECONSTRUCTION),
+        density_edges=DENSITY_EDGES,
+        **_reconstruction_scope(compared.suites, found),
+        other_scope=found.other_scope and _reconstruction_scope(compared.suites, found.other_scope),
+    )
 
 
-def _reconstruction_record(suites: dict[str, Suite], found: Reconstructions) -> Record:
+def _reconstruction_scope(suites: dict[str, Suite], found: Reconstructions) -> dict[str, Any]:
     return {
         "scope": found.scope,
         "num_tokens": found.num_tokens,
         "num_rows": found.num_rows,
-        "suites": _records(found.suites),
+        "suites": _by_layer(found.suites),
         **summary(suites, found.suites, metrics.RECONSTRUCTION),
     }
 
 
-def losses(compared: Contest) -> Record:
-    """What splicing SAEs in costs the model: `eval/losses.json`."""
+def losses(compared: Contest) -> LossesRecord:
+    """What splicing SAEs in costs the model."""
     with compared.progress("losses") as advance:
         found = evaluate_losses(
             compared.suites, compared.source, compared.num_tokens, seed=compared.seed, progress=advance
         )
-    record = _losses_record(compared.suites, found)
-    other = found.other_scope and _losses_record(compared.suites, found.other_scope)
-    return {"units": units(metrics.LOSSES), **record, "other_scope": other}
+    return LossesRecord(
+        units=units(metrics.LOSSES),
+        **_losses_scope(compared.suites, found),
+        other_scope=found.other_scope and _losses_scope(compared.suites, found.other_scope),
+    )
 
 
-def _losses_record(suites: dict[str, Suite], found: SplicedLosses) -> Record:
+def _losses_scope(suites: dict[str, Suite], found: SplicedLosses) -> dict[str, Any]:
     together = {name: {"all layers": one} for name, one in found.all_layers.items()}
     first = next(iter(together))
     return {
@@ -69,38 +78,35 @@ def _losses_record(suites: dict[str, Suite], found: SplicedLosses) -> Record:
         "num_tokens": found.num_tokens,
         "num_rows": found.num_rows,
         "ce_clean": found.ce_clean,
-        "ce_zero": found.ce_zero,
         "ablated": {hookpoint: vars(one) for hookpoint, one in found.ablated.items()},
-        "suites": _records(found.suites),
+        "suites": _by_layer(found.suites),
         **summary(suites, found.suites, metrics.LOSSES),
         "all_layers": {name: one.as_record() for name, one in found.all_layers.items()},
         "all_layers_ablated": {name: vars(one) for name, one in found.all_layers_ablated.items()},
         "all_layers_differences": {
-            name: {"from": first, **differences(one, together[first], metrics.LOSSES)}
-            for name, one in together.items()
-            if name != first
+            name: differences(one, together[first], metrics.LOSSES) for name, one in together.items() if name != first
         },
     }
 
 
-def circuits(compared: Contest) -> Record:
-    """What a few latents carry of a task: `eval/circuits.json`."""
+def circuits(compared: Contest) -> CircuitsRecord:
+    """What a few latents carry of a task."""
     bench = compared.bench
     config = bench.run.config.circuits
     with bar("eval circuits", len(config.tasks), "tasks") as advance:
         found = evaluate_circuits(
             compared.suites, compared.source, bench.tokenizer, config, seed=compared.seed, progress=advance
         )
-    return {"units": units(metrics.CIRCUITS), **asdict(found)}
+    return CircuitsRecord(units=units(metrics.CIRCUITS), **asdict(found))
 
 
-def similarity(compared: Contest) -> Record:
-    """What dictionaries share: `eval/similarity.json`."""
+def similarity(compared: Contest) -> SimilarityRecord:
+    """What dictionaries share."""
     with compared.progress("similarity") as advance:
         found = evaluate_similarity(
             compared.suites, compared.source, compared.num_tokens, seed=compared.seed, progress=advance
         )
-    return {"units": units(metrics.SIMILARITY), **asdict(found)}
+    return SimilarityRecord(units=units(metrics.SIMILARITY), **asdict(found))
 
 
 PARTS: dict[str, Part] = {
@@ -130,7 +136,7 @@ def evaluate(bench: RunContext, parts: Sequence[str] = (), against: Path | None 
     wanted = wanted_parts(bench, parts, against)
     for part in wanted:
         began = time.perf_counter()
-        run.write_json(files[part], PARTS[part](compared))
+        PARTS[part](compared).write(run, files[part])
         inputs = run.config.circuits.files if part == "circuits" else []
         run.finish("eval", time.perf_counter() - began, [files[part]], inputs, part=files[part], beside=compared.beside)
     if not wanted:
@@ -160,8 +166,5 @@ def _files(compared: Contest) -> dict[str, str]:
     return {part: f"{compared.folder}/{part}.json" for part in PARTS}
 
 
-def _records(suites: dict[str, dict[str, Any]]) -> Record:
-    def record(one: Measured) -> Record:
-        return one.as_record()
-
-    return {name: {hookpoint: record(one) for hookpoint, one in layers.items()} for name, layers in suites.items()}
+def _by_layer(suites: Mapping[str, Mapping[str, Measured]]) -> dict[str, dict[str, Any]]:
+    return {name: {hookpoint: one.as_record() for hookpoint, one in layers.items()} for name, layers in suites.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from groupsae.errors import RunError
 from groupsae.grouping.choose import METHODS, candidates, choose, read_partition
@@ -12,12 +11,15 @@ from groupsae.grouping.distances import Distances
 from groupsae.partition import Partition
 from groupsae.progress import say
 from groupsae.recipes.context import RunContext
+from groupsae.records.types.candidate import Candidate
+from groupsae.records.types.distances import DistancesRecord
+from groupsae.records.types.partition import PartitionRecord
 
 
-def group(bench: RunContext) -> list[str]:
+def group(ctx: RunContext) -> list[str]:
     """The partition, and the candidates of every method: `partition.json`."""
-    run, config = bench.run, bench.run.config.group
-    distances = read_distances(bench)
+    config = ctx.run.config.group
+    distances = read_distances(ctx)
     found = {method: candidates(distances, method, config.objective) for method in METHODS}
     if config.method in METHODS:
         chosen = choose(distances, found[config.method], config.groups, config.max_amad)
@@ -26,20 +28,21 @@ def group(bench: RunContext) -> list[str]:
             why = f"the smallest number of groups with AMAD below {config.max_amad:g}"
     else:
         chosen, why = read_partition(Path(config.method), distances.hookpoints), f"read from {config.method}"
-    record = {
-        "method": config.method,
-        "choice": measures(distances, chosen) | {"why": why},
-        "methods": {name: [measures(distances, partition) for partition in each] for name, each in found.items()},
-    }
-    run.write_json("partition.json", record)
-    say(f"group: {chosen} ({why}; AMAD {amad(distances, chosen):.3f})")
-    return ["partition.json"]
+    record = PartitionRecord(
+        choice=_candidate(config.method, distances, chosen),
+        why=why,
+        candidates={
+            name: tuple(_candidate(name, distances, partition) for partition in each) for name, each in found.items()
+        },
+    )
+    say(f"group: {chosen} ({why}; AMAD {record.choice.amad:.3f})")
+    return [record.write(ctx.run)]
 
 
-def read_distances(bench: RunContext) -> Distances:
+def read_distances(ctx: RunContext) -> Distances:
     """The run's distances. Raises RunError if they are of other hookpoints than the run reads."""
-    run = bench.run
-    distances = Distances.from_json(run.read_json("distances.json"))
+    run = ctx.run
+    distances = Distances.from_json(DistancesRecord.read(run).model_dump())
     read = tuple(run.manifest["model"]["hookpoints"])
     if distances.hookpoints != read:
         raise RunError(
@@ -49,18 +52,13 @@ def read_distances(bench: RunContext) -> Distances:
     return distances
 
 
-def measures(distances: Distances, partition: Partition) -> dict[str, Any]:
-    """A partition with what its distances say about it."""
-    return {
-        "num_groups": len(partition),
-        "groups": partition.groups,
-        "amad": amad(distances, partition),
-        "size_weighted_amad": size_weighted_amad(distances, partition),
-        "largest_diameter": largest_diameter(distances, partition),
-        "mean_angle": mean_angle(distances, partition),
-    }
-
-
-def read_groups(groups: list[list[str]]) -> Partition:
-    """A partition as it stands in JSON."""
-    return Partition(tuple(map(tuple, groups)))
+def _candidate(method: str, distances: Distances, partition: Partition) -> Candidate:
+    """A partition with what the distances say of it."""
+    return Candidate(
+        method=method,
+        groups=partition.groups,
+        amad=amad(distances, partition),
+        size_weighted_amad=size_weighted_amad(distances, partition),
+        largest_diameter=largest_diameter(distances, partition),
+        mean_angle=mean_angle(distances, partition),
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from groupsae.grouping.measure import measure_distances
 from groupsae.progress import bar, say
 from groupsae.recipes.context import ROWS_FILE, RunContext
+from groupsae.records.types.distances import DistancesRecord
+from groupsae.records.types.tokens import TokensRecord
 from groupsae.text.tokens import read_rows
 
 
@@ -25,19 +27,18 @@ def tokenize(bench: RunContext) -> list[str]:
             progress=advance,
         )
     bench.run.write(ROWS_FILE, rows.save)
-    index = {
-        "rows": len(rows),
-        "context_length": rows.context_length,
-        "training_tokens": rows.ids_RT.size,
-        "training_documents": rows.num_documents,
-        "held_out_tokens": rows.held_out.ids_RT.size,
-        "held_out_documents": rows.held_out.num_documents,
-        "replaced": rows.num_replaced,
-    }
+    index = TokensRecord(
+        rows=len(rows),
+        context_length=rows.context_length,
+        training_tokens=rows.ids_RT.size,
+        training_documents=rows.num_documents,
+        held_out_tokens=rows.held_out.ids_RT.size,
+        held_out_documents=rows.held_out.num_documents,
+        replaced=rows.num_replaced,
+    )
     if rows.num_replaced:
         say(f"tokens: {rows.num_replaced:,} places were not UTF-8 and are read as U+FFFD")
-    bench.run.write_json("tokens/index.json", index)
-    return ["tokens/index.json", ROWS_FILE]
+    return [index.write(bench.run), ROWS_FILE]
 
 
 def measure_layers(bench: RunContext) -> list[str]:
@@ -53,5 +54,4 @@ def measure_layers(bench: RunContext) -> list[str]:
             until_stderr=config.until_stderr,
             progress=advance,
         )
-    bench.run.write_json("distances.json", distances.to_json())
-    return ["distances.json"]
+    return [DistancesRecord(**distances.to_json()).write(bench.run)]

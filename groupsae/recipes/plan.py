@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from groupsae.errors import ConfigError
+from groupsae.estimate import Estimate
 from groupsae.grouping.choose import equal
 from groupsae.grouping.distances import Distances
 from groupsae.models import pick_device
@@ -20,9 +21,12 @@ from groupsae.planning.pricing import Price, Pricing, Rates, available, union
 from groupsae.planning.published import predict_excess
 from groupsae.progress import say
 from groupsae.recipes.context import RunContext
-from groupsae.recipes.group import read_distances, read_groups
+from groupsae.recipes.group import read_distances
 from groupsae.recipes.pilot import proxies_of, run_pilot
 from groupsae.recipes.train import with_baseline
+from groupsae.records.types.candidate import Candidate, Cost, TokenFlops
+from groupsae.records.types.partition import PartitionRecord
+from groupsae.records.types.plan import ComputeOptimal, PlanRecord, StepRates
 from groupsae.training.timing import time_steps
 
 PILOT_EVAL_TOKENS = 8192
@@ -37,32 +41,39 @@ def plan(bench: RunContext) -> list[str]:
     Without distances (a model whose weights are not at hand) equal chunks are priced. Raises
     ConfigError if nothing meets the budget; FitError, with the plan written, if the run does not fit.
     """
-    run, config = bench.run, bench.run.config
+    config = bench.run.config
     _advise_on_layers_per_token(bench)
-    found = _candidates(bench)
+    considered = _considered(bench)
     pricing = _pricing(bench)
-    quality = _quality(bench, found)
-    method = found["method"]
-    rows = {name: [_row(pricing, quality, row) for row in rows] for name, rows in found["methods"].items()}
-    candidates = rows.get(method) or [_row(pricing, quality, found["choice"])]
-    choice = _choose(bench, candidates) if config.plan.chooses else found["choice"]
-    trained = with_baseline(run, read_groups(choice["groups"]))
-    price = pricing.price(union(*trained.values()))
-    record = {
-        "method": method,
-        "choice": choice,
-        "candidates": candidates,
-        "methods": rows,
-        "partitions": {name: partition.groups for name, partition in trained.items()},
-        "run": _numbers(price),
-        "rates": asdict(pricing.rates) if pricing.rates else None,
-        "pilot": config.plan.pilot,
-        "compute_optimal": _compute_optimal(quality, candidates, pricing.price(union(*trained.values())).ours.total),
+    quality = _quality(bench, considered.choice)
+    candidates = {
+        name: tuple(_priced(pricing, quality, each) for each in row) for name, row in considered.candidates.items()
     }
-    run.write_json("plan.json", record)
+    method = considered.choice.method
+    own = candidates.get(method) or (_priced(pricing, quality, considered.choice),)
+    choice, why = _choose(bench, own) if config.plan.chooses else (_same(own, considered.choice), considered.why)
+    trained = with_baseline(bench.run, choice.partition)
+    price = pricing.price(union(*trained.values()))
+    record = PlanRecord(
+        method=method,
+        choice=choice,
+        why=why,
+        candidates=candidates,
+        suites={name: partition.groups for name, partition in trained.items()},
+        run=_cost(price),
+        rates=StepRates(**asdict(pricing.rates)) if pricing.rates else None,
+        pilot=config.plan.pilot,
+        compute_optimal=_compute_optimal(quality, own, price.ours.total),
+    )
+    written = record.write(bench.run)
     if bench.has_weights:
         require_fits(pricing.footprint_of(union(*trained.values())), _free(bench))
-    return ["plan.json"]
+    return [written]
+
+
+def _same(candidates: Sequence[Candidate], choice: Candidate) -> Candidate:
+    """The choice with its cost: it is one of the candidates."""
+    return next(each for each in candidates if each.groups == choice.groups)
 
 
 def _advise_on_layers_per_token(bench: RunContext) -> None:
@@ -81,22 +92,22 @@ def _advise_on_layers_per_token(bench: RunContext) -> None:
         )
 
 
-def _candidates(bench: RunContext) -> dict[str, Any]:
+def _considered(bench: RunContext) -> PartitionRecord:
     """What the group stage found; without it, equal chunks of the residual stream of a model known by its sizes."""
     run, config = bench.run, bench.run.config
     if run.status("group") == "done":
-        return run.read_json("partition.json")
+        return PartitionRecord.read(run)
     if run.status("distances") != "missing" or bench.has_weights:
         run.require("tokens", "distances", "group")
     layers = bench.architecture.num_layers - 1
     hookpoints = [f"layers.{layer}" for layer in range(layers)]
-    rows = [{"num_groups": count, "groups": equal(hookpoints, count).groups} for count in range(1, layers + 1)]
+    row = tuple(Candidate(method="equal", groups=equal(hookpoints, count).groups) for count in range(1, layers + 1))
     wanted = config.group.groups or layers
     if wanted > layers:
         raise ConfigError(f"group.groups = {wanted}, but there are only {layers} layers to divide; ask for fewer.")
     say("plan: no weights and no distances; equal chunks are priced, AMAD and quality stay unknown")
     why = "asked for" if config.group.groups else "one SAE per layer, as nothing is known of the layers"
-    return {"method": "equal", "choice": rows[wanted - 1] | {"why": why}, "methods": {"equal": rows}}
+    return PartitionRecord(choice=row[wanted - 1], why=why, candidates={"equal": row})
 
 
 def _pricing(bench: RunContext) -> Pricing:
@@ -148,20 +159,20 @@ class Quality:
         """Each layer's mean-angle proxy."""
         return proxies_of(self.distances, partition)
 
-    def predict(self, partition: Partition) -> dict[str, Any]:
+    def predict(self, partition: Partition) -> dict[str, Estimate | None]:
         """The predicted FVU (after a pilot), and the shares of FVU and delta CE above one SAE per layer."""
         proxies = self.proxies(partition)
         mean = fmean(proxies.values())
-        loss = asdict(predict_excess(mean, "delta_ce")) if self.distances.metric == "angular" else None
+        loss = predict_excess(mean, "delta_ce") if self.distances.metric == "angular" else None
         if self.law is None:
-            return {"fvu": None, "fvu_increase": asdict(predict_excess(mean)), "delta_ce_increase": loss}
+            return {"fvu_increase": predict_excess(mean), "delta_ce_increase": loss}
         fvu = self.law.predict(proxies, self.num_tokens)
         alone = self.law.predict(dict.fromkeys(proxies, 0.0), self.num_tokens).value
-        increase = {key: value / alone - 1 for key, value in asdict(fvu).items()}
-        return {"fvu": asdict(fvu), "fvu_increase": increase, "delta_ce_increase": loss}
+        increase = Estimate(*(value / alone - 1 for value in (fvu.value, fvu.low, fvu.high)))
+        return {"fvu": fvu, "fvu_increase": increase, "delta_ce_increase": loss}
 
 
-def _quality(bench: RunContext, found: dict[str, Any]) -> Quality | None:
+def _quality(bench: RunContext, choice: Candidate) -> Quality | None:
     """None without distances, or where they are not angular, which is what the published fit is of."""
     run, config = bench.run, bench.run.config
     if run.status("group") != "done":
@@ -169,7 +180,7 @@ def _quality(bench: RunContext, found: dict[str, Any]) -> Quality | None:
     distances = read_distances(bench)
     law = None
     if config.plan.pilot:
-        trained = with_baseline(run, read_groups(found["choice"]["groups"]))
+        trained = with_baseline(run, choice.partition)
         law = run_pilot(
             bench.source,
             bench.source.held_out(),
@@ -186,71 +197,56 @@ def _quality(bench: RunContext, found: dict[str, Any]) -> Quality | None:
 
 
 def _compute_optimal(
-    quality: Quality | None, candidates: Sequence[dict[str, Any]], budget_flops: float
-) -> dict[str, Any] | None:
+    quality: Quality | None, candidates: Sequence[Candidate], budget_flops: float
+) -> ComputeOptimal | None:
     """After a pilot, the number of groups that makes most of this run's FLOPs, were all spent on one suite."""
     if quality is None or quality.law is None:
         return None
-    flops = [row["own_mflop_per_token"]["total"] * 1e6 for row in candidates]
-    options = [
-        Option(row["num_groups"], quality.proxies(read_groups(row["groups"])), each)
-        for row, each in zip(candidates, flops, strict=True)
-    ]
+    options = [Option(each.num_groups, quality.proxies(each.partition), each.own_mflop * 1e6) for each in candidates]
     best = compute_optimal(quality.law, options, budget_flops)[0]
-    return {
-        "budget_flops": budget_flops,
-        "num_groups": best.option.groups,
-        "num_tokens": int(best.num_tokens),
-        "fvu": asdict(best.fvu),
-    }
+    return ComputeOptimal(
+        budget_flops=budget_flops, num_groups=best.option.groups, num_tokens=int(best.num_tokens), fvu=best.fvu
+    )
 
 
-def _row(pricing: Pricing, quality: Quality | None, row: dict[str, Any]) -> dict[str, Any]:
-    """A candidate with its prices, and the quality predicted for it."""
-    partition = read_groups(row["groups"])
-    predicted = quality.predict(partition) if quality else dict.fromkeys(("fvu", "fvu_increase", "delta_ce_increase"))
-    return row | _numbers(pricing.price(partition.groups)) | predicted
+def _priced(pricing: Pricing, quality: Quality | None, candidate: Candidate) -> Candidate:
+    """A candidate with its cost, and the quality predicted for it."""
+    predicted = quality.predict(candidate.partition) if quality else {}
+    return candidate.model_copy(update={"cost": _cost(pricing.price(candidate.groups)), **predicted})
 
 
-def _numbers(price: Price) -> dict[str, Any]:
-    def mflop(cost: Any) -> dict[str, float]:
-        tokens = cost.lm_tokens * 1e6
-        return {
-            "language_model": cost.harvest / tokens,
-            "saes": cost.training / tokens,
-            "total": cost.total / tokens,
-        }
+def _cost(price: Price) -> Cost:
+    def mflop(flops: Any) -> TokenFlops:
+        tokens = flops.lm_tokens * 1e6
+        return TokenFlops(language_model=flops.harvest / tokens, saes=flops.training / tokens)
 
-    return {
-        "mflop_per_token": mflop(price.paper),
-        "own_mflop_per_token": mflop(price.ours),
-        "total_flops": {"paper": price.paper.total, "own": price.ours.total},
-        "seconds": price.seconds,
-        "device_bytes": price.memory.device,
-        "host_bytes": price.memory.host,
-        "disk_bytes": price.memory.disk,
-    }
+    return Cost(
+        published_mflop=mflop(price.paper),
+        own_mflop=mflop(price.ours),
+        published_flops=price.paper.total,
+        own_flops=price.ours.total,
+        seconds=price.seconds,
+        device_bytes=price.memory.device,
+        host_bytes=price.memory.host,
+        disk_bytes=price.memory.disk,
+    )
 
 
-def _choose(bench: RunContext, candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The candidate that the plan's rule takes. Raises ConfigError, naming the cheapest, if none meets it."""
+def _choose(bench: RunContext, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
+    """The candidate that the plan's rule takes, and why. Raises ConfigError, naming the cheapest, if none meets it."""
     rules = bench.run.config.plan
     if rules.max_fvu_increase is not None:
-        options = [Option(row["num_groups"], {}, row["mflop_per_token"]["total"]) for row in candidates]
-        increases = [row["fvu_increase"]["value"] if row["fvu_increase"] else float("inf") for row in candidates]
+        options = [Option(each.num_groups, {}, each.published_mflop) for each in candidates]
+        increases = [each.fvu_increase.value if each.fvu_increase else float("inf") for each in candidates]
         chosen = cheapest_within(options, increases, rules.max_fvu_increase)
         why = f"the cheapest with a predicted FVU increase of at most {rules.max_fvu_increase:.1%}"
-        return next(row for row in candidates if row["num_groups"] == chosen.groups) | {"why": why}
+        return next(each for each in candidates if each.num_groups == chosen.groups), why
     budget, unit = (rules.budget_flops, "FLOPs") if rules.budget_flops else (rules.budget_hours, "hours")
-    costs = [_spent(row, unit) for row in candidates]
-    within = [row for row, cost in zip(candidates, costs, strict=True) if cost <= budget]
+    costs = [each.cost.own_flops if unit == "FLOPs" else each.cost.seconds / 3600 for each in candidates]
+    within = [each for each, cost in zip(candidates, costs, strict=True) if cost <= budget]
     if not within:
         raise ConfigError(f"No number of groups trains for {budget:g} {unit}; the cheapest takes {min(costs):.3g}.")
-    return max(within, key=lambda row: row["num_groups"]) | {"why": f"the most groups within {budget:g} {unit}"}
-
-
-def _spent(row: dict[str, Any], unit: str) -> float:
-    return row["total_flops"]["own"] if unit == "FLOPs" else row["seconds"] / 3600
+    return max(within, key=lambda each: each.num_groups), f"the most groups within {budget:g} {unit}"
 
 
 def _free(bench: RunContext) -> Available:

@@ -16,9 +16,11 @@ from groupsae.interrupt import noted
 from groupsae.partition import Group, Partition, group_name
 from groupsae.progress import bar, say
 from groupsae.recipes.context import ROWS_FILE, RunContext
-from groupsae.recipes.group import read_groups
 from groupsae.recipes.warm_start import announce, warm_start_of
 from groupsae.records import MAY_CHANGE, RunDirectory
+from groupsae.records.types.partition import PartitionRecord
+from groupsae.records.types.plan import PlanRecord
+from groupsae.records.types.training import TrainRecord
 from groupsae.saes.adapter import LayerMaps, fit_adapters
 from groupsae.saes.suite import ADAPTER_FILE, load_adapter, save_adapter, save_sae, write_suite_index
 from groupsae.training.checkpoint import Checkpoints, Progress
@@ -91,8 +93,8 @@ def train(bench: RunContext) -> list[str]:
 
 def partitions_of(run: RunDirectory) -> dict[str, Partition]:
     """The suites that this run trains, by name: `groups`, and `baseline` unless it is turned off."""
-    chosen = run.read_json("plan.json" if run.config.plan.chooses else "partition.json")["choice"]
-    return with_baseline(run, read_groups(chosen["groups"]))
+    record = (PlanRecord if run.config.plan.chooses else PartitionRecord).read(run)
+    return with_baseline(run, record.choice.partition)
 
 
 def with_baseline(run: RunDirectory, partition: Partition) -> dict[str, Partition]:
@@ -190,23 +192,23 @@ def _adapters(
 
 def _write_facts(bench: RunContext, trained: Trained, groups: Iterable[Group], snapshots: dict[int, list[str]]) -> None:
     config = bench.run.config
-    facts = {
-        "num_tokens": config.train.num_tokens,
-        "tokens_saved": sum(config.train.num_tokens - sae.lineage.tokens for sae in trained.saes.values()),
-        "d_model": bench.source.d_model,
-        "d_sae": config.sae.width(bench.source.d_model),
-        "k": config.sae.k,
-        "seconds": {part: trained.seconds[part] for part in PARTS},
-        "groups": {
+    record = TrainRecord(
+        num_tokens=config.train.num_tokens,
+        tokens_saved=sum(config.train.num_tokens - sae.lineage.tokens for sae in trained.saes.values()),
+        d_model=bench.source.d_model,
+        d_sae=config.sae.width(bench.source.d_model),
+        k=config.sae.k,
+        seconds={part: trained.seconds[part] for part in PARTS},
+        saes={
             name: {"seconds": trained.seconds[name], "hookpoints": group, **sae.lineage.to_json()}
             for (name, sae), group in zip(trained.saes.items(), groups, strict=True)
         },
-        "scales": dict(zip(trained.scales.hookpoints, trained.scales.scale_L.tolist(), strict=True)),
-        "snapshots": {str(tokens): files for tokens, files in snapshots.items()},
-        "masked_positions": trained.masked,
-        "path": asdict(trained.path),
-    }
-    bench.run.write_json("train.json", facts)
+        scales=dict(zip(trained.scales.hookpoints, trained.scales.scale_L.tolist(), strict=True)),
+        snapshots=snapshots,
+        masked_positions=trained.masked,
+        kernel=asdict(trained.path),
+    )
+    record.write(bench.run)
 
 
 def _log(logs: dict[str, LogFile], record: dict[str, Any]) -> None:

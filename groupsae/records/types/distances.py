@@ -17,6 +17,6 @@ class DistancesRecord(Record):
     hookpoints: tuple[str, ...]
     matrix: tuple[tuple[float, ...], ...]
     """(L, L), symmetric, in [0, 1]."""
-    standard_error: tuple[tuple[float, ...], ...]
-    """(L, L), of each entry."""
+    standard_error: tuple[tuple[float, ...], ...] | None
+    """(L, L), of each entry; None where the metric has none."""
     num_tokens: int
