@@ -131,9 +131,11 @@ def equal_tokens(summaries: Sequence[SuiteSummary]) -> str:
     if len(tokens) > 1:
         return "The suites saw different numbers of tokens per SAE, so neither tokens nor FLOPs are equal."
     text = f"Quality is compared at equal tokens: every SAE saw {METRICS['num_tokens'].text(tokens.pop())} tokens"
-    costs = [one.own_mflop or one.published_mflop for one in summaries]
-    if summaries[-1].name == GROUPS and costs[0] and costs[-1]:
-        text += f", which cost the groups {percent(costs[-1] / costs[0])} of the FLOPs of the baseline"
+    first, last = summaries[0], summaries[-1]
+    if last.name == GROUPS and first.own_mflop and last.own_mflop:
+        text += (
+            f", which cost the groups {percent(last.own_mflop / first.own_mflop)} of the baseline’s FLOPs by our count"
+        )
     return text + "."
 
 

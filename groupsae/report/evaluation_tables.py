@@ -9,7 +9,6 @@ from typing import NamedTuple
 from groupsae.analysis.frames import Column, Frame
 from groupsae.analysis.run_records import RunRecords, suite_title
 from groupsae.estimate import Estimate
-from groupsae.metrics import METRICS
 from groupsae.records.types.circuits import SuiteCircuits
 from groupsae.records.types.similarity import DictionaryName, SimilarityRecord, SpreadingRecord
 from groupsae.report.figures.similarity import dictionary_label
@@ -73,7 +72,13 @@ def _estimate_column(name: str, title: str, path: str) -> Column:
     return Column(name, title, value, head=head, row_text=lambda row: estimate_text(read(row.found)))
 
 
-def estimate_text(estimate: Estimate, text: Callable[[float], str] = METRICS["ceiling"].text) -> str:
+def two_decimals(value: float) -> str:
+    """Exactly two decimals: three of these must fit into a cell."""
+    text = f"{abs(value):.2f}"
+    return "−" * (value < 0 and float(text) > 0) + text
+
+
+def estimate_text(estimate: Estimate, text: Callable[[float], str] = two_decimals) -> str:
     """A value with its interval: `0.90 (0.80 to 1.00)`."""
     return f"{text(estimate.value)} ({text(estimate.low)} to {text(estimate.high)})"
 
