@@ -234,5 +234,5 @@ CANDIDATES = _table(
            "ΔCE / ΔCE of one SAE per layer - 1, predicted"),
 )  # fmt: skip
 
-METRICS = RECONSTRUCTION | LOSSES | CIRCUITS | SIMILARITY | SUMMARY | MATCHED_COST | CANDIDATES
-"""All of them by name; a name means one thing."""
+METRICS = RECONSTRUCTION | LOSSES | SUMMARY | MATCHED_COST | CANDIDATES
+"""The metrics of layers, suites and candidates by name; those of circuits and similarity have tables of their own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from groupsae.analysis.candidates import PlanView
 from groupsae.analysis.run_records import GROUPS, suite_title
 from groupsae.hookpoints import natural_key
-from groupsae.metrics import METRICS, change, flops, percent
+from groupsae.metrics import METRICS, Metric, change, flops, percent
 from groupsae.records.types.candidate import Candidate
 from groupsae.records.types.summary import MatchedCost, SuiteSummary
 
@@ -42,9 +42,9 @@ class Column:
     """Writes a cell from its row, where the value alone does not say all."""
 
     @classmethod
-    def of(cls, metric: str, **changes: Any) -> Column:
+    def of(cls, name: str, table: Mapping[str, Metric] = METRICS, **changes: Any) -> Column:
         """The column of a metric: by default the row's attribute of that name."""
-        found = METRICS[metric]
+        found = table[name]
         return replace(cls(found.name, found.title, attrgetter(found.name), found.text), **changes)
 
 
