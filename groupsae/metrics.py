@@ -127,8 +127,8 @@ LOSSES = _table(
     Metric("kl", "KL, nats", _NATS, "lower", _4, "mean KL(clean || spliced), one layer replaced at a time"),
     Metric("ce_score", "CE score", "ratio", "higher", _4, "(CE_zero - CE) / (CE_zero - CE_clean)"),
     Metric("kl_score", "KL score", "ratio", "higher", _3, "(KL_zero - KL) / KL_zero"),
-    Metric("ce_score_mean", "CE score, mean ablation", "ratio", "higher", _3, "(CE_mean - CE) / (CE_mean - CE_clean)"),
-    Metric("kl_score_mean", "KL score, mean ablation", "ratio", "higher", _3, "(KL_mean - KL) / KL_mean"),
+    Metric("ce_score_mean", "CE score (mean)", "ratio", "higher", _3, "(CE_mean - CE) / (CE_mean - CE_clean)"),
+    Metric("kl_score_mean", "KL score (mean)", "ratio", "higher", _3, "(KL_mean - KL) / KL_mean"),
 )
 
 CIRCUITS = _table(
@@ -234,5 +234,5 @@ CANDIDATES = _table(
            "ΔCE / ΔCE of one SAE per layer - 1, predicted"),
 )  # fmt: skip
 
-METRICS = RECONSTRUCTION | LOSSES | CIRCUITS | SIMILARITY | SUMMARY | MATCHED_COST | CANDIDATES
-"""All of them by name; a name means one thing."""
+METRICS = RECONSTRUCTION | LOSSES | SUMMARY | MATCHED_COST | CANDIDATES
+"""The metrics of layers, suites and candidates by name; those of circuits and similarity have tables of their own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from groupsae.analysis.candidates import PlanView
 from groupsae.analysis.run_records import GROUPS, suite_title
 from groupsae.hookpoints import natural_key
-from groupsae.metrics import METRICS, change, flops, percent
+from groupsae.metrics import METRICS, Metric, change, flops, percent
 from groupsae.records.types.candidate import Candidate
 from groupsae.records.types.summary import MatchedCost, SuiteSummary
 
@@ -42,9 +42,9 @@ class Column:
     """Writes a cell from its row, where the value alone does not say all."""
 
     @classmethod
-    def of(cls, metric: str, **changes: Any) -> Column:
+    def of(cls, name: str, table: Mapping[str, Metric] = METRICS, **changes: Any) -> Column:
         """The column of a metric: by default the row's attribute of that name."""
-        found = METRICS[metric]
+        found = table[name]
         return replace(cls(found.name, found.title, attrgetter(found.name), found.text), **changes)
 
 
@@ -131,9 +131,11 @@ def equal_tokens(summaries: Sequence[SuiteSummary]) -> str:
     if len(tokens) > 1:
         return "The suites saw different numbers of tokens per SAE, so neither tokens nor FLOPs are equal."
     text = f"Quality is compared at equal tokens: every SAE saw {METRICS['num_tokens'].text(tokens.pop())} tokens"
-    costs = [one.own_mflop or one.published_mflop for one in summaries]
-    if summaries[-1].name == GROUPS and costs[0] and costs[-1]:
-        text += f", which cost the groups {percent(costs[-1] / costs[0])} of the FLOPs of the baseline"
+    first, last = summaries[0], summaries[-1]
+    if last.name == GROUPS and first.own_mflop and last.own_mflop:
+        text += (
+            f", which cost the groups {percent(last.own_mflop / first.own_mflop)} of the baseline’s FLOPs by our count"
+        )
     return text + "."
 
 

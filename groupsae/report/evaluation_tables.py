@@ -9,7 +9,7 @@ from typing import NamedTuple
 from groupsae.analysis.frames import Column, Frame
 from groupsae.analysis.run_records import RunRecords, suite_title
 from groupsae.estimate import Estimate
-from groupsae.metrics import METRICS
+from groupsae.metrics import CIRCUITS, SIMILARITY
 from groupsae.records.types.circuits import SuiteCircuits
 from groupsae.records.types.similarity import DictionaryName, SimilarityRecord, SpreadingRecord
 from groupsae.report.figures.similarity import dictionary_label
@@ -50,7 +50,7 @@ def circuit_frames(records: RunRecords) -> list[Frame]:
         Column("given", "pairs", lambda row: row[1].given),
         Column("used", "used", lambda row: row[1].num_choose + row[1].num_test),
         Column("test", "to test", lambda row: row[1].num_test),
-        Column.of("accuracy", value=lambda row: row[1].skill.accuracy if row[1].skill else None),
+        Column.of("accuracy", CIRCUITS, value=lambda row: row[1].skill.accuracy if row[1].skill else None),
     )
     notes = [
         "In brackets: the 95 % interval over resampled test prompts. Ceiling: what all latents do together, with the "
@@ -73,7 +73,13 @@ def _estimate_column(name: str, title: str, path: str) -> Column:
     return Column(name, title, value, head=head, row_text=lambda row: estimate_text(read(row.found)))
 
 
-def estimate_text(estimate: Estimate, text: Callable[[float], str] = METRICS["ceiling"].text) -> str:
+def two_decimals(value: float) -> str:
+    """Exactly two decimals: three of these must fit into a cell."""
+    text = f"{abs(value):.2f}"
+    return "−" * (value < 0 and float(text) > 0) + text
+
+
+def estimate_text(estimate: Estimate, text: Callable[[float], str] = two_decimals) -> str:
     """A value with its interval: `0.90 (0.80 to 1.00)`."""
     return f"{text(estimate.value)} ({text(estimate.low)} to {text(estimate.high)})"
 
@@ -114,8 +120,8 @@ def _dictionaries(record: SimilarityRecord) -> Frame:
         Column(
             "best_in", "held best by", lambda row: _full_name(row.best), row_text=lambda row: dictionary_label(row.best)
         ),
-        Column.of("mmcs"),
-        Column.of("mmcs_random"),
+        Column.of("mmcs", SIMILARITY),
+        Column.of("mmcs_random", SIMILARITY),
     )
     return Frame("dictionary-table", "Which dictionary holds each dictionary’s directions best", rows, columns)
 
@@ -130,8 +136,8 @@ def _concordance(record: SimilarityRecord) -> Frame:
             lambda row: f"{_full_name(row.one)} {_full_name(row.other)}",
             row_text=lambda row: f"{dictionary_label(row.one)}, {dictionary_label(row.other)}",
         ),
-        *(Column.of(name, head="best partner") for name in ("one_in_other", "other_in_one")),
-        *(Column.of(name, head="silent") for name in ("silent_one", "silent_other")),
+        *(Column.of(name, SIMILARITY, head="best partner") for name in ("one_in_other", "other_in_one")),
+        *(Column.of(name, SIMILARITY, head="silent") for name in ("silent_one", "silent_other")),
     )
     note = (
         "Best partner: for each latent the largest Jaccard index with a latent of the other SAE (tokens on which both "
@@ -155,7 +161,7 @@ def _spreading(record: SimilarityRecord) -> Frame:
     columns = (
         Column("group", "group", attrgetter("group"), group_label),
         Column("suite", "suite", attrgetter("suite"), suite_title),
-        *(Column.of(name, value=attrgetter(f"found.{name}")) for name in names),
+        *(Column.of(name, SIMILARITY, value=attrgetter(f"found.{name}")) for name in names),
     )
     note = (
         "Evenness: entropy of a latent’s firings over its group’s layers. 0: one layer only. 1: all layers alike. "
@@ -171,6 +177,6 @@ def _stability(record: SimilarityRecord) -> Frame:
         Column(
             "suites", "suites", lambda row: f"{row.one} {row.other}", row_text=lambda row: f"{row.one}, {row.other}"
         ),
-        *(Column.of(name, value=attrgetter(f"matching.{name}")) for name in ("share", "mean_cosine")),
+        *(Column.of(name, SIMILARITY, value=attrgetter(f"matching.{name}")) for name in ("share", "mean_cosine")),
     )
     return Frame("stability-table", "Which latents another suite finds again", record.stability, columns)

@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from groupsae.analysis.candidates import view_plan
-from groupsae.analysis.frames import Frame, candidate_frame, equal_tokens, matched_sentence, suite_frame
+from groupsae.analysis.frames import Frame, candidate_frame, equal_tokens, suite_frame
 from groupsae.analysis.run_records import RunRecords, suite_title
 from groupsae.analysis.summary import compare, read_against
 from groupsae.config import dump_config
@@ -86,7 +86,7 @@ def render(run: RunDirectory) -> str:
         key_figures=wording.key_figures(summaries),
         suite_titles=[suite_title(suite.name) for suite in summaries],
         suite_rows=tables.side_by_side(summaries, compared.matched_cost),
-        suite_notes=[note for note in (equal_tokens(summaries), *map(matched_sentence, compared.matched_cost)) if note],
+        suite_note=equal_tokens(summaries),
         evaluated=records.reconstruction is not None or records.losses is not None,
         sections=[
             (one, command(run, one.stage) if one.empty else "")

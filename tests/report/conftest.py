@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from report_runs import make_run
+from run_builder import make_run
 
 from groupsae.records import RunDirectory
 

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from report_runs import hookpoints, make_run
+from run_builder import hookpoints, make_run
 from test_page import FIGURES, HOSTILE
 
 from groupsae.records import RunDirectory
@@ -29,7 +29,7 @@ window.addEventListener("load", async () => {
   head.click(); note.rising = layers();
   head.click(); note.falling = layers();
   note.csv = asCsv(table);
-  const prices = document.getElementById("price-table");
+  const prices = document.getElementById("candidate-table");
   const price = prices.querySelector('[data-column="seconds"] button');
   price.click(); price.click();
   note.dearest = [...prices.tBodies[0].rows].map((row) => row.cells[0].textContent).join(" ");
@@ -93,12 +93,12 @@ def test_the_table_sorts_and_copies(tmp_path: Path, opened):
     assert lines[0].startswith("layer,group,fvu_baseline,fvu_groups,")
     assert lines[1].startswith("layers.1,layers.0-1,0.11,0.13,")
     assert note["dearest"] == "4 3 2 1"
-    assert note["prices"].splitlines()[0].startswith("groups,chosen_by,amad,")
+    assert note["prices"].splitlines()[0].startswith("num_groups,chosen_by,amad,")
     assert re.match(r"4,,0\.0,0\.0,0\.0,600\.0,0\.0,260\.0,0\.0,1560\.0,", note["prices"].splitlines()[1])
     assert note["worst"] == "groups"
     assert note["suites"].splitlines()[0] == (
-        "suite,num_saes,mean_fvu,mean_delta_ce,all_layers_delta_ce,mean_kl,num_tokens,mflop_per_token,"
-        "own_mflop_per_token,total_pflop,seconds,memory_bytes"
+        "suite,num_saes,mean_fvu,mean_delta_ce,all_layers_delta_ce,mean_kl,num_tokens,published_mflop,"
+        "own_mflop,published_pflop,seconds,memory_bytes"
     )
     assert note["suites"].splitlines()[1].startswith("groups,3,0.125,")
     assert int(note["folded"]) == 4

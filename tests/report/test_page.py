@@ -9,16 +9,20 @@ from pathlib import Path
 
 import matplotlib
 import pytest
-from report_runs import hookpoints, make_run
+from run_builder import change_candidates, hookpoints, logged_sae, make_run
 
+from groupsae.analysis.run_records import RunRecords
 from groupsae.errors import RunError
+from groupsae.partition import Partition
 from groupsae.records import STAGES, RunDirectory
+from groupsae.records.types.distances import DistancesRecord
+from groupsae.records.types.plan import PlanRecord
+from groupsae.records.types.training import MetricsLine
 from groupsae.report import write_report
-from groupsae.report.data import read_run
 from groupsae.report.page import render
 
 HOSTILE = "</script></text></style><img src=x onerror=\"document.title='owned'\">$\\alpha$ & {{ 7 * 6 }}"
-FIGURES = ("distances", "amad", "divisions", "frontier", "cost", "seconds", "quality", "sparsity", "curves")
+FIGURES = ("distances", "amad", "candidates", "frontier", "cost", "seconds", "quality", "sparsity", "curves")
 
 
 def figures_of(html: str) -> list[str]:
@@ -73,10 +77,10 @@ def test_figures_take_their_colors_from_the_page(run: RunDirectory):
     [
         ((), ()),
         (("tokens", "distances"), ("distances", "seconds")),
-        (("tokens", "distances", "group"), ("distances", "amad", "divisions", "seconds")),
+        (("tokens", "distances", "group"), ("distances", "amad", "candidates", "seconds")),
         (("tokens", "distances", "group", "plan"), (*FIGURES[:4], "seconds")),
         (("tokens", "distances", "group", "plan", "train"), (*FIGURES[:4], "seconds", "curves")),
-        (("plan",), ("amad", "divisions", "frontier", "seconds")),
+        (("plan",), ("amad", "candidates", "frontier", "seconds")),
     ],
 )
 def test_a_report_says_what_is_missing_and_how_to_make_it(tmp_path: Path, stages, figures):
@@ -115,29 +119,27 @@ def test_groups_need_not_be_neighbors(tmp_path: Path):
 
 
 def test_a_plan_without_distances_is_drawn_without_them(tmp_path: Path):
-    run = make_run(tmp_path / "unmeasured", layers=4, stages=("plan",))
-    plan = run.read_json("plan.json")
-    known = ("num_groups", "groups", "mflop_per_token")
-    plan["candidates"] = [{key: row[key] for key in known} for row in plan["candidates"]]
-    run.write_json("plan.json", plan)
+    unknown = dict.fromkeys(("amad", "size_weighted_amad", "largest_diameter", "fvu", "fvu_increase"))
+    run = change_candidates(make_run(tmp_path / "unmeasured", layers=4, stages=("plan",)), **unknown)
     html = render(run)
-    assert figures_of(html) == ["divisions", "seconds"]
+    assert figures_of(html) == ["candidates", "seconds"]
     assert "made by <code>groupsae plan" not in html
 
 
 def test_what_was_trained_counts_for_more_than_what_is_planned_now(tmp_path: Path):
     run = make_run(tmp_path / "trained", layers=4)
-    before = read_run(run).partitions
-    planned_now = {"partitions": {"groups": [[name] for name in hookpoints(4)]}}
-    run.write_json("plan.json", run.read_json("plan.json") | planned_now)
-    assert read_run(run).partitions == before
+    before = RunRecords.read(run).partitions
+    plan = PlanRecord.read(run)
+    plan.model_copy(update={"suites": {"groups": Partition.singletons(hookpoints(4)).groups}}).write(run)
+    assert RunRecords.read(run).partitions == before
+    assert RunRecords.read(run).planned != before
 
 
-def test_a_division_read_from_a_file_is_the_only_candidate(tmp_path: Path):
+def test_a_partition_read_from_a_file_is_the_only_candidate(tmp_path: Path):
     run = make_run(tmp_path / "file", layers=4, groups=[["layers.0", "layers.1"], ["layers.2", "layers.3"]])
-    plan = run.read_json("plan.json")
-    plan["candidates"] = [plan["candidates"][1] | {"groups": plan["partitions"]["groups"]}]
-    run.write_json("plan.json", plan)
+    plan = PlanRecord.read(run)
+    choice = plan.choice.model_copy(update={"method": "mine.json"})
+    plan.model_copy(update={"method": "mine.json", "candidates": {}, "choice": choice}).write(run)
     html = render(run)
     assert "amad" not in figures_of(html) and "made by hand" not in html
     assert "2 SAEs serve 4 layers at 67\u202f%" in html, "(200 + 2 * 100) / (200 + 4 * 100)"
@@ -146,7 +148,7 @@ def test_a_division_read_from_a_file_is_the_only_candidate(tmp_path: Path):
 @pytest.mark.parametrize(("metric", "name"), [("cka", "1 − CKA"), ("svcca", "1 − SVCCA"), ("<b>", "&lt;b&gt;")])
 def test_the_metric_is_named(tmp_path: Path, metric: str, name: str):
     run = make_run(tmp_path / "metric", layers=3, stages=("tokens", "distances"))
-    run.write_json("distances.json", run.read_json("distances.json") | {"metric": metric, "standard_error": None})
+    DistancesRecord.read(run).model_copy(update={"metric": metric}).write(run)
     assert name in render(run)
 
 
@@ -154,15 +156,16 @@ def test_a_log_that_was_cut_off_is_read_up_to_there(tmp_path: Path):
     run = make_run(tmp_path / "cut", layers=3, logged=5)
     with run.file("metrics.jsonl").open("a") as file:
         file.write('{"step": 60, "tok')
-    assert [record["step"] for record in read_run(run).metrics] == [10, 20, 30, 40, 50]
+    assert [line.step for line in RunRecords.read(run).log] == [10, 20, 30, 40, 50]
 
 
 def test_a_step_that_was_logged_twice_counts_once(tmp_path: Path):
     run = make_run(tmp_path / "resumed", layers=3, logged=5)
-    run.append_json("metrics.jsonl", {"step": 30, "tokens": 1, "seconds": 0, "groups": {}})
-    metrics = read_run(run).metrics
-    assert [record["step"] for record in metrics] == [10, 20, 30, 40, 50]
-    assert metrics[2]["tokens"] == 1
+    again = MetricsLine(step=30, tokens=1, groups={"layers.0": logged_sae(0.5)})
+    run.append_json("metrics.jsonl", again.model_dump(mode="json"))
+    log = RunRecords.read(run).log
+    assert [line.step for line in log] == [10, 20, 30, 40, 50]
+    assert log[2].tokens == 1
 
 
 def test_a_damaged_log_names_the_line(tmp_path: Path):
@@ -170,7 +173,15 @@ def test_a_damaged_log_names_the_line(tmp_path: Path):
     text = run.file("metrics.jsonl").read_text()
     run.write_text("metrics.jsonl", "not json\n" + text)
     with pytest.raises(RunError, match="line 1"):
-        read_run(run)
+        RunRecords.read(run)
+
+
+def test_every_quality_table_says_at_equal_what(run: RunDirectory):
+    html = render(run)
+    for key in ("summary", "cost"):
+        found = re.search(rf'<section id="{key}">.*?</section>', html, re.DOTALL).group()
+        assert "at equal tokens: every SAE saw 2\u00a0M tokens" in found
+        assert "qual FLOPs" in found and "qual FVU" in found
 
 
 def test_the_report_imports_neither_torch_nor_transformers():

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_runs import LM_MFLOP, NUM_TOKENS, SAE_MFLOP, make_run
+from run_builder import LM_MFLOP, NUM_TOKENS, SAE_MFLOP, make_run, records_of
 
+from groupsae.analysis.candidates import view_plan
+from groupsae.analysis.run_records import RunRecords
+from groupsae.analysis.summary import summarize as summarize_records
+from groupsae.metrics import fixed
 from groupsae.partition import Partition
-from groupsae.report import SuiteSummary, summarize
-from groupsae.report.data import RunData
-from groupsae.report.wording import duration, fixed, headline
+from groupsae.records import RunDirectory
+from groupsae.records.types.candidate import Candidate
+from groupsae.records.types.distances import DistancesRecord
+from groupsae.records.types.summary import SuiteSummary
+from groupsae.report.wording import headline
+from groupsae.units import format_bytes, format_duration
 
 GROUPS = [["layers.0"], ["layers.1"], ["layers.2", "layers.3"]]
+
+
+def summarize(run: RunDirectory) -> list[SuiteSummary]:
+    return list(summarize_records(RunRecords.read(run)))
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +53,9 @@ def test_the_worst_layer_is_named(suites):
 
 
 def test_cost_is_the_language_model_once_and_one_step_per_sae(suites):
-    assert suites["baseline"].mflop_per_token == LM_MFLOP + 4 * SAE_MFLOP
-    assert suites["groups"].mflop_per_token == LM_MFLOP + 3 * SAE_MFLOP
-    assert suites["groups"].total_pflop == pytest.approx((LM_MFLOP + 3 * SAE_MFLOP) * 1e6 * NUM_TOKENS / 1e15)
+    assert suites["baseline"].published_mflop == LM_MFLOP + 4 * SAE_MFLOP
+    assert suites["groups"].published_mflop == LM_MFLOP + 3 * SAE_MFLOP
+    assert suites["groups"].published_pflop == pytest.approx((LM_MFLOP + 3 * SAE_MFLOP) * 1e6 * NUM_TOKENS / 1e15)
 
 
 def test_seconds_are_those_of_the_suite_trained_alone(suites):
@@ -57,8 +69,8 @@ def test_without_a_partition_there_is_no_suite(tmp_path: Path):
 
 def test_what_is_not_measured_is_none(tmp_path: Path):
     groups = summarize(make_run(tmp_path / "planned", layers=4, stages=("tokens", "distances", "group", "plan")))[1]
-    assert groups.mflop_per_token is not None
-    unknown = (groups.mean_fvu, groups.worst_layer, groups.mean_delta_ce, groups.total_pflop, groups.seconds)
+    assert groups.published_mflop is not None
+    unknown = (groups.mean_fvu, groups.worst_layer, groups.mean_delta_ce, groups.published_pflop, groups.seconds)
     assert unknown == (None,) * 5
 
 
@@ -70,40 +82,40 @@ def test_a_run_without_a_baseline_has_one_suite(tmp_path: Path):
 
 def test_the_headline_compares_with_the_baseline(suites):
     assert headline(list(suites.values()), 4) == (
-        "3 SAEs serve 4 layers at 83\u202f% of the baseline’s cost; "
-        "mean FVU 0.125 against 0.115, mean ΔCE 0.038 against 0.033\u00a0nats."
+        "3 SAEs serve 4 layers at 83\u202f% of the baseline’s FLOPs; "
+        "mean FVU 0.125 against 0.115, mean ΔCE 0.038 against 0.033\u00a0nats at equal tokens per SAE."
     )
 
 
-def test_the_amad_of_a_division_made_by_hand_is_its_own():
-    data = RunData(
-        name="hand",
-        distances={"hookpoints": ["a.0", "a.1", "a.2"], "matrix": [[0, 0.1, 0.3], [0.1, 0, 0.2], [0.3, 0.2, 0]]},
-        plan={
-            "candidates": [{"num_groups": 2, "groups": [["a.0", "a.1"], ["a.2"]], "amad": 0.05}],
-            "partitions": {"groups": [["a.0", "a.2"], ["a.1"]]},
-        },
+def test_the_amad_of_a_partition_made_by_hand_is_its_own():
+    found = Candidate(method="complete", groups=(("a.0", "a.1"), ("a.2",)), amad=0.05)
+    by_hand = (("a.0", "a.2"), ("a.1",))
+    matrix = ((0, 0.1, 0.3), (0.1, 0, 0.2), (0.3, 0.2, 0))
+    distances = DistancesRecord(
+        metric="angular", hookpoints=("a.0", "a.1", "a.2"), matrix=matrix, standard_error=matrix, num_tokens=10
     )
-    assert data.chosen == Partition((("a.0", "a.2"), ("a.1",)))
-    assert data.choice["amad"] == pytest.approx(0.15)
+    plan = {"method": "complete", "candidates": {"complete": (found,)}, "choice": found}
+    records = replace(records_of(**plan, suites={"groups": by_hand}), distances=distances)
+    assert records.chosen == Partition(by_hand)
+    assert view_plan(records).choice.amad == pytest.approx(0.15)
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [
-        (0.009, "< 0.1 s"),
-        (0.24, "0.2 s"),
-        (59, "59 s"),
-        (59.97, "1 min"),
-        (61, "1 min 1 s"),
-        (3599.9, "1 h"),
-        (8000, "2 h 13 min"),
-    ],
+    [(None, "-"), (0.24, "0 s"), (59, "59 s"), (119.4, "119 s"), (120, "2 min"), (7199, "120 min"), (9000, "2.5 h")],
 )
-def test_a_duration_has_two_units_and_never_sixty_of_one(seconds: float, text: str):
-    assert duration(seconds).replace("\u00a0", " ") == text
+def test_a_duration_has_one_unit(seconds: float | None, text: str):
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "-"), (0, "0 B"), (1536, "2 KiB"), (587_282_944, "560 MiB"), (2**31, "2.0 GiB"), (2**41, "2048.0 GiB")],
+)
+def test_a_size_has_a_unit_that_suits_it(value: float | None, text: str):
+    assert format_bytes(value) == text
 
 
 def test_small_numbers_are_not_rounded_to_nothing():
     assert fixed(0.0000123) == "1.2e−5"
-    assert (fixed(0.0), fixed(-0.5), fixed(0.00012), fixed(None)) == ("0.000", "−0.500", "0.00012", "–")
+    assert (fixed(0.0), fixed(-0.5), fixed(0.00012), fixed(None)) == ("0.000", "−0.500", "0.00012", "-")
