@@ -166,7 +166,7 @@ def test_two_runs_are_evaluated_side_by_side_on_the_same_tokens(done, other, cal
     assert list(found["suites"]) == ["baseline", "groups", "other/baseline", "other/groups"]
     assert {name: found["suites"][name] for name in own["suites"]} == own["suites"]
     assert found["suites"]["other/groups"]["layers.0"]["l0"] == 3
-    assert found["differences"]["other/groups"]["from"] == "baseline"
+    assert found["compared_with"] == "baseline"
     summary = json.loads((done / "eval/against/other/summary.json").read_text())
     assert list(summary["suites"]) == list(found["suites"])
     assert summary["suites"]["other/groups"]["mean_l0"] == 3

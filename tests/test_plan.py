@@ -10,6 +10,7 @@ import pytest
 
 from groupsae.planning.memory import Available
 from groupsae.recipes import pilot as pilot_recipe
+from groupsae.records.types.plan import PlanRecord
 
 plan_recipe = sys.modules["groupsae.recipes.plan"]  # the name in the package is the function's
 ROOT = Path(__file__).parents[1]
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 def plan_of(call, run, *flags):
     code, out, err = call("plan", run, "--overwrite", "--json", *flags)
     assert code == 0, err
-    return json.loads(out)
+    return PlanRecord.model_validate_json(out)
 
 
 def refused(call, run, *flags):
@@ -29,23 +30,23 @@ def refused(call, run, *flags):
 
 def test_every_number_of_groups_is_priced_by_every_method(done, call):
     plan = plan_of(call, done)
-    assert set(plan["methods"]) == {"optimal", "complete", "published", "equal"}
-    for rows in plan["methods"].values():
-        assert [row["num_groups"] for row in rows] == [1, 2, 3]
-        totals = [row["total_flops"]["own"] for row in rows]
+    assert set(plan.candidates) == {"optimal", "complete", "published", "equal"}
+    for rows in plan.candidates.values():
+        assert [row.num_groups for row in rows] == [1, 2, 3]
+        totals = [row.cost.own_flops for row in rows]
         assert totals == sorted(totals) and totals[0] < totals[-1]
-        assert all(row["host_bytes"] > 0 and row["disk_bytes"] > 0 for row in rows)
+        assert all(row.cost.host_bytes > 0 and row.disk_bytes > 0 for row in rows)
 
 
 def test_sharing_is_predicted_to_cost_quality_and_one_sae_per_layer_none(done, call):
-    increases = [row["fvu_increase"]["value"] for row in plan_of(call, done)["candidates"]]
+    increases = [row.fvu_increase.value for row in plan_of(call, done).own_candidates]
     assert increases == sorted(increases, reverse=True)
     assert increases[-1] == 0 < increases[0]
 
 
 def test_what_sharing_costs_the_model_is_predicted_as_well(done, call):
-    rows = plan_of(call, done)["candidates"]
-    assert rows[0]["delta_ce_increase"]["value"] > rows[1]["delta_ce_increase"]["value"] > 0
+    rows = plan_of(call, done).own_candidates
+    assert rows[0].delta_ce_increase.value > rows[1].delta_ce_increase.value > 0
 
 
 def test_distances_of_other_hookpoints_are_refused(done, call):
@@ -57,34 +58,34 @@ def test_distances_of_other_hookpoints_are_refused(done, call):
 
 
 def test_calibration_gives_seconds_and_none_without_it(done, call):
-    assert plan_of(call, done, "--no-calibrate")["run"]["seconds"] is None
+    assert plan_of(call, done, "--no-calibrate").run.seconds is None
     timed = plan_of(call, done, "--calibrate")
-    assert timed["run"]["seconds"] > timed["candidates"][-1]["seconds"] > timed["candidates"][0]["seconds"] > 0
+    assert timed.run.seconds > timed.own_candidates[-1].seconds > timed.own_candidates[0].seconds > 0
 
 
 def test_the_run_is_priced_with_its_baseline_and_shared_saes_once(done, call):
     plan = plan_of(call, done)
-    groups = {tuple(group) for groups in plan["partitions"].values() for group in groups}
-    steps = plan["run"]["own_mflop_per_token"]["saes"]
-    assert steps == pytest.approx(len(groups) * plan["candidates"][0]["own_mflop_per_token"]["saes"])
+    groups = {group for partition in plan.partitions.values() for group in partition.groups}
+    steps = plan.run.own_mflop.saes
+    assert steps == pytest.approx(len(groups) * plan.own_candidates[0].cost.own_mflop.saes)
 
 
 def test_a_budget_takes_the_most_groups_within_it(done, call):
-    totals = [row["total_flops"]["own"] for row in plan_of(call, done)["candidates"]]
+    totals = [row.cost.own_flops for row in plan_of(call, done).own_candidates]
     for groups, total in enumerate(totals, start=1):
-        assert plan_of(call, done, "--budget-flops", total)["choice"]["num_groups"] == groups
+        assert plan_of(call, done, "--budget-flops", total).choice.num_groups == groups
 
 
 def test_a_budget_that_nothing_meets_names_the_cheapest(done, call):
-    cheapest = plan_of(call, done)["candidates"][0]["total_flops"]["own"]
+    cheapest = plan_of(call, done).own_candidates[0].cost.own_flops
     assert f"{cheapest:.3g}" in refused(call, done, "--budget-flops", "1000")
 
 
 def test_a_bound_on_quality_takes_the_fewest_groups_within_it(done, call):
-    rows = plan_of(call, done)["candidates"]
+    rows = plan_of(call, done).own_candidates
     for row in rows[:-1]:
-        bound = row["fvu_increase"]["value"] * 1.001
-        assert plan_of(call, done, "--max-fvu-increase", bound)["choice"]["num_groups"] == row["num_groups"]
+        bound = row.fvu_increase.value * 1.001
+        assert plan_of(call, done, "--max-fvu-increase", bound).choice.num_groups == row.num_groups
 
 
 def test_a_refused_plan_leaves_the_run_as_it_was(done, call):
@@ -100,7 +101,7 @@ def test_two_rules_at_once_are_refused(done, call):
 
 
 def test_what_the_plan_chooses_is_trained(done, call):
-    totals = [row["total_flops"]["own"] for row in plan_of(call, done)["candidates"]]
+    totals = [row.cost.own_flops for row in plan_of(call, done).own_candidates]
     plan_of(call, done, "--budget-flops", totals[0])
     assert call("train", done, "--overwrite")[0] == 0
     assert len(json.loads((done / "suite.json").read_text())["groups"]) == 1
@@ -112,7 +113,7 @@ def test_a_plan_that_only_looks_leaves_training_done(done, call):
 
 
 def test_a_run_that_does_not_fit_is_refused_with_one_that_does(done, call, monkeypatch):
-    needed = plan_of(call, done)["run"]["host_bytes"]
+    needed = plan_of(call, done).run.host_bytes
     monkeypatch.setattr(plan_recipe, "available", lambda folder: Available(host=needed - 1))
     code, out, err = call("plan", done, "--overwrite")
     assert code == 2
@@ -123,9 +124,9 @@ def test_a_run_that_does_not_fit_is_refused_with_one_that_does(done, call, monke
 def test_a_pilot_predicts_fvu_with_an_interval(done, call, monkeypatch):
     monkeypatch.setattr(pilot_recipe, "SHARE_OF_RUN", 2.0)
     plan = plan_of(call, done, "--pilot")
-    for row in plan["candidates"]:
-        assert 0 < row["fvu"]["low"] < row["fvu"]["value"] < row["fvu"]["high"]
-    assert plan["compute_optimal"]["num_groups"] in (1, 2, 3)
+    for row in plan.own_candidates:
+        assert 0 < row.fvu.low < row.fvu.value < row.fvu.high
+    assert plan.compute_optimal.num_groups in (1, 2, 3)
 
 
 @pytest.mark.parametrize("pilot_saes", [4, 6])
@@ -144,11 +145,11 @@ def test_published_costs_come_out_of_a_config_file_alone(model, groups, chosen, 
     monkeypatch.chdir(ROOT)
     code, out, err = call("plan", f"configs/plan-pythia-{model}.toml", "--out", tmp_path / "run", "--json")
     assert code == 0, err
-    plan = json.loads(out)
-    total = {row["num_groups"]: row["mflop_per_token"]["total"] for row in plan["candidates"]}
+    plan = PlanRecord.model_validate_json(out)
+    total = {row.num_groups: row.published_mflop for row in plan.own_candidates}
     assert (round(total[groups], 1), round(total[len(total)], 1)) == (chosen, baseline)
-    assert plan["choice"]["num_groups"] == groups
-    assert all(row["own_mflop_per_token"]["total"] < row["mflop_per_token"]["total"] for row in plan["candidates"])
+    assert plan.choice.num_groups == groups
+    assert all(row.own_mflop < row.published_mflop for row in plan.own_candidates)
 
 
 # ---- every layer of a token
@@ -158,10 +159,10 @@ def test_every_layer_of_a_token_takes_less_of_the_model_and_as_much_of_the_saes(
     alone = ("--train.no-baseline", "--no-calibrate")
     one = plan_of(call, done, *alone)
     every = plan_of(call, done, *alone, "--train.layers-per-token", "all")
-    for a, b in zip(one["candidates"], every["candidates"], strict=True):
-        largest = max(map(len, a["groups"]))
-        cheaper = b["total_flops"]["own"] < a["total_flops"]["own"]
-        assert cheaper == (min(map(len, a["groups"])) > 1 or largest > 1), a["groups"]
+    for a, b in zip(one.own_candidates, every.own_candidates, strict=True):
+        largest = max(map(len, a.groups))
+        cheaper = b.cost.own_flops < a.cost.own_flops
+        assert cheaper == (min(map(len, a.groups)) > 1 or largest > 1), a.groups
 
 
 def test_a_small_buffer_is_warned_of_where_every_layer_of_a_token_is_trained_on(done, call):
