@@ -1,18 +1,21 @@
-"""docs/metrics.md names every metric that an evaluation writes, and no other file than it writes."""
+"""docs/metrics.md and the records agree with the table of metrics."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
-from groupsae.evaluation.circuits import UNITS as CIRCUITS
-from groupsae.evaluation.losses import METRICS as LOSSES
-from groupsae.evaluation.reconstruction import METRICS as RECONSTRUCTION
-from groupsae.evaluation.similarity import UNITS as SIMILARITY
+from groupsae import metrics
+from groupsae.analysis.run_records import RunRecords
+from groupsae.metrics import CANDIDATES, CIRCUITS, LOSSES, MATCHED_COST, METRICS, RECONSTRUCTION, SIMILARITY, SUMMARY
 from groupsae.recipes.evaluate import PARTS
+from groupsae.records import RunDirectory
+from groupsae.records.types.candidate import Candidate
+from groupsae.records.types.measured import LossMetrics, ReconstructionMetrics
+from groupsae.records.types.summary import MatchedCost, SuiteSummary, SummaryRecord
 
 TEXT = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+TABLES = (RECONSTRUCTION, LOSSES, SUMMARY, MATCHED_COST, CANDIDATES, CIRCUITS, SIMILARITY)
 
 
 @pytest.mark.parametrize("name", sorted({*RECONSTRUCTION, *LOSSES, *CIRCUITS, *SIMILARITY, "density"}))
@@ -20,21 +23,48 @@ def test_every_metric_is_described(name):
     assert f"`{name}`" in TEXT
 
 
+@pytest.mark.parametrize("table", [SUMMARY, MATCHED_COST, CANDIDATES])
+def test_tables_of_suites_and_candidates_are_as_the_metrics_say(table):
+    for metric in table.values():
+        formula = metric.formula.replace("|", "\\|")
+        cells = (f"`{metric.name}`", metric.title, metric.unit, metric.better, formula, metric.source)
+        assert f"| {' | '.join(cells)} |" in TEXT
+
+
+def test_a_name_means_one_thing():
+    for table in TABLES[:5]:
+        assert all(METRICS[name] is metric for name, metric in table.items())
+
+
+def test_every_number_of_a_record_is_a_metric():
+    fields = {
+        ReconstructionMetrics: (RECONSTRUCTION, {"density", "intervals"}),
+        LossMetrics: (LOSSES, {"intervals"}),
+        SuiteSummary: (SUMMARY, {"name", "worst_layer", "intervals", "changes"}),
+        MatchedCost: (MATCHED_COST, {"one", "other", "fvu", "flops"}),
+    }
+    for record, (table, others) in fields.items():
+        assert set(record.model_fields) == set(table) | others
+    assert all(name in Candidate.model_fields or hasattr(Candidate, name) for name in CANDIDATES)
+
+
+def test_every_metric_can_be_written():
+    assert all(isinstance(metric.text(0.25), str) and metric.unit for table in TABLES for metric in table.values())
+
+
 def test_every_part_and_file_is_named_and_is_there(done):
     assert all(part in TEXT for part in PARTS)
     for name in set(re.findall(r"`(eval/[\w/]+\.json)`", TEXT)):
-        assert json.loads((done / name).read_text())
+        assert RunDirectory.open(done).read_json(name)
 
 
-def test_the_keys_it_names_are_in_the_files(done):
-    reconstruction, losses, summary = (
-        json.loads((done / f"eval/{name}.json").read_text()) for name in ("reconstruction", "losses", "summary")
-    )
-    for record in (reconstruction, losses):
-        assert {"suites", "layers", "groups", "differences", "units", "other_scope", "scope"} <= set(record)
-        assert set(record["units"]) == set(RECONSTRUCTION if record is reconstruction else LOSSES)
-    assert "density_edges" in reconstruction and "all_layers" in losses
-    circuits, similarity = (json.loads((done / f"eval/{name}.json").read_text()) for name in ("circuits", "similarity"))
-    assert (circuits["units"], similarity["units"]) == (CIRCUITS, SIMILARITY)
-    assert {"circuit_ceiling", "mean_concordance"} <= set(summary["suites"]["groups"])
-    assert {"fvu", "flops_at_fvu", "cost_ratio", "flops", "fvu_at_flops"} <= set(summary["readings"][0])
+def test_the_units_in_the_files_are_those_of_the_metrics(done):
+    run = RunDirectory.open(done)
+    records = RunRecords.read(run)
+    assert records.reconstruction.units == metrics.units(RECONSTRUCTION)
+    assert records.losses.units == metrics.units(LOSSES)
+    assert records.circuits.units == metrics.units(CIRCUITS)
+    assert records.similarity.units == metrics.units(SIMILARITY)
+    summary = SummaryRecord.read(run)
+    assert summary.units == metrics.units(SUMMARY)
+    assert {"baseline", "groups"} <= set(summary.suites) and summary.matched_cost

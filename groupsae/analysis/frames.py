@@ -42,9 +42,9 @@ class Column:
     """Writes a cell from its row, where the value alone does not say all."""
 
     @classmethod
-    def of(cls, name: str, table: Mapping[str, Metric] = METRICS, **changes: Any) -> Column:
+    def of(cls, metric: str, table: Mapping[str, Metric] = METRICS, /, **changes: Any) -> Column:
         """The column of a metric: by default the row's attribute of that name."""
-        found = table[name]
+        found = table[metric]
         return replace(cls(found.name, found.title, attrgetter(found.name), found.text), **changes)
 
 
