@@ -39,8 +39,8 @@ class PlanView:
 
     @property
     def has_costs(self) -> bool:
-        """Whether the plan knows what candidates cost."""
-        return any(one.published_mflop is not None for one in self.own)
+        """Whether the plan knows what candidates cost; FLOPs may be unknown all the same."""
+        return any(one.cost is not None for one in self.own)
 
     @property
     def quality(self) -> str | None:

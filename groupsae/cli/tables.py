@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from textwrap import wrap
 
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +25,8 @@ SUITE_ROWS = (
     "published_pflop", "seconds",
 )  # fmt: skip
 """The metrics of the table of suites."""
+_NOT_IN_A_TERMINAL = ("chosen_by", "size_weighted_amad", "published_saving")
+"""Columns of candidates that a terminal has no room for."""
 
 
 def show(*tables: Table) -> None:
@@ -106,7 +110,8 @@ def saved_tokens(train: TrainRecord) -> str:
 
 def candidates(plan: PlanRecord) -> Table:
     """Every number of groups with its cost, the chosen one marked. FLOPs are per token of text."""
-    return _framed(candidate_frame(view_record(plan)), f"what {plan.method} partitions cost, each trained alone")
+    title = f"what {plan.method} partitions cost, each trained alone"
+    return _framed(candidate_frame(view_record(plan)), title, _NOT_IN_A_TERMINAL)
 
 
 def methods(plan: PlanRecord) -> Table:
@@ -137,11 +142,12 @@ def _flops(plan: PlanRecord) -> tuple[tuple[float | None, str], ...]:
     return (plan.run.own_flops, "our"), (plan.run.published_flops, "the published")
 
 
-def _framed(frame: Frame, title: str) -> Table:
-    """A frame as a terminal shows it: heads and titles in one line."""
-    titles = [f"{column.head} {column.title}".strip() for column in frame.columns]
+def _framed(frame: Frame, title: str, without: Collection[str]) -> Table:
+    """A frame as a terminal shows it, without some columns; heads and titles are wrapped into narrow columns."""
+    columns = [column for column in frame.columns if column.name not in without]
+    titles = ["\n".join(wrap(f"{column.head} {column.title}", 10)) for column in columns]
     table = titled_table(title, ("", *titles), right=titles)
-    for place, cells in enumerate(frame.cells):
+    for place, cells in enumerate(replace(frame, columns=columns).cells):
         marked = place in frame.marked
         table.add_row("->" if marked else "", *(cell.text for cell in cells), style="bold" if marked else None)
     return table

@@ -103,6 +103,10 @@ def render(run: RunDirectory) -> str:
 
 
 def _sections(run: RunDirectory, records: RunRecords, compared: SummaryRecord) -> list[Section]:
+    return [*_before_training(run, records), *_after_training(run, records, compared), *_evaluation(records)]
+
+
+def _before_training(run: RunDirectory, records: RunRecords) -> list[Section]:
     return [
         Section(
             "layers",
@@ -119,6 +123,11 @@ def _sections(run: RunDirectory, records: RunRecords, compared: SummaryRecord) -
             _drawn(figures.amad_curve(records), figures.candidate_strip(records)),
         ),
         _plan_section(run, records),
+    ]
+
+
+def _after_training(run: RunDirectory, records: RunRecords, compared: SummaryRecord) -> list[Section]:
+    return [
         Section(
             "cost",
             "What it cost",
@@ -127,6 +136,12 @@ def _sections(run: RunDirectory, records: RunRecords, compared: SummaryRecord) -
             _drawn(figures.cost_and_quality(records), figures.stage_seconds(records)),
             _cost_frames(run, records, compared),
         ),
+        Section("training", "How training went", "", "train", _drawn(figures.training_curves(records))),
+    ]
+
+
+def _evaluation(records: RunRecords) -> list[Section]:
+    return [
         Section(
             "quality",
             "How good the SAEs are",
@@ -155,7 +170,6 @@ def _sections(run: RunDirectory, records: RunRecords, compared: SummaryRecord) -
             folded=similarity_frames(records),
             optional=True,
         ),
-        Section("training", "How training went", "", "train", _drawn(figures.training_curves(records))),
     ]
 
 

@@ -22,7 +22,7 @@ from groupsae.report import write_report
 from groupsae.report.page import render
 
 HOSTILE = "</script></text></style><img src=x onerror=\"document.title='owned'\">$\\alpha$ & {{ 7 * 6 }}"
-FIGURES = ("distances", "amad", "candidates", "frontier", "cost", "seconds", "quality", "sparsity", "curves")
+FIGURES = ("distances", "amad", "candidates", "frontier", "cost", "seconds", "curves", "quality", "sparsity")
 
 
 def figures_of(html: str) -> list[str]:

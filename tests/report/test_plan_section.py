@@ -206,9 +206,15 @@ def test_a_plan_without_weights_has_costs_and_says_what_is_missing(tmp_path: Pat
     assert stages == ["tokens", "distances", "group", "plan"]
 
 
-def test_costs_that_are_not_known_have_no_column(tmp_path: Path):
-    run = make_run(tmp_path / "uncounted", layers=4)
-    html = render(change_candidates(run, cost=cost(2, published_mflop=None, own_mflop=None)))
+def test_flops_that_are_not_known_have_no_column(tmp_path: Path):
+    unknown = dict.fromkeys(("published_mflop", "own_mflop", "published_flops", "own_flops"))
+    run = change_candidates(make_run(tmp_path / "uncounted", layers=4), cost=cost(2, **unknown))
+    table = render(run).partition('id="candidate-table"')[2].partition("</table>")[0]
+    assert 'data-column="memory_bytes"' in table and "mflop" not in table
+
+
+def test_a_grouping_without_a_plan_has_no_costs(tmp_path: Path):
+    html = render(make_run(tmp_path / "grouped", layers=4, stages=("tokens", "distances", "group")))
     assert 'id="candidate-table"' not in html and "Not there yet; made by <code>groupsae plan" in html
 
 
