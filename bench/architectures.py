@@ -19,7 +19,7 @@ import torch
 from budgets import Spender
 from held import Bed
 
-from groupsae.activations.scale import measure_scales
+from groupsae.training.fit import measure_scales
 from groupsae.config import as_architecture, load_config
 from groupsae.evaluation.reconstruction import evaluate_reconstructions
 from groupsae.saes.registry import ARCHITECTURES

@@ -20,11 +20,12 @@ from pathlib import Path
 import torch
 from held import Bed, means
 
-from groupsae.activations.scale import Scales, measure_scales
+from groupsae.saes.scales import Scales
+from groupsae.training.fit import measure_scales
 from groupsae.config import PerLayer, SAEConfig, TrainConfig, load_config
 from groupsae.partition import Partition
 from groupsae.planning.cost import run_cost, sparse_step_flops
-from groupsae.saes.adapter import fit_adapters
+from groupsae.training.fit import fit_layer_maps
 from groupsae.saes.suite import Suite
 from groupsae.training.trainer import train_groups
 from groupsae.training.warm_start import WarmStart
@@ -66,7 +67,7 @@ class Spender:
         bed, train = self.bed, self.bed.config.train
         tokens = max(train.batch_tokens, tokens)
         settings = TrainConfig(**dict(train) | {"num_tokens": tokens, "layers_per_token": per_token})
-        adapters = fit_adapters(
+        adapters = fit_layer_maps(
             bed.source,
             partition.groups,
             self.scales,

@@ -20,7 +20,7 @@ import torch
 from budgets import ALL_FOLDED, NOTHING, Spender, flops_per_token
 from held import Bed, means
 
-from groupsae.activations.scale import measure_scales
+from groupsae.training.fit import measure_scales
 from groupsae.config import PerLayer, load_config
 from groupsae.saes.suite import Suite
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from unit import Shape
 
-from groupsae.activations.scale import Scales
+from groupsae.saes.scales import Scales
 from groupsae.config import TopKConfig, TrainConfig
 from groupsae.training.group_trainer import GroupTrainer
 

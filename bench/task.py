@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from groupsae.activations.harvest import Harvester
-from groupsae.activations.scale import Scales
+from groupsae.saes.scales import Scales
 from groupsae.activations.source import row_order
 from groupsae.config import TopKConfig
 from groupsae.models import find_hookpoints, load_model

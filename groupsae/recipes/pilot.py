@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from groupsae.activations.scale import measure_scales
+from groupsae.training.fit import measure_scales
 from groupsae.activations.source import ActivationSource
 from groupsae.config import SAEConfig, TrainConfig
 from groupsae.evaluation.reconstruction import evaluate_reconstructions

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from groupsae.activations.scale import Scales, measure_scales
+from groupsae.saes.scales import Scales
+from groupsae.training.fit import measure_scales
 from groupsae.config import flat
 from groupsae.errors import Interrupted, RunError
 from groupsae.interrupt import noted
@@ -19,7 +20,8 @@ from groupsae.recipes.context import ROWS_FILE, RunContext
 from groupsae.recipes.group import read_groups
 from groupsae.recipes.warm_start import announce, warm_start_of
 from groupsae.records import MAY_CHANGE, RunDirectory
-from groupsae.saes.adapter import LayerMaps, fit_adapters
+from groupsae.saes.layer_maps import LayerMaps
+from groupsae.training.fit import fit_layer_maps
 from groupsae.saes.suite import ADAPTER_FILE, load_adapter, save_adapter, save_sae, write_suite_index
 from groupsae.training.checkpoint import Checkpoints, Progress
 from groupsae.training.log import LogFile
@@ -180,7 +182,7 @@ def _adapters(
         return {group: adapter.to(bench.source.device) for group, adapter in found.items()}
     num_tokens = bench.run.config.train.scale_tokens
     with bar("adapters", min(num_tokens, bench.rows.ids_RT.size)) as advance:
-        adapters = fit_adapters(
+        adapters = fit_layer_maps(
             bench.source, groups, scales, own, num_tokens, d_sae=d_sae, seed=bench.run.config.seed, progress=advance
         )
     for group, adapter in adapters.items():

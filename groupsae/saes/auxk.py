@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from groupsae.saes.base import Latents, SparseAutoencoder, weighted_rows
-from groupsae.saes.bias import Bias
+from groupsae.saes.layer_maps import Bias
 
 
 def auxk_error(sae: SparseAutoencoder, z_ND: Tensor, e_ND: Tensor, dead_S: Tensor, own: Bias | None = None) -> Tensor:
@@ -28,6 +28,6 @@ def _decode(W_ZD: Tensor, latents: Latents, dense: bool) -> Tensor:
     """sum_a values[n, a] W[places[n, a]], (N, D).
 
     k_aux is at least a thirty-second of what can be dead at S = 16 D: by arithmetic too large a share for gathering
-    to pay on a GPU, which has dense products instead (see `groupsae.saes.dense`).
+    to pay on a GPU, which has dense products instead (see `groupsae.saes.kernels.dense`).
     """
     return latents.dense(len(W_ZD)) @ W_ZD if dense else weighted_rows(W_ZD, latents)

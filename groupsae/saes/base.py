@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupsae.saes.activation import Activation
-from groupsae.saes.bias import Bias
+from groupsae.saes.layer_maps import Bias
 from groupsae.saes.lineage import Lineage
 
 ROWS_NUMBERS = 2**17

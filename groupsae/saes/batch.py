@@ -12,8 +12,8 @@ from groupsae.config import BatchTopKConfig, MatryoshkaConfig
 from groupsae.saes.activation import Threshold
 from groupsae.saes.auxk import auxk_error
 from groupsae.saes.base import BatchStats, FiringStats, Latents, SparseAutoencoder, StepLosses
-from groupsae.saes.bias import Bias
-from groupsae.saes.pre_activations import PreActivations, pre_activations_above
+from groupsae.saes.layer_maps import Bias
+from groupsae.saes.kernels.pre_activations import PreActivations, pre_activations_above
 
 MEMORY = 0.95
 """Of the mean of thresholds, per step. With SAELens' 0.99 it is that of a hundred steps ago, of larger latents."""

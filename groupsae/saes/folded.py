@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from groupsae.saes.activation import Activation
-from groupsae.saes.adapter import LayerMaps
+from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.suite import BoundSAE
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from groupsae.config import GatedConfig
 from groupsae.saes.activation import Gate
 from groupsae.saes.base import BatchStats, FiringStats, Latents, SparseAutoencoder, StepLosses
-from groupsae.saes.bias import Bias
-from groupsae.saes.controller import PenaltyWeight, start_threshold
-from groupsae.saes.pre_activations import PreActivations, pre_activations_above
+from groupsae.saes.layer_maps import Bias
+from groupsae.saes.sparsity import PenaltyWeight, start_threshold
+from groupsae.saes.kernels.pre_activations import PreActivations, pre_activations_above
 
 
 @final

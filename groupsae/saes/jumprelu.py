@@ -13,9 +13,9 @@ from groupsae.config import JumpReLUConfig
 from groupsae.saes.activation import Threshold
 from groupsae.saes.auxk import auxk_error
 from groupsae.saes.base import BatchStats, FiringStats, Latents, SparseAutoencoder, StepLosses
-from groupsae.saes.bias import Bias
-from groupsae.saes.controller import PenaltyWeight, start_threshold
-from groupsae.saes.pre_activations import PreActivations, pre_activations_above
+from groupsae.saes.layer_maps import Bias
+from groupsae.saes.sparsity import PenaltyWeight, start_threshold
+from groupsae.saes.kernels.pre_activations import PreActivations, pre_activations_above
 
 
 @final

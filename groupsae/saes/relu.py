@@ -10,9 +10,9 @@ from torch import Tensor
 from groupsae.config import ReLUConfig
 from groupsae.saes.activation import ReLU
 from groupsae.saes.base import BatchStats, FiringStats, Latents, SparseAutoencoder, StepLosses
-from groupsae.saes.bias import Bias
-from groupsae.saes.controller import PenaltyWeight, start_threshold
-from groupsae.saes.pre_activations import pre_activations_above
+from groupsae.saes.layer_maps import Bias
+from groupsae.saes.sparsity import PenaltyWeight, start_threshold
+from groupsae.saes.kernels.pre_activations import pre_activations_above
 
 
 @final

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groupsae.activations.scale import Scales
+from groupsae.saes.scales import Scales
 from groupsae.config import PerLayer
 from groupsae.errors import ConfigError, PartitionError, RunError
 from groupsae.partition import Group, Partition, group_name
-from groupsae.saes.adapter import LayerMaps
+from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.base import Latents, SparseAutoencoder
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import ARCHITECTURES, build_sae

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from groupsae.config import TopKConfig
 from groupsae.saes.activation import TopK
-from groupsae.saes.active import SparseGrads
+from groupsae.saes.kernels.sparse_grads import SparseGrads
 from groupsae.saes.auxk import auxk_error
 from groupsae.saes.base import BatchStats, Latents, SparseAutoencoder, StepLosses
-from groupsae.saes.bias import Bias
-from groupsae.saes.sparse import GatherKernel, select, squared_error, top_k
+from groupsae.saes.layer_maps import Bias
+from groupsae.saes.kernels.gather import GatherKernel, select, squared_error, top_k
 
 
 @final

@@ -7,14 +7,14 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from groupsae.activations.scale import Scales
+from groupsae.saes.scales import Scales
 from groupsae.activations.shuffle import Batch
 from groupsae.activations.source import hash_seed
 from groupsae.config import SAEConfig, TrainConfig
 from groupsae.errors import NumericalError
 from groupsae.oom import SplitOnOOM
 from groupsae.partition import Group, group_name
-from groupsae.saes.adapter import LayerMaps
+from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.base import FiringStats, SparseAutoencoder
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import build_sae

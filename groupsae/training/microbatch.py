@@ -15,7 +15,7 @@ from torch import Tensor
 
 from groupsae.oom import SplitOnOOM
 from groupsae.saes.base import FiringStats, SparseAutoencoder, StepLosses
-from groupsae.saes.bias import Bias
+from groupsae.saes.layer_maps import Bias
 
 
 def parts_of_steps() -> SplitOnOOM:

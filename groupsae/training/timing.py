@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from groupsae.activations.scale import measure_scales
+from groupsae.training.fit import measure_scales
 from groupsae.activations.source import ActivationSource, stream
 from groupsae.config import SAEConfig, TrainConfig
 from groupsae.planning.pricing import Rates

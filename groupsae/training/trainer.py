@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from groupsae.activations.scale import Scales, measure_scales
+from groupsae.saes.scales import Scales
+from groupsae.training.fit import measure_scales
 from groupsae.activations.shuffle import BufferLayout, ShuffledStream
 from groupsae.activations.source import ActivationSource
 from groupsae.config import ActivationsConfig, PerLayer, SAEConfig, TopKConfig, TrainConfig
 from groupsae.errors import ConfigError, PartitionError
 from groupsae.partition import Group, Partition, group_name
-from groupsae.saes.adapter import LayerMaps, fit_adapters
+from groupsae.saes.layer_maps import LayerMaps
+from groupsae.training.fit import fit_layer_maps
 from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.suite import Suite
 from groupsae.training.checkpoint import Checkpoints, Progress
@@ -85,7 +87,7 @@ def train(
         seed=seed,
         buffer_tokens=buffer_tokens,
         starts=start.starts(partition.hookpoints, scales) if start else None,
-        adapters=fit_adapters(
+        adapters=fit_layer_maps(
             source,
             partition.groups,
             scales,

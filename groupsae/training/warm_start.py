@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from groupsae.activations.scale import Scales
+from groupsae.saes.scales import Scales
 from groupsae.config import Direction, TopKConfig, TrainConfig, differing_keys
 from groupsae.errors import ConfigError, PartitionError
 from groupsae.hookpoints import natural_key

@@ -2,7 +2,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from groupsae.activations.scale import Scales, measure_scales
+from groupsae.saes.scales import Scales
+from groupsae.training.fit import measure_scales
 from groupsae.activations.source import SyntheticSource, stream
 from groupsae.errors import NumericalError, RunError
 

@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from groupsae.activations.harvest import Harvester
-from groupsae.activations.scale import Scales
+from groupsae.saes.scales import Scales
 from groupsae.config import TopKConfig
 from groupsae.models import base_model
 from groupsae.partition import Partition

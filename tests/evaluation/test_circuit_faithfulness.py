@@ -11,7 +11,7 @@ from groupsae.evaluation.circuits.curves import Ratios, mean_height
 from groupsae.evaluation.circuits.faithfulness import Ablation, mean_latents
 from groupsae.evaluation.circuits.spliced import SplicedModel
 from groupsae.evaluation.circuits.tasks import differences
-from groupsae.saes.adapter import LayerMaps
+from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.suite import Suite
 
 LAYERS = ("layers.0", "layers.1", "layers.2")

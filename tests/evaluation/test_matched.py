@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from groupsae.activations.scale import measure_scales
+from groupsae.training.fit import measure_scales
 from groupsae.activations.source import SyntheticSource
 from groupsae.config import TopKConfig
 from groupsae.evaluation.matched import fvu_at_equal_l0, thin

@@ -12,7 +12,7 @@ from evaluation_cases import (
     random_suite,
 )
 
-from groupsae.activations.scale import Scales
+from groupsae.saes.scales import Scales
 from groupsae.activations.source import SyntheticSource
 from groupsae.errors import NumericalError, TextError
 from groupsae.evaluation.density import DENSITY_EDGES

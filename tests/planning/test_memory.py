@@ -16,7 +16,7 @@ from groupsae.planning.memory import (
     require_fits,
 )
 from groupsae.planning.pricing import Pricing
-from groupsae.saes.sparse import TILE_NUMBERS
+from groupsae.saes.kernels.gather import TILE_NUMBERS
 
 MODEL = Architecture(12, 768, 3072, 12, 12, 64, 50304, 2048)
 RUN = Footprint(

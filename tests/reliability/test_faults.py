@@ -13,7 +13,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "training"))
 from training_cases import SAE, STEPS, TRAIN, Log, equal, last_manifest, make_source, run, weights
 
-from groupsae.activations.scale import measure_scales
+from groupsae.training.fit import measure_scales
 from groupsae.config import as_architecture
 from groupsae.errors import NumericalError
 from groupsae.training import group_trainer as group_module

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_rows
 
 from groupsae.activations.harvest import Harvester
-from groupsae.activations.scale import Scales
+from groupsae.saes.scales import Scales
 from groupsae.config import BatchTopKConfig, JumpReLUConfig, TopKConfig, TrainConfig
 from groupsae.models import residual_stream
 from groupsae.training.group_trainer import GroupTrainer

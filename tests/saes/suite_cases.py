@@ -4,10 +4,10 @@ import torch
 from architecture_cases import random_sae_of
 from sae_cases import D_MODEL, D_SAE
 
-from groupsae.activations.scale import Scales
+from groupsae.saes.scales import Scales
 from groupsae.config import PerLayer
 from groupsae.partition import Partition
-from groupsae.saes.adapter import LayerMaps
+from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.suite import Suite
 
 PARTITION = Partition((("layers.0", "layers.2"), ("layers.1",)))

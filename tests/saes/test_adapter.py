@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from groupsae.activations.scale import measure_scales
+from groupsae.training.fit import measure_scales
 from groupsae.activations.source import SyntheticSource, stream
 from groupsae.config import GroupConfig, PerLayer, TopKConfig, TrainConfig
 from groupsae.errors import ConfigError, RunError
 from groupsae.partition import Partition, group_name
-from groupsae.saes.adapter import LayerMaps, fit_adapters
+from groupsae.saes.layer_maps import LayerMaps
+from groupsae.training.fit import fit_layer_maps
 from groupsae.saes.suite import Suite
 from groupsae.training.trainer import train, train_groups
 from groupsae.training.warm_start import WarmStart
@@ -28,7 +29,7 @@ def fitted(own, group=GROUP, center=True):
     """(adapter, z_MND): the adapter of a group, and what its layers' tokens are in scaled units."""
     source = SyntheticSource(num_layers=4, d_model=8, num_rows=64, row_tokens=16)
     scales = measure_scales(source, TOKENS, center=center)
-    adapter = fit_adapters(source, [group], scales, own, TOKENS, d_sae=32)[group]
+    adapter = fit_layer_maps(source, [group], scales, own, TOKENS, d_sae=32)[group]
     x_LND = torch.cat(list(stream(source, TOKENS, 0)), dim=1)
     at, layers = scales.at(group), [source.hookpoints.index(name) for name in group]
     return adapter, (x_LND[layers] - at.center_LD[:, None]) * at.scale_L[:, None, None]
@@ -205,7 +206,7 @@ def test_each_layer_of_a_group_learns_a_bias_of_its_own():
 def test_training_leaves_the_adapters_it_is_given_as_they_were():
     source = SyntheticSource(num_layers=4, d_model=8, num_rows=64, row_tokens=16)
     scales, own, sae = measure_scales(source, TOKENS), OWN["bias"], TopKConfig(d_sae=32, k=3)
-    given = fit_adapters(source, [GROUP], scales, own, TOKENS, d_sae=32)
+    given = fit_layer_maps(source, [GROUP], scales, own, TOKENS, d_sae=32)
     settings = TrainConfig(num_tokens=128, batch_tokens=64)
     trained = train_groups(source, [GROUP], scales, sae, settings, seed=0, buffer_tokens=256, adapters=given)
     assert trained.adapters[group_name(GROUP)].bias_MS.any()

@@ -9,8 +9,8 @@ from sae_cases import D_MODEL, D_SAE, dead, random_batch
 
 from groupsae.config import PerLayer
 from groupsae.saes import pre_activations, sparse
-from groupsae.saes.adapter import LayerMaps
-from groupsae.saes.bias import Bias
+from groupsae.saes.layer_maps import LayerMaps
+from groupsae.saes.layer_maps import Bias
 from groupsae.training.microbatch import backward_in_parts
 
 LAYERS_N = torch.tensor(LAYERS)

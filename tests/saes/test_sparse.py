@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from groupsae.config import TopKConfig
 from groupsae.saes import sparse
-from groupsae.saes.bias import Bias
+from groupsae.saes.layer_maps import Bias
 from groupsae.saes.topk import TopKSAE
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from groupsae.activations.scale import Scales
+from groupsae.saes.scales import Scales
 from groupsae.config import TopKConfig
 from groupsae.errors import PartitionError, RunError, StorageError
 from groupsae.partition import Partition

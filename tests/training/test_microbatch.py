@@ -6,7 +6,8 @@ import pytest
 import torch
 from training_cases import SAE, TRAIN, make_source, run, weights
 
-from groupsae.activations.scale import Scales, measure_scales
+from groupsae.saes.scales import Scales
+from groupsae.training.fit import measure_scales
 from groupsae.config import TopKConfig, as_architecture
 from groupsae.errors import FitError
 from groupsae.saes.registry import ARCHITECTURES, build_sae

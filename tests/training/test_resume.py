@@ -20,7 +20,7 @@ from training_cases import (
     weights,
 )
 
-from groupsae.activations.scale import measure_scales
+from groupsae.training.fit import measure_scales
 from groupsae.errors import NumericalError, RunError, StorageError
 from groupsae.training import checkpoint
 from groupsae.training.group_trainer import GroupTrainer

@@ -9,7 +9,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_cases import SAE, TRAIN, make_source
 
-from groupsae.activations.scale import measure_scales
+from groupsae.training.fit import measure_scales
 from groupsae.activations.shuffle import BufferLayout, ShuffledStream
 from groupsae.config import TopKConfig
 from groupsae.saes.base import Latents

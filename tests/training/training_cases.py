@@ -5,11 +5,11 @@ import json
 import torch
 from safetensors.torch import load_file
 
-from groupsae.activations.scale import measure_scales
+from groupsae.training.fit import measure_scales
 from groupsae.activations.source import SyntheticSource
 from groupsae.config import PerLayer, TopKConfig, TrainConfig
 from groupsae.partition import Partition
-from groupsae.saes.adapter import fit_adapters
+from groupsae.training.fit import fit_layer_maps
 from groupsae.training.checkpoint import Checkpoints
 from groupsae.training.trainer import train_groups
 
@@ -51,7 +51,7 @@ def run(
     source = source or make_source()
     scales = measure_scales(source, train.scale_tokens, center=train.center, seed=seed)
     checkpoints = folder and Checkpoints(folder, key, keep=keep)
-    adapters = fit_adapters(source, groups, scales, own, train.scale_tokens, d_sae=sae.width(source.d_model))
+    adapters = fit_layer_maps(source, groups, scales, own, train.scale_tokens, d_sae=sae.width(source.d_model))
     options = {"buffer_tokens": 128, "checkpoints": checkpoints, "adapters": adapters} | options
     return train_groups(source, groups, scales, sae, train, seed=seed, **options)
 

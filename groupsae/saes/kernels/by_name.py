@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from groupsae.saes.active import SparseGrads
-from groupsae.saes.dense import DenseKernel
-from groupsae.saes.sparse import GatherKernel
+from groupsae.saes.kernels.sparse_grads import SparseGrads
+from groupsae.saes.kernels.dense import DenseKernel
+from groupsae.saes.kernels.gather import GatherKernel
 
 DEFINITION = GatherKernel
 """The path that the others are compared with, and that runs everywhere."""
@@ -15,7 +15,7 @@ DEFINITION = GatherKernel
 def path_named(name: str) -> type[SparseGrads]:
     """`sparse`, `triton` or `dense`. Raises ImportError if Triton is asked for and not there."""
     if name == "triton":
-        from groupsae.saes.kernels import TritonKernel
+        from groupsae.saes.kernels.triton import TritonKernel
 
         return TritonKernel
     return {path.name: path for path in (GatherKernel, DenseKernel)}[name]

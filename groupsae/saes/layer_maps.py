@@ -22,12 +22,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from groupsae.activations.scale import Scales
+from groupsae.saes.scales import Scales
 from groupsae.activations.source import ActivationSource, stream
 from groupsae.config import PerLayer
 from groupsae.partition import Group
 from groupsae.saes.base import SparseAutoencoder
-from groupsae.saes.bias import Bias
+from groupsae.saes.layer_maps import Bias
 
 
 class LayerMaps(nn.Module):
@@ -109,7 +109,7 @@ class LayerMaps(nn.Module):
         return mapped_ND
 
 
-def fit_adapters(
+def fit_layer_maps(
     source: ActivationSource,
     groups: Sequence[Group],
     scales: Scales,

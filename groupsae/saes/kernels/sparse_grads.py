@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from groupsae.saes.bias import Bias
+from groupsae.saes.layer_maps import Bias
 
 
 class SparseGrads(ABC):

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from groupsae.saes.active import SparseGrads
-from groupsae.saes.bias import Bias
+from groupsae.saes.kernels.sparse_grads import SparseGrads
+from groupsae.saes.layer_maps import Bias
 
 TILE_NUMBERS = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 """Pre-activations held at once. On CPUs 16 MiB: larger fresh tensors are mapped anew at every step."""
