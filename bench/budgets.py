@@ -20,13 +20,12 @@ from pathlib import Path
 import torch
 from held import Bed, means
 
-from groupsae.saes.scales import Scales
-from groupsae.training.fit import measure_scales
 from groupsae.config import PerLayer, SAEConfig, TrainConfig, load_config
 from groupsae.partition import Partition
 from groupsae.planning.cost import run_cost, sparse_step_flops
-from groupsae.training.fit import fit_layer_maps
+from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite
+from groupsae.training.fit import fit_layer_maps, measure_scales
 from groupsae.training.trainer import train_groups
 from groupsae.training.warm_start import WarmStart
 
@@ -67,7 +66,7 @@ class Spender:
         bed, train = self.bed, self.bed.config.train
         tokens = max(train.batch_tokens, tokens)
         settings = TrainConfig(**dict(train) | {"num_tokens": tokens, "layers_per_token": per_token})
-        adapters = fit_layer_maps(
+        layer_maps = fit_layer_maps(
             bed.source,
             partition.groups,
             self.scales,
@@ -85,7 +84,7 @@ class Spender:
             seed=self.seed,
             buffer_tokens=bed.config.activations.buffer_tokens,
             starts=start.starts(partition.hookpoints, self.scales) if start else None,
-            adapters=adapters,
+            layer_maps=layer_maps,
         )
         return trained.suite(partition)
 

@@ -19,8 +19,8 @@ from steps import group_in_training
 from torch import Tensor
 from unit import Shape, encoder_product, milliseconds
 
-from groupsae.saes.kernels.dense import DenseKernel
 from groupsae.saes.kernels.by_name import path_named, paths_on
+from groupsae.saes.kernels.dense import DenseKernel
 from groupsae.saes.kernels.gather import GatherKernel
 from groupsae.training.kernel_choice import choose_path
 from groupsae.training.precision import has_bf16

@@ -20,9 +20,9 @@ import torch
 from budgets import ALL_FOLDED, NOTHING, Spender, flops_per_token
 from held import Bed, means
 
-from groupsae.training.fit import measure_scales
 from groupsae.config import PerLayer, load_config
 from groupsae.saes.suite import Suite
+from groupsae.training.fit import measure_scales
 
 OWN = [
     NOTHING,
@@ -63,7 +63,7 @@ def main() -> None:
 
 def absorbed(suite: Suite) -> float:
     """The share of the variance that absorbers carry, mean over layers; 0 without."""
-    shares = {name: adapter.absorbed_M.mean().item() for name, adapter in suite.adapters.items()}
+    shares = {name: maps.absorbed_M.mean().item() for name, maps in suite.layer_maps.items()}
     return fmean(
         shares.get(name, 0.0)
         for name, group in zip(suite.partition.names, suite.partition.groups, strict=True)

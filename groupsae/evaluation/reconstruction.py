@@ -182,7 +182,7 @@ class _Sums:
         """Take note of a batch: a sum over positions of each of `NAMES`, (C, Q, B)."""
         x_ND = x_BTD.flatten(0, 1)
         latents = bound.encode_sparse(x_ND)
-        x_hat_BTD = bound.decode_sparse(latents, x_ND).reshape(x_BTD.shape)
+        x_hat_BTD = bound.decode_sparse(latents).reshape(x_BTD.shape)
         values_BTK = latents.values_NK.reshape(*x_BTD.shape[:2], -1)
         self.firing.add(latents, keep_CBT.flatten(1))
         error_BT = _square(x_BTD - x_hat_BTD)

@@ -33,7 +33,6 @@ FOLDER = "experiment"
 
 def require_experiment(run: RunDirectory, *, overwrite: bool) -> bool:
     """Whether there is anything to do. Raises ConfigError for a run without a baseline or with a warm start,
-    or whose groups nothing can start from;
     RunError if results of another config would be replaced without `overwrite`.
     """
     train = run.config.train
@@ -41,12 +40,6 @@ def require_experiment(run: RunDirectory, *, overwrite: bool) -> bool:
         raise ConfigError(
             "The transfer experiment trains its base SAEs itself, one per layer: set train.baseline = true and "
             "leave out train.warm_start.source."
-        )
-    group = run.config.group
-    if not group.own.starts_warm:
-        raise ConfigError(
-            f"SAEs of single layers cannot start from groups with group.per_layer = {list(group.per_layer)}: "
-            "the transfer experiment goes with none, bias and rotation."
         )
     own = run.config.experiment
     if _transfer_tokens(run) < own.looks * train.batch_tokens:

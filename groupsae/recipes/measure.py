@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from groupsae.activations.stats import measure_stats_at, save_stats
 from groupsae.grouping.measure import measure_distances
 from groupsae.progress import bar, say
-from groupsae.recipes.context import ROWS_FILE, RunContext
+from groupsae.recipes.context import ROWS_FILE, STATS_FILE, RunContext
 from groupsae.text.tokens import read_rows
 
 
@@ -41,17 +42,24 @@ def tokenize(bench: RunContext) -> list[str]:
 
 
 def measure_layers(bench: RunContext) -> list[str]:
-    """The distances between layers: `distances.json`."""
-    config = bench.run.config.distances
-    total = min(config.num_tokens, bench.rows.ids_RT.size)
-    with bar("distances", 2 * total) as advance:
+    """Activation statistics and the distances between layers: `stats.safetensors`, `distances.json`.
+
+    The statistics are of as many tokens as distances and scales need, read once.
+    """
+    config, seed, available = bench.run.config.distances, bench.run.config.seed, bench.rows.ids_RT.size
+    wanted = {config.num_tokens, bench.run.config.train.scale_tokens}
+    with bar("statistics", min(max(wanted), available)) as advance:
+        stats = measure_stats_at(bench.source, wanted, seed, progress=advance)
+    bench.run.write(STATS_FILE, lambda path: save_stats(stats, path))
+    with bar("distances", min(config.num_tokens, available)) as advance:
         distances = measure_distances(
             config.metric,
             bench.source,
             config.num_tokens,
-            seed=bench.run.config.seed,
+            seed=seed,
             until_stderr=config.until_stderr,
             progress=advance,
+            stats=stats[config.num_tokens],
         )
     bench.run.write_json("distances.json", distances.to_json())
-    return ["distances.json"]
+    return ["distances.json", STATS_FILE]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from groupsae.training.fit import measure_scales
 from groupsae.activations.source import ActivationSource
 from groupsae.config import SAEConfig, TrainConfig
 from groupsae.evaluation.reconstruction import evaluate_reconstructions
@@ -14,6 +13,7 @@ from groupsae.grouping.distances import Distances
 from groupsae.partition import Partition
 from groupsae.planning.fvu_law import FvuLaw, PilotPoint, fit_pilot
 from groupsae.progress import bar
+from groupsae.training.fit import measure_scales
 from groupsae.training.optim import learning_rate
 from groupsae.training.trainer import train_groups
 

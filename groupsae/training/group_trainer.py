@@ -7,17 +7,17 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from groupsae.saes.scales import Scales
 from groupsae.activations.shuffle import Batch
 from groupsae.activations.source import hash_seed
 from groupsae.config import SAEConfig, TrainConfig
 from groupsae.errors import NumericalError
 from groupsae.oom import SplitOnOOM
 from groupsae.partition import Group, group_name
-from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.base import FiringStats, SparseAutoencoder
+from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import build_sae
+from groupsae.saes.scales import Scales
 from groupsae.training.dead import DeadLatents
 from groupsae.training.faults import FaultMonitor
 from groupsae.training.microbatch import StepResult, backward_in_parts, parts_of_steps
@@ -38,7 +38,7 @@ class GroupTrainer:
     With `layers_per_token = "all"` every token is seen once at each layer of the group, in steps of their own, so that
     a group of m layers takes m steps for each batch of the stream. `name` is what it goes by, its group's name unless
     the group is trained more than once; `start` the weights it begins with, which take the warm start's learning
-    rate and no warm-up of sparsity; `adapter` what its layers have of their own; `parts` in how many parts a batch is
+    rate and no warm-up of sparsity; `maps` what its layers have of their own; `parts` in how many parts a batch is
     taken, which groups that train together share.
     """
 
@@ -53,13 +53,13 @@ class GroupTrainer:
         *,
         name: str | None = None,
         start: InitialWeights | None = None,
-        adapter: LayerMaps | None = None,
+        maps: LayerMaps | None = None,
         parts: SplitOnOOM | None = None,
     ) -> None:
         device = scales.scale_L.device
         self.group, self.name, self.train, self.start = group, name or group_name(group), train, start
         self.scales = scales.at(group)
-        self.adapter = copy.deepcopy(adapter).requires_grad_() if adapter is not None else None
+        self.maps = copy.deepcopy(maps).requires_grad_() if maps is not None else None
         self.sae = build_sae(d_model, sae)
         if start is None:
             self.sae.initialize(hash_seed(seed, f"weights/{group_name(group)}"))
@@ -106,9 +106,9 @@ class GroupTrainer:
         `layers_N` counts within the group; `number` names the batch in what is said of faults.
         """
         z_ND, dead_S = self.scales.normalize(x_ND, layers_N), self.dead.mask_S
-        if self.adapter is not None:
-            z_ND = self.adapter.enter(z_ND, layers_N)
-        own = self.adapter.bias(layers_N) if self.adapter is not None else None
+        if self.maps is not None:
+            z_ND = self.maps.to_group(z_ND, layers_N)
+        own = self.maps.bias(layers_N) if self.maps is not None else None
         if self._fits_encoder:
             self.sae.fit_latents(z_ND[:FIT_TOKENS])
         sparsity, rate = self._sparsity(progress), self._rate(progress, len(z_ND))
@@ -156,14 +156,14 @@ class GroupTrainer:
     @property
     def _learned(self) -> dict[str, nn.Parameter]:
         """The SAE's parameters, and what layers have of their own to learn."""
-        own = dict(self.adapter.named_parameters()) if self.adapter is not None else {}
+        own = dict(self.maps.named_parameters()) if self.maps is not None else {}
         return dict(self.sae.named_parameters()) | own
 
     def trained(self) -> SparseAutoencoder:
         """The SAE as it is used from now on: frozen, in float32 throughout, with its lineage."""
         self.sae.product_dtype = None
-        if self.adapter is not None:
-            self.adapter.requires_grad_(False)
+        if self.maps is not None:
+            self.maps.requires_grad_(False)
         self.sae.lineage = Lineage(self.schedule.seen, self.start.origin if self.start else None)
         return self.sae.requires_grad_(False)
 
@@ -189,8 +189,8 @@ class GroupTrainer:
     def state(self) -> dict[str, Tensor]:
         """Everything that training changes, by name: weights, Adam's moments, silent tokens, meter, watch, schedule."""
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
-        if self.adapter is not None:
-            tensors |= {f"adapter.{name}": parameter for name, parameter in self.adapter.named_parameters()}
+        if self.maps is not None:
+            tensors |= {f"maps.{name}": parameter for name, parameter in self.maps.named_parameters()}
         for name, parameter in self._learned.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"adam.{name}.{key}"] = value
@@ -213,9 +213,9 @@ class GroupTrainer:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take the state that `state()` gave, of the names, shapes and dtypes of `layout()`, from any device."""
         self.sae.load_state_dict({name[4:]: t for name, t in tensors.items() if name.startswith("sae.")})
-        if self.adapter is not None:
-            for name, parameter in self.adapter.named_parameters():
-                parameter.data.copy_(tensors[f"adapter.{name}"])
+        if self.maps is not None:
+            for name, parameter in self.maps.named_parameters():
+                parameter.data.copy_(tensors[f"maps.{name}"])
         for name, parameter in self._learned.items():
             moments = {key: tensors[f"adam.{name}.{key}"] for key in ADAM_STATE}
             # The fused Adam wants its step count on the device too.

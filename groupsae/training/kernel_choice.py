@@ -17,9 +17,9 @@ from torch import Tensor
 
 from groupsae.oom import is_out_of_memory
 from groupsae.saes.base import SparseAutoencoder
-from groupsae.saes.layer_maps import Bias
 from groupsae.saes.kernels.by_name import DEFINITION, path_named, paths_on
 from groupsae.saes.kernels.gather import squared_error
+from groupsae.saes.layer_maps import Bias
 from groupsae.saes.topk import TopKSAE
 
 Work = Callable[[], Sequence[Tensor]]

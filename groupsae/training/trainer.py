@@ -6,18 +6,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from groupsae.saes.scales import Scales
-from groupsae.training.fit import measure_scales
 from groupsae.activations.shuffle import BufferLayout, ShuffledStream
 from groupsae.activations.source import ActivationSource
 from groupsae.config import ActivationsConfig, PerLayer, SAEConfig, TopKConfig, TrainConfig
 from groupsae.errors import ConfigError, PartitionError
 from groupsae.partition import Group, Partition, group_name
-from groupsae.saes.layer_maps import LayerMaps
-from groupsae.training.fit import fit_layer_maps
 from groupsae.saes.base import SparseAutoencoder
+from groupsae.saes.layer_maps import LayerMaps
+from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite
 from groupsae.training.checkpoint import Checkpoints, Progress
+from groupsae.training.fit import fit_layer_maps, measure_scales
 from groupsae.training.group_trainer import GroupTrainer
 from groupsae.training.kernel_choice import KernelChoice
 from groupsae.training.loop import EvalHook, Loop
@@ -32,15 +31,15 @@ class Trained:
     saes: dict[str, SparseAutoencoder]
     scales: Scales
     seconds: dict[str, float]
-    adapters: dict[str, LayerMaps] = field(default_factory=dict)
+    layer_maps: dict[str, LayerMaps] = field(default_factory=dict)
     masked: int = 0
     """Positions that the stream was read without, because their activations are not finite."""
     path: KernelChoice = field(default_factory=KernelChoice)
 
     def suite(self, partition: Partition) -> Suite:
         """The suite of one partition whose groups were all trained."""
-        adapters = {name: adapter for name, adapter in self.adapters.items() if name in partition.names}
-        return Suite(partition, {name: self.saes[name] for name in partition.names}, self.scales, adapters)
+        layer_maps = {name: maps for name, maps in self.layer_maps.items() if name in partition.names}
+        return Suite(partition, {name: self.saes[name] for name in partition.names}, self.scales, layer_maps)
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class TrainJob:
     group: Group
     train: TrainConfig
     start: InitialWeights | None = None
-    adapter: LayerMaps | None = None
+    maps: LayerMaps | None = None
 
 
 def train(
@@ -87,7 +86,7 @@ def train(
         seed=seed,
         buffer_tokens=buffer_tokens,
         starts=start.starts(partition.hookpoints, scales) if start else None,
-        adapters=fit_layer_maps(
+        layer_maps=fit_layer_maps(
             source,
             partition.groups,
             scales,
@@ -111,7 +110,7 @@ def train_groups(
     seed: int,
     buffer_tokens: int,
     starts: Mapping[str, InitialWeights] | None = None,
-    adapters: Mapping[Group, LayerMaps] | None = None,
+    layer_maps: Mapping[Group, LayerMaps] | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Callable[[int], None] | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
@@ -121,13 +120,13 @@ def train_groups(
 ) -> Trained:
     """An SAE for each distinct group, all trained on the same batches.
 
-    `starts` gives the weights that some begin with, by the group's name, `adapters` what layers have of their
+    `starts` gives the weights that some begin with, by the group's name, `layer_maps` what layers have of their
     own, by group. The rest is as for `train_together`.
     """
     distinct = dict.fromkeys(Partition((group,)).groups[0] for group in groups)
-    starts, adapters = starts or {}, adapters or {}
+    starts, layer_maps = starts or {}, layer_maps or {}
     jobs = {
-        group_name(group): TrainJob(group, train, starts.get(group_name(group)), adapters.get(group))
+        group_name(group): TrainJob(group, train, starts.get(group_name(group)), layer_maps.get(group))
         for group in distinct
     }
     return train_together(
@@ -187,7 +186,7 @@ def train_together(
             seed,
             name=name,
             start=each.start,
-            adapter=each.adapter,
+            maps=each.maps,
             parts=parts,
         )
         for name, each in jobs.items()
@@ -200,8 +199,8 @@ def train_together(
     loop.choose_kernel(chosen)
     loop.run()
     saes = {group.name: group.trained() for group in in_training}
-    adapters = {group.name: group.adapter for group in in_training if group.adapter is not None}
-    return Trained(saes, scales, loop.seconds, adapters, loop.position.masked, loop.path)
+    layer_maps = {group.name: group.maps for group in in_training if group.maps is not None}
+    return Trained(saes, scales, loop.seconds, layer_maps, loop.position.masked, loop.path)
 
 
 def _require_possible(

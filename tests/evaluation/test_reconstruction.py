@@ -12,12 +12,12 @@ from evaluation_cases import (
     random_suite,
 )
 
-from groupsae.saes.scales import Scales
 from groupsae.activations.source import SyntheticSource
 from groupsae.errors import NumericalError, TextError
 from groupsae.evaluation.density import DENSITY_EDGES
 from groupsae.evaluation.reconstruction import METRICS, evaluate_reconstruction, evaluate_reconstructions
 from groupsae.partition import Partition
+from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite
 from groupsae.text.tokens import TokenRows
 

@@ -13,11 +13,11 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "training"))
 from training_cases import SAE, STEPS, TRAIN, Log, equal, last_manifest, make_source, run, weights
 
-from groupsae.training.fit import measure_scales
 from groupsae.config import as_architecture
 from groupsae.errors import NumericalError
 from groupsae.training import group_trainer as group_module
 from groupsae.training.faults import SPIKE, FaultMonitor
+from groupsae.training.fit import measure_scales
 from groupsae.training.group_trainer import GroupTrainer
 from groupsae.training.microbatch import backward_in_parts
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_rows
 
 from groupsae.activations.harvest import Harvester
-from groupsae.saes.scales import Scales
 from groupsae.config import BatchTopKConfig, JumpReLUConfig, TopKConfig, TrainConfig
 from groupsae.models import residual_stream
+from groupsae.saes.scales import Scales
 from groupsae.training.group_trainer import GroupTrainer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")

@@ -11,8 +11,8 @@ import torch
 from sae_cases import WEIGHTS, K, copies, dead, naive_losses, random_batch, random_sae
 
 from groupsae.saes import sparse
-from groupsae.saes.layer_maps import Bias
 from groupsae.saes.kernels.by_name import path_named
+from groupsae.saes.layer_maps import Bias
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")

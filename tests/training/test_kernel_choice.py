@@ -8,14 +8,14 @@ import torch
 from torch.nn import functional as F
 from training_cases import TRAIN, Stop, equal, last_manifest, make_source, run, stop_after, weights
 
-from groupsae.training.fit import measure_scales
 from groupsae.config import GatedConfig, TopKConfig
 from groupsae.saes import paths
 from groupsae.saes.base import BatchStats, StepLosses
 from groupsae.saes.kernels.dense import DenseKernel
-from groupsae.saes.registry import build_sae
 from groupsae.saes.kernels.gather import GatherKernel
+from groupsae.saes.registry import build_sae
 from groupsae.training import kernel_choice as path_module
+from groupsae.training.fit import measure_scales
 from groupsae.training.group_trainer import GroupTrainer
 from groupsae.training.kernel_choice import KernelChoice, choose_kernel, choose_path, fastest
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from training_cases import SAE, TRAIN, make_source, run, weights
 
-from groupsae.saes.scales import Scales
-from groupsae.training.fit import measure_scales
 from groupsae.config import TopKConfig, as_architecture
 from groupsae.errors import FitError
 from groupsae.saes.registry import ARCHITECTURES, build_sae
+from groupsae.saes.scales import Scales
 from groupsae.training import group_trainer as group_module
+from groupsae.training.fit import measure_scales
 from groupsae.training.group_trainer import GroupTrainer
 from groupsae.training.microbatch import backward_in_parts
 

@@ -20,9 +20,9 @@ from training_cases import (
     weights,
 )
 
-from groupsae.training.fit import measure_scales
 from groupsae.errors import NumericalError, RunError, StorageError
 from groupsae.training import checkpoint
+from groupsae.training.fit import measure_scales
 from groupsae.training.group_trainer import GroupTrainer
 from groupsae.training.loop import PARTS
 

@@ -9,12 +9,12 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_cases import SAE, TRAIN, make_source
 
-from groupsae.training.fit import measure_scales
 from groupsae.activations.shuffle import BufferLayout, ShuffledStream
 from groupsae.config import TopKConfig
 from groupsae.saes.base import Latents
 from groupsae.training import precision
 from groupsae.training.dead import DeadLatents
+from groupsae.training.fit import measure_scales
 from groupsae.training.group_trainer import GroupTrainer
 from groupsae.training.optim import decay, learning_rate
 

@@ -5,12 +5,11 @@ import json
 import torch
 from safetensors.torch import load_file
 
-from groupsae.training.fit import measure_scales
 from groupsae.activations.source import SyntheticSource
 from groupsae.config import PerLayer, TopKConfig, TrainConfig
 from groupsae.partition import Partition
-from groupsae.training.fit import fit_layer_maps
 from groupsae.training.checkpoint import Checkpoints
+from groupsae.training.fit import fit_layer_maps, measure_scales
 from groupsae.training.trainer import train_groups
 
 SAE = TopKConfig(d_sae=24, k=3, dead_after_tokens=150)
@@ -51,8 +50,8 @@ def run(
     source = source or make_source()
     scales = measure_scales(source, train.scale_tokens, center=train.center, seed=seed)
     checkpoints = folder and Checkpoints(folder, key, keep=keep)
-    adapters = fit_layer_maps(source, groups, scales, own, train.scale_tokens, d_sae=sae.width(source.d_model))
-    options = {"buffer_tokens": 128, "checkpoints": checkpoints, "adapters": adapters} | options
+    layer_maps = fit_layer_maps(source, groups, scales, own, train.scale_tokens, d_sae=sae.width(source.d_model))
+    options = {"buffer_tokens": 128, "checkpoints": checkpoints, "layer_maps": layer_maps} | options
     return train_groups(source, groups, scales, sae, train, seed=seed, **options)
 
 
@@ -60,7 +59,7 @@ def weights(trained):
     """Copies of all weights, by group and name, and of what layers have of their own."""
     return {
         f"{group}/{name}": tensor.clone()
-        for modules in (trained.saes, trained.adapters)
+        for modules in (trained.saes, trained.layer_maps)
         for group, module in modules.items()
         for name, tensor in module.state_dict().items()
     }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from groupsae.saes.kernels.sparse_grads import SparseGrads
 from groupsae.saes.kernels.dense import DenseKernel
 from groupsae.saes.kernels.gather import GatherKernel
+from groupsae.saes.kernels.sparse_grads import SparseGrads
 
 DEFINITION = GatherKernel
 """The path that the others are compared with, and that runs everywhere."""
