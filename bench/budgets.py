@@ -29,7 +29,7 @@ from groupsae.training.fit import fit_layer_maps, measure_scales
 from groupsae.training.trainer import train_groups
 from groupsae.training.warm_start import WarmStart
 
-NOTHING, ALL_FOLDED = PerLayer(), PerLayer(affine=True, bias=True, rotation=True)
+NOTHING, ALL_FOLDED = PerLayer(), PerLayer(bias=True, rotation=True)
 FIRST_SHARE = 0.75
 """Of the budget, what the first of two phases gets."""
 
@@ -106,19 +106,16 @@ PLANS: dict[str, Callable[[Spender, float], Suite]] = {
     "per layer": lambda do, flops: do.train(do.bed.layers, flops),
     "groups": lambda do, flops: do.train(do.bed.groups, flops),
     "groups, every layer of a token": lambda do, flops: do.train(do.bed.groups, flops, per_token="all"),
-    "groups, affine": lambda do, flops: do.train(do.bed.groups, flops, own=PerLayer(affine=True)),
     "groups, bias": lambda do, flops: do.train(do.bed.groups, flops, own=PerLayer(bias=True)),
-    "groups, affine + bias + rotation": lambda do, flops: do.train(do.bed.groups, flops, own=ALL_FOLDED),
-    "groups, every layer of a token, affine + bias + rotation": lambda do, flops: do.train(
+    "groups, bias + rotation": lambda do, flops: do.train(do.bed.groups, flops, own=ALL_FOLDED),
+    "groups, every layer of a token, bias + rotation": lambda do, flops: do.train(
         do.bed.groups, flops, per_token="all", own=ALL_FOLDED
     ),
     "groups, rotation": lambda do, flops: do.train(do.bed.groups, flops, own=PerLayer(rotation=True)),
-    "groups, absorber:4": lambda do, flops: do.train(do.bed.groups, flops, own=PerLayer(absorber=4)),
-    "per layer, absorber:4": lambda do, flops: do.train(do.bed.layers, flops, own=PerLayer(absorber=4)),
     "groups, then per layer": Spender.specialized,
     "groups of every layer, then per layer": lambda do, flops: do.specialized(flops, "all"),
     "groups of every layer, bias + rotation, then per layer": lambda do, flops: do.specialized(
-        flops, "all", PerLayer(bias=True, rotation=True)
+        flops, "all", ALL_FOLDED
     ),
     "alternate layers, then backward": Spender.alternate,
 }

@@ -49,7 +49,7 @@ class Harvester:
         self.model, self.rows = model, rows
         self.hookpoints = tuple(sorted(hookpoints, key=natural_key))
         self.batch_rows, self.skip_special, self.on_nan = batch_rows, skip_special, on_nan
-        self._parts = SplitOnOOM("a read of activations", "one row of tokens", "Lower text.context_length.")
+        self._split = SplitOnOOM("a read of activations", "one row of tokens", "Lower text.context_length.")
         self.num_rows, self.row_tokens = len(rows), rows.context_length
         self.device = next(model.parameters()).device
         self.forwards = self.num_masked = 0
@@ -107,7 +107,7 @@ class Harvester:
         def work(parts: int) -> list[Result]:
             return [read([rows[number] for number in part.tolist()]) for part in numbers.tensor_split(parts)]
 
-        return self._parts.run(work, undo, len(rows))
+        return self._split.run(work, undo, len(rows))
 
     def _read(self, rows: Sequence[int]) -> Tensor:
         x_LBTD, out_BT = self._forward_checked(rows)

@@ -33,9 +33,9 @@ def angular_distances(
         d(p, q) = mean over tokens of arccos(cos(x_p - mean_p, x_q - mean_q)) / pi
 
     (Group-SAE, arXiv 2410.21508, section on layer similarity; there with running means.) Two passes
-    over the same tokens, one if their `stats` are given: exact float64 means, then angles in float32, all pairs at once,
-    summed in float64; 2 L^2 D FLOPs per token. Memory does not depend on `num_tokens`. A token that stands
-    exactly at a layer's mean has no direction there; it counts as at a right angle, 1/2.
+    over the same tokens, one if their `stats` are given: exact float64 means, then angles in float32, all
+    pairs at once, summed in float64; 2 L^2 D FLOPs per token. Memory does not depend on `num_tokens`. A token that
+    stands exactly at a layer's mean has no direction there; it counts as at a right angle, 1/2.
 
     `standard_error` treats the batches of `stream` (`source.batch_rows` rows each) as independent and
     the tokens within a batch as not: tokens of a row are alike, and a token-level error would be too

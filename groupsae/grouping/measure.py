@@ -31,8 +31,8 @@ def measure_distances(
 ) -> Distances:
     """The distances of all pairs of hookpoints by the metric of this name; see the functions in `METRICS`.
 
-    `stats` are those of the same tokens (`measure_stats` with this source, `num_tokens` and seed), if they were measured
-    before; without them a pass over the text measures them. Raises ConfigError for an unknown metric.
+    `stats` are those of the same tokens (`measure_stats` with this source, `num_tokens` and seed), if they were
+    measured before; without them, one more pass over the text measures them. Raises ConfigError for an unknown metric.
     """
     if metric not in METRICS:
         raise ConfigError(unknown("metric", metric, METRICS))

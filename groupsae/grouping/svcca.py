@@ -34,9 +34,9 @@ def svcca_distances(
     singular values of C_pp^(-1/2) C_pq C_qq^(-1/2), and their squares are averaged over the smaller of the
     two numbers of directions. Directions without variance are dropped; a layer without any is at distance 1.
 
-    Three passes over the same tokens, two if their `stats` are given: exact means, each layer's covariance (L, D, D), and the
-    covariances between the kept directions; products in float32, sums in float64, so memory does not grow
-    with tokens. There is no standard error, so `until_stderr` is refused with ConfigError; so are
+    Three passes over the same tokens, two if their `stats` are given: exact means, each layer's covariance
+    (L, D, D), and the covariances between the kept directions; products in float32, sums in float64, so memory does
+    not grow with tokens. There is no standard error, so `until_stderr` is refused with ConfigError; so are
     fewer tokens than `TOKENS_PER_DIRECTION` for each direction. Else as `angular_distances`.
     """
     if until_stderr is not None:

@@ -70,9 +70,9 @@ class Pricing:
 
     def footprint_of(self, groups: Sequence[Group]) -> Footprint:
         """What a run that trains these groups occupies."""
-        lanes = BufferLayout.of(groups, every_layer=self.layers_per_token == "all")
+        slots = BufferLayout.of(groups, every_layer=self.layers_per_token == "all")
         biases = sum(len(group) for group in set(groups) if len(group) > 1) * self.per_layer.bias
-        return replace(self.footprint, num_saes=len(set(groups)), num_lanes=len(lanes), biases=biases)
+        return replace(self.footprint, num_saes=len(set(groups)), num_slots=len(slots), biases=biases)
 
     def _seconds(self, num_saes: int, tokens_read: float) -> float | None:
         if self.rates is None:

@@ -24,7 +24,7 @@ from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.suite import Suite
 from groupsae.storage import digest
 from groupsae.training.checkpoint import Checkpoints
-from groupsae.training.loop import EvalHook
+from groupsae.training.hooks import EvalHook, Hooks
 from groupsae.training.trainer import Trained, TrainJob, train_together
 from groupsae.training.warm_start import WarmStart
 
@@ -200,8 +200,7 @@ class _Experiment:
                 seed=config.seed,
                 buffer_tokens=config.activations.buffer_tokens,
                 checkpoints=checkpoints,
-                looks=looks,
-                progress=advance,
+                hooks=Hooks(progress=advance, eval=looks),
             )
         shutil.rmtree(folder)
         return trained

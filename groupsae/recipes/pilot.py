@@ -14,6 +14,7 @@ from groupsae.partition import Partition
 from groupsae.planning.fvu_law import FvuLaw, PilotPoint, fit_pilot
 from groupsae.progress import bar
 from groupsae.training.fit import measure_scales
+from groupsae.training.hooks import Hooks
 from groupsae.training.optim import learning_rate
 from groupsae.training.trainer import train_groups
 
@@ -58,7 +59,7 @@ def run_pilot(
                 settings,
                 seed=seed,
                 buffer_tokens=max(settings.batch_tokens, settings.num_tokens // 2),
-                progress=advance,
+                hooks=Hooks(progress=advance),
             )
             suites = {str(partition): trained.suite(partition) for partition in partitions}
             found = evaluate_reconstructions(suites, held_out, eval_tokens, seed=seed).suites

@@ -24,6 +24,7 @@ from groupsae.saes.scales import Scales
 from groupsae.saes.suite import LAYER_MAPS_FILE, load_layer_maps, save_layer_maps, save_sae, write_suite_index
 from groupsae.training.checkpoint import Checkpoints, Progress
 from groupsae.training.fit import fit_layer_maps, measure_scales
+from groupsae.training.hooks import Hooks
 from groupsae.training.log import LogFile
 from groupsae.training.loop import PARTS
 from groupsae.training.precision import has_bf16
@@ -73,11 +74,13 @@ def train(bench: RunContext) -> list[str]:
             starts=start.starts(bench.hookpoints, scales) if start else None,
             layer_maps=layer_maps,
             checkpoints=checkpoints,
-            progress=advance,
-            log=lambda record: _log(logs, record),
-            resumed=lambda progress: _tell(checkpoints, progress),
-            chosen=lambda choice: say(f"train: path of the steps: {choice}"),
-            stop=stop,
+            hooks=Hooks(
+                progress=advance,
+                log=lambda record: _log(logs, record),
+                resumed=lambda progress: _tell(checkpoints, progress),
+                chosen=lambda choice: say(f"train: kernel of the steps: {choice}"),
+                stop=stop,
+            ),
         )
     for name, sae in trained.saes.items():
         save_sae(sae, run.file(f"groups/{name}"), trained.layer_maps.get(name))
@@ -226,13 +229,13 @@ def _write_facts(bench: RunContext, trained: Trained, groups: Iterable[Group], s
         "scales": dict(zip(trained.scales.hookpoints, trained.scales.scale_L.tolist(), strict=True)),
         "snapshots": {str(tokens): files for tokens, files in snapshots.items()},
         "masked_positions": trained.masked,
-        "path": asdict(trained.path),
+        "kernel": asdict(trained.kernel),
     }
     bench.run.write_json("train.json", facts)
 
 
 def _log(logs: dict[str, LogFile], record: dict[str, Any]) -> None:
-    how = ("seconds", "micro_batches", "path")
+    how = ("seconds", "micro_batches", "kernel")
     logs["metrics.jsonl"].append({key: value for key, value in record.items() if key not in how})
     logs["timing.jsonl"].append({key: value for key, value in record.items() if key != "groups"})
     for name, facts in record["groups"].items():

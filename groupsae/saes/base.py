@@ -164,8 +164,8 @@ class SparseAutoencoder(nn.Module, ABC):
         """The training losses of a batch; `dead_S` marks the latents that count as dead.
 
         `sparsity` in [0, 1] is the warm-up of a sparsity penalty, where the architecture has one. Given
-        the `whole` batch of which z is a part, it is that part's share of the whole batch's losses. `layer_bias`, the biases
-        of the tokens' layers, is added to b_enc.
+        the `whole` batch of which z is a part, it is that part's share of the whole batch's losses. `layer_bias`, the
+        biases of the tokens' layers, is added to b_enc.
         """
 
     def whole(self, z_ND: Tensor, size: int, layer_bias: Bias | None = None) -> BatchStats:

@@ -33,8 +33,8 @@ class TopKSAE(SparseAutoencoder):
     variance (one token) has V = sum_t ||z_t||^2.
     """
 
-    path: type[SparseGrads] = GatherKernel
-    """How sums over active latents are computed in training; paths differ in rounding only."""
+    kernel: type[SparseGrads] = GatherKernel
+    """How sums over active latents are computed in training; kernels differ in rounding only."""
 
     def __init__(self, d_model: int, config: TopKConfig) -> None:
         super().__init__(d_model, config.width(d_model))
@@ -67,7 +67,7 @@ class TopKSAE(SparseAutoencoder):
             self.bias(layer_bias),
             self.W_dec,
             self.b_dec,
-            self.path,
+            self.kernel,
             self.product_dtype,
         )
         variance = (whole or BatchStats.of(z_ND)).variance

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from groupsae.activations.shuffle import BufferLayout, ShuffledStream
 from groupsae.activations.source import ActivationSource
@@ -15,18 +14,19 @@ from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite
-from groupsae.training.checkpoint import Checkpoints, Progress
+from groupsae.training.checkpoint import Checkpoints
 from groupsae.training.fit import fit_layer_maps, measure_scales
 from groupsae.training.group_trainer import GroupTrainer
+from groupsae.training.hooks import Hooks
 from groupsae.training.kernel_choice import KernelChoice
-from groupsae.training.loop import EvalHook, Loop
-from groupsae.training.microbatch import parts_of_steps
+from groupsae.training.loop import Loop
+from groupsae.training.microbatch import step_splits
 from groupsae.training.warm_start import InitialWeights, WarmStart
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training gave: an SAE per group, the scales, where the seconds went (by part, and by group), the path."""
+    """What training gave: an SAE per group, the scales, the seconds by part and by group, the kernel of the steps."""
 
     saes: dict[str, SparseAutoencoder]
     scales: Scales
@@ -34,7 +34,7 @@ class Trained:
     layer_maps: dict[str, LayerMaps] = field(default_factory=dict)
     masked: int = 0
     """Positions that the stream was read without, because their activations are not finite."""
-    path: KernelChoice = field(default_factory=KernelChoice)
+    kernel: KernelChoice = field(default_factory=KernelChoice)
 
     def suite(self, partition: Partition) -> Suite:
         """The suite of one partition whose groups were all trained."""
@@ -95,7 +95,7 @@ def train(
             d_sae=sae.width(source.d_model),
             seed=seed,
         ),
-        progress=progress,
+        hooks=Hooks(progress=progress),
     )
     return trained.suite(partition)
 
@@ -112,11 +112,7 @@ def train_groups(
     starts: Mapping[str, InitialWeights] | None = None,
     layer_maps: Mapping[Group, LayerMaps] | None = None,
     checkpoints: Checkpoints | None = None,
-    progress: Callable[[int], None] | None = None,
-    log: Callable[[dict[str, Any]], None] | None = None,
-    resumed: Callable[[Progress], None] | None = None,
-    chosen: Callable[[KernelChoice], None] | None = None,
-    stop: Callable[[], int] | None = None,
+    hooks: Hooks = Hooks(),  # noqa: B008 - frozen
 ) -> Trained:
     """An SAE for each distinct group, all trained on the same batches.
 
@@ -138,11 +134,7 @@ def train_groups(
         seed=seed,
         buffer_tokens=buffer_tokens,
         checkpoints=checkpoints,
-        progress=progress,
-        log=log,
-        resumed=resumed,
-        chosen=chosen,
-        stop=stop,
+        hooks=hooks,
     )
 
 
@@ -156,51 +148,43 @@ def train_together(
     seed: int,
     buffer_tokens: int,
     checkpoints: Checkpoints | None = None,
-    looks: EvalHook | None = None,
-    progress: Callable[[int], None] | None = None,
-    log: Callable[[dict[str, Any]], None] | None = None,
-    resumed: Callable[[Progress], None] | None = None,
-    chosen: Callable[[KernelChoice], None] | None = None,
-    stop: Callable[[], int] | None = None,
+    hooks: Hooks = Hooks(),  # noqa: B008 - frozen
 ) -> Trained:
-    """An SAE for each trainee, by name, all trained on the same batches.
+    """An SAE for each job, by name, all trained on the same batches.
 
-    Per batch activations are read once; each group sees every token at one drawn layer, or in turn at all
-    of its layers. Several jobs may be of one group: they see the same, and differ in how they
-    start or how long they train. With `checkpoints`, states are saved there every `save_every_tokens`,
-    and training goes on from the last one, if there is one (`resumed` is told). `log` gets a record
-    every `log_every_tokens`; `progress` the tokens of each step; `chosen` which path steps take, where
-    there was a choice. Once `stop` gives the number of a
-    signal, the state is saved after the step and Interrupted raised.
+    Per batch activations are read once. Each group sees every token at one drawn layer, or in turn at all of its
+    layers. Several jobs may be of one group: they see the same, and differ in how they start or how long they train.
+    With `checkpoints`, states are saved there every `save_every_tokens`, and training continues from the last one, if
+    there is one.
     """
-    groups = [trainee.group for trainee in jobs.values()]
+    groups = [job.group for job in jobs.values()]
     _require_possible(source, groups, sae, train, buffer_tokens)
-    parts = parts_of_steps()
+    split = step_splits()
     in_training = [
         GroupTrainer(
-            each.group,
+            job.group,
             scales,
             source.d_model,
             sae,
-            each.train,
+            job.train,
             seed,
             name=name,
-            start=each.start,
-            maps=each.maps,
-            parts=parts,
+            start=job.start,
+            maps=job.maps,
+            split=split,
         )
-        for name, each in jobs.items()
+        for name, job in jobs.items()
     ]
-    lanes = BufferLayout.of(groups, every_layer=train.layers_per_token == "all")
+    slots = BufferLayout.of(groups, every_layer=train.layers_per_token == "all")
     num_tokens = max(group.tokens_needed for group in in_training)
-    stream = ShuffledStream(source, num_tokens, lanes, train.batch_tokens, buffer_tokens, seed)
-    loop = Loop(stream, in_training, train, checkpoints, looks, progress, log, stop)
-    loop.resume(resumed)
-    loop.choose_kernel(chosen)
+    stream = ShuffledStream(source, num_tokens, slots, train.batch_tokens, buffer_tokens, seed)
+    loop = Loop(stream, in_training, train, checkpoints, hooks)
+    loop.resume()
+    loop.choose_kernel()
     loop.run()
     saes = {group.name: group.trained() for group in in_training}
     layer_maps = {group.name: group.maps for group in in_training if group.maps is not None}
-    return Trained(saes, scales, loop.seconds, layer_maps, loop.position.masked, loop.path)
+    return Trained(saes, scales, loop.seconds, layer_maps, loop.position.masked, loop.kernel)
 
 
 def _require_possible(

@@ -8,9 +8,9 @@ from architecture_cases import CONFIGS, LAYERS, WARMUP, leaves, naive, random_sa
 from sae_cases import D_MODEL, D_SAE, dead, random_batch
 
 from groupsae.config import PerLayer
-from groupsae.saes import pre_activations, sparse
+from groupsae.saes.kernels import gather, pre_activations
 from groupsae.saes.layer_maps import Bias, LayerMaps
-from groupsae.training.microbatch import backward_in_parts
+from groupsae.training.microbatch import backward_in_splits
 
 LAYERS_N = torch.tensor(LAYERS)
 SEVERAL_DEAD = dead(*range(0, D_SAE, 3))
@@ -29,7 +29,7 @@ def random_layer_maps():
 def listing(request, monkeypatch):
     """Pre-activations as a list, and all of them, whatever their number; in tiles of seven tokens."""
     monkeypatch.setattr(pre_activations, "DENSE_SHARE", request.param)
-    monkeypatch.setitem(sparse.TILE_NUMBERS, "cpu", 7 * D_SAE)
+    monkeypatch.setitem(gather.TILE_NUMBERS, "cpu", 7 * D_SAE)
 
 
 @pytest.mark.usefixtures("listing")
@@ -39,7 +39,7 @@ def test_loss_and_every_gradient_equal_the_naive_definition(architecture, parts)
     sae, maps, z_ND = random_sae_of(architecture), random_layer_maps(), random_batch()
     w = leaves(sae) | {"bias_MS": maps.bias_MS.detach().clone().requires_grad_()}
     total, gradients, latents_NS = naive(architecture, w, z_ND, SEVERAL_DEAD)
-    outcome = backward_in_parts(sae, z_ND, SEVERAL_DEAD, WARMUP, parts, maps.bias(LAYERS_N))
+    outcome = backward_in_splits(sae, z_ND, SEVERAL_DEAD, WARMUP, parts, maps.bias(LAYERS_N))
     torch.testing.assert_close(outcome.total, total, rtol=1e-10, atol=0)
     assert outcome.activity.active == (latents_NS > 0).sum()
     assert torch.equal(outcome.activity.fired_S, (latents_NS > 0).any(0))

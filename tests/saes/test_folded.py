@@ -45,5 +45,3 @@ def test_layers_of_a_group_fold_to_different_weights():
     one, other = (Folded.of(suite[hookpoint]) for hookpoint in PARTITION.groups[0])
     for name in ("W_enc_SD", "W_dec_SD", "b_dec_D"):
         assert not torch.allclose(getattr(one, name), getattr(other, name), rtol=0.01)
-
-

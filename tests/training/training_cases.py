@@ -1,6 +1,7 @@
 """A training so small that it can be run many times, and what it leaves, to the bit."""
 
 import json
+from dataclasses import fields
 
 import torch
 from safetensors.torch import load_file
@@ -10,6 +11,7 @@ from groupsae.config import PerLayer, TopKConfig, TrainConfig
 from groupsae.partition import Partition
 from groupsae.training.checkpoint import Checkpoints
 from groupsae.training.fit import fit_layer_maps, measure_scales
+from groupsae.training.hooks import Hooks
 from groupsae.training.trainer import train_groups
 
 SAE = TopKConfig(d_sae=24, k=3, dead_after_tokens=150)
@@ -43,7 +45,7 @@ def run(
     own=NOTHING,
     **options,
 ):
-    """Train groups, with checkpoints in a folder, if there is one; the options are those of `train_groups`.
+    """Train groups, with checkpoints in a folder, if there is one; the options are those of `train_groups` and `Hooks`.
 
     `own` is what layers have of their own.
     """
@@ -51,7 +53,8 @@ def run(
     scales = measure_scales(source, train.scale_tokens, center=train.center, seed=seed)
     checkpoints = folder and Checkpoints(folder, key, keep=keep)
     layer_maps = fit_layer_maps(source, groups, scales, own, train.scale_tokens, d_sae=sae.width(source.d_model))
-    options = {"buffer_tokens": 128, "checkpoints": checkpoints, "layer_maps": layer_maps} | options
+    hooks = Hooks(**{field.name: options.pop(field.name) for field in fields(Hooks) if field.name in options})
+    options = {"hooks": hooks, "buffer_tokens": 128, "checkpoints": checkpoints, "layer_maps": layer_maps} | options
     return train_groups(source, groups, scales, sae, train, seed=seed, **options)
 
 
