@@ -13,11 +13,12 @@ import groupsae
 
 PACKAGE = Path(groupsae.__file__).parent
 
-VALUES = {"errors", "hookpoints", "partition", "config", "storage", "records"}
+VALUES = {"errors", "estimate", "hookpoints", "partition", "config", "storage", "records"}
 """Value types: no torch, no model."""
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "estimate": set(),
     "progress": set(),
     "hookpoints": {"errors"},
     "partition": {"errors", "hookpoints"},

@@ -54,7 +54,7 @@ def difference(one: Path, other: Path) -> float | str:
         return 0.0
     if one.suffix == ".safetensors":
         return of_values(load_file(one), load_file(other))
-    return of_values(*({key: value for key, value in leaves(json.loads(file.read_text()))} for file in (one, other)))
+    return of_values(*(dict(leaves(json.loads(file.read_text()))) for file in (one, other)))
 
 
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -52,7 +52,7 @@ class Harvester:
         self._split = SplitOnOOM("a read of activations", "one row of tokens", "Lower text.context_length.")
         self.num_rows, self.row_tokens = len(rows), rows.context_length
         self.device = next(model.parameters()).device
-        self.forwards = self.num_masked = 0
+        self.num_masked = 0
         self._modules = [_module(model, hookpoint) for hookpoint in self.hookpoints]
         _require_readable(rows, model)
         self.d_model = self._probe()
@@ -155,7 +155,6 @@ class Harvester:
         finally:
             for handle in handles:
                 handle.remove()
-        self.forwards += 1
         missing = [name for i, name in enumerate(self.hookpoints) if i not in seen]
         if missing:
             raise HookpointError(f"A forward pass does not reach {', '.join(missing)}; choose modules that are used.")
@@ -163,7 +162,6 @@ class Harvester:
 
     def _probe(self) -> int:
         shapes = [x.shape for x in self._forward(torch.zeros(1, 2, dtype=torch.long, device=self.device))]
-        self.forwards = 0
         widths = {hookpoint: shape[-1] for hookpoint, shape in zip(self.hookpoints, shapes, strict=True)}
         if any(len(shape) != 3 for shape in shapes) or len(set(widths.values())) != 1:
             raise HookpointError(

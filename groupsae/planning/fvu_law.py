@@ -17,7 +17,8 @@ import numpy as np
 from scipy import optimize, stats
 
 from groupsae.errors import ConfigError
-from groupsae.planning.published import Prediction, published_law
+from groupsae.estimate import Estimate
+from groupsae.planning.published import published_law
 
 SLOPE_WEIGHT, EXPONENT_WEIGHT = 0.3, 0.1
 """How strongly a layer's a is drawn to the layers' mean, and p to the published exponent."""
@@ -45,7 +46,7 @@ class FvuLaw:
     freedom: int
     reference_tokens: float
 
-    def predict(self, proxies: Mapping[str, float], num_tokens: float, probability: float = 0.8) -> Prediction:
+    def predict(self, proxies: Mapping[str, float], num_tokens: float, probability: float = 0.8) -> Estimate:
         """The mean FVU over these layers, each with its group's proxy, after this many tokens per SAE.
 
         The interval holds the law's uncertainty and that of a point around it, not whether a power of n goes on
@@ -67,7 +68,7 @@ class FvuLaw:
         slopes = optimize.approx_fprime(self.theta, log_mean, 1e-6)
         spread = float(np.sqrt(slopes @ self.covariance @ slopes + self.noise**2))
         width = stats.t.ppf((1 + probability) / 2, self.freedom) * spread
-        return Prediction(float(np.exp(value)), float(np.exp(value - width)), float(np.exp(value + width)))
+        return Estimate(float(np.exp(value)), float(np.exp(value - width)), float(np.exp(value + width)))
 
 
 def fit_pilot(points: Sequence[PilotPoint]) -> FvuLaw:
@@ -138,7 +139,7 @@ class Allocation:
 
     option: Option
     num_tokens: float
-    fvu: Prediction
+    fvu: Estimate
 
 
 def compute_optimal(

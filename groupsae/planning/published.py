@@ -20,18 +20,10 @@ import numpy as np
 from scipy import stats
 
 from groupsae.errors import ConfigError
+from groupsae.estimate import Estimate
 
 QUANTITIES = {"fvu": "fvu", "delta_ce": "delta_ce_pct"}
 MEASURES = ("mean-angle", "amad")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A predicted value, and the interval that holds it with the probability asked for."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -43,7 +35,7 @@ class PowerLaw:
     spread: float
     models: int
 
-    def predict(self, proxy: float, probability: float = 0.8) -> Prediction:
+    def predict(self, proxy: float, probability: float = 0.8) -> Estimate:
         """The excess at this proxy. A proxy of 0 (one SAE per layer) has none. ConfigError for a negative one."""
         if not proxy >= 0:
             raise ConfigError(f"proxy = {proxy}; a mean angle or an AMAD is 0 or more.")
@@ -51,12 +43,12 @@ class PowerLaw:
             raise ConfigError(f"probability = {probability}; it must lie between 0 and 1, such as 0.8.")
         value = self.factor * proxy**self.exponent
         width = np.exp(stats.norm.ppf((1 + probability) / 2) * self.spread)
-        return Prediction(float(value), float(value / width), float(value * width))
+        return Estimate(float(value), float(value / width), float(value * width))
 
 
 def predict_excess(
     proxy: float, quantity: str = "fvu", measure: str = "mean-angle", probability: float = 0.8
-) -> Prediction:
+) -> Estimate:
     """The relative excess over one SAE per layer that the published suites suggest: 0.12 is 12 % more.
 
     `proxy` is `grouping.quality.mean_angle` divided by the number of layers, or AMAD, by `measure`; angular

@@ -35,7 +35,12 @@ def reconstruction(compared: Contest) -> Record:
     """How well SAEs reconstruct activations: `eval/reconstruction.json`."""
     with compared.progress("reconstruction") as advance:
         found = evaluate_reconstructions(
-            compared.suites, compared.source, compared.num_tokens, seed=compared.seed, progress=advance
+            compared.suites,
+            compared.source,
+            compared.num_tokens,
+            seed=compared.seed,
+            means=compared.means,
+            progress=advance,
         )
     record = _reconstruction_record(compared.suites, found)
     other = found.other_scope and _reconstruction_record(compared.suites, found.other_scope)
@@ -56,7 +61,12 @@ def losses(compared: Contest) -> Record:
     """What splicing SAEs in costs the model: `eval/losses.json`."""
     with compared.progress("losses") as advance:
         found = evaluate_losses(
-            compared.suites, compared.source, compared.num_tokens, seed=compared.seed, progress=advance
+            compared.suites,
+            compared.source,
+            compared.num_tokens,
+            seed=compared.seed,
+            means=compared.means,
+            progress=advance,
         )
     record = _losses_record(compared.suites, found)
     other = found.other_scope and _losses_record(compared.suites, found.other_scope)

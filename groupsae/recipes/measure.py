@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from groupsae.activations.stats import measure_stats_at, save_stats
+from groupsae.activations.stats import CenteringSource, measure_stats_at, save_stats
 from groupsae.grouping.measure import measure_distances
 from groupsae.progress import bar, say
 from groupsae.recipes.context import ROWS_FILE, STATS_FILE, RunContext
@@ -44,22 +44,26 @@ def tokenize(bench: RunContext) -> list[str]:
 def measure_layers(bench: RunContext) -> list[str]:
     """Activation statistics and the distances between layers: `stats.safetensors`, `distances.json`.
 
-    The statistics are of as many tokens as distances and scales need, read once.
+    The text is read twice: for the statistics of as many tokens as distances and scales need, then for distances and
+    for the norms of centered activations.
     """
-    config, seed, available = bench.run.config.distances, bench.run.config.seed, bench.rows.ids_RT.size
-    wanted = {config.num_tokens, bench.run.config.train.scale_tokens}
+    config, train, seed = bench.run.config.distances, bench.run.config.train, bench.run.config.seed
+    available, wanted = bench.rows.ids_RT.size, {config.num_tokens, train.scale_tokens}
     with bar("statistics", min(max(wanted), available)) as advance:
         stats = measure_stats_at(bench.source, wanted, seed, progress=advance)
-    bench.run.write(STATS_FILE, lambda path: save_stats(stats, path))
+    source = CenteringSource(bench.source, stats[train.scale_tokens], seed) if train.center else bench.source
     with bar("distances", min(config.num_tokens, available)) as advance:
         distances = measure_distances(
             config.metric,
-            bench.source,
+            source,
             config.num_tokens,
             seed=seed,
             until_stderr=config.until_stderr,
             progress=advance,
             stats=stats[config.num_tokens],
         )
+    if isinstance(source, CenteringSource):
+        stats[train.scale_tokens] = source.finish()
+    bench.run.write(STATS_FILE, lambda path: save_stats(stats, path))
     bench.run.write_json("distances.json", distances.to_json())
     return ["distances.json", STATS_FILE]

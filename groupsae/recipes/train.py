@@ -160,7 +160,7 @@ def _scales(bench: RunContext, checkpoints: Checkpoints) -> Scales:
     if checkpoints.exist and run.file(SCALES_IN_TRAINING).exists():
         return Scales.load(run.file(SCALES_IN_TRAINING), bench.hookpoints).to(bench.source.device)
     stats = _measured_stats(run, bench.hookpoints).get(config.scale_tokens)
-    passes = (stats is None) + config.center
+    passes = 0 if stats else 1 + config.center
     with bar("scales", passes * min(config.scale_tokens, bench.rows.ids_RT.size)) as advance:
         scales = measure_scales(
             bench.source,

@@ -24,6 +24,7 @@ class Stats(Protocol):
     hookpoints: tuple[str, ...]
     mean_LD: Tensor
     mean_norm_L: Tensor
+    centered_norm_L: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,18 @@ class Scales:
     center_LD: Tensor
 
     @classmethod
-    def from_stats(cls, stats: Stats, center_LD: Tensor | None = None) -> Scales:
+    def from_stats(cls, stats: Stats, *, center: bool) -> Scales:
         """Scales s_l = 1 / mean norm, so that activations have norm 1 on average, as in Group-SAE.
 
-        The center is zero, or `center_LD`; `stats.mean_norm_L` must then be of activations minus that center. Raises
-        NumericalError for a hookpoint whose activations all equal the center.
+        The center is the mean, and the norm that of x - mean, or with `center` false zero. Raises NumericalError for a
+        hookpoint whose activations all equal the center.
         """
-        silent = [name for name, norm in zip(stats.hookpoints, stats.mean_norm_L.tolist(), strict=True) if not norm > 0]
+        norm_L = stats.centered_norm_L if center else stats.mean_norm_L
+        silent = [name for name, norm in zip(stats.hookpoints, norm_L.tolist(), strict=True) if not norm > 0]
         if silent:
             raise NumericalError(f"Activations at {', '.join(silent)} are all the same; there is nothing to train on.")
-        center_LD = torch.zeros_like(stats.mean_LD) if center_LD is None else center_LD
-        return cls(stats.hookpoints, (1 / stats.mean_norm_L).float(), center_LD.float())
+        center_LD = stats.mean_LD.float() if center else torch.zeros_like(stats.mean_LD, dtype=torch.float32)
+        return cls(stats.hookpoints, (1 / norm_L).float(), center_LD)
 
     def of(self, hookpoint: str) -> tuple[float, Tensor]:
         """The scale and center (D,) of one hookpoint."""

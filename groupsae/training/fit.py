@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from groupsae.activations.source import ActivationSource, stream
-from groupsae.activations.stats import ActivationStats, measure_stats
+from groupsae.activations.stats import ActivationStats, CenteringSource, measure_stats
 from groupsae.config import PerLayer
 from groupsae.partition import Group
 from groupsae.saes.layer_maps import LayerMaps
@@ -26,16 +26,14 @@ def measure_scales(
 ) -> Scales:
     """Scales with s_l = 1 / mean ||x_l - c_l||, over `num_tokens` tokens.
 
-    c_l is zero, or with `center` the mean of x_l. Given the `stats` of these tokens, nothing is read without a center;
-    the norms of centered activations take one pass. Sums are float64.
-    Source: Group-SAE normalizes by 1 / mean norm, without a center.
+    c_l is zero, or with `center` the mean of x_l. That takes one pass, two with a center; none if the `stats` of these
+    tokens are given. Sums are float64. Source: Group-SAE normalizes by 1 / mean norm, without a center.
     """
-    stats = stats or measure_stats(source, num_tokens, seed, progress=progress)
-    if not center:
-        return Scales.from_stats(stats).to(source.device)
-    center_LD = stats.mean_LD.float()
-    centered = measure_stats(source, num_tokens, seed, center_LD=center_LD, progress=progress)
-    return Scales.from_stats(centered, center_LD).to(source.device)
+    if stats is None:
+        stats = measure_stats(source, num_tokens, seed, centered=center, progress=progress)
+    elif center and stats.centered_norm_L is None:
+        stats = CenteringSource(source, stats, seed).finish(progress)
+    return Scales.from_stats(stats, center=center).to(source.device)
 
 
 def fit_layer_maps(

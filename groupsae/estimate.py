@@ -1,0 +1,14 @@
+"""A number that is not known exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, and the interval [low, high] that holds it with the probability that its maker states."""
+
+    value: float
+    low: float
+    high: float
