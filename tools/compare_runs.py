@@ -2,8 +2,8 @@
 
     python tools/compare_runs.py RUN OTHER [--tolerance 1e-6]
 
-Reads the weights and scales (safetensors), the distances, and everything in `eval/`. Keys of JSON files that differ
-only in spelling are matched by `RENAMED`. Exits with 1 if a difference is above the tolerance, or if a file, a
+Reads the weights and scales (safetensors), the distances, and everything in `eval/`. Keys that differ only in spelling
+are matched by `RENAMED`. Exits with 1 if a difference is above the tolerance, or if a file, a
 tensor or a number is missing in one of the runs. Times are left out: no two runs have the same.
 """
 
@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 
 FILES = ("groups/*/sae.safetensors", "scales.safetensors", "distances.json", "eval/*.json")
 TIMES = ("seconds",)
-RENAMED = {"centre": "center", "normalise": "normalize"}
-"""Keys that one of the runs may spell in an older way."""
+RENAMED = {"centre": "center"}
+"""Words in keys that one of the runs may spell in an older way."""
 
 
 def main() -> None:
@@ -53,7 +53,9 @@ def difference(one: Path, other: Path) -> float | str:
     if one.read_bytes() == other.read_bytes():
         return 0.0
     if one.suffix == ".safetensors":
-        return of_values(load_file(one), load_file(other))
+        return of_values(
+            *({renamed(name): tensor for name, tensor in load_file(file).items()} for file in (one, other))
+        )
     return of_values(*(dict(leaves(json.loads(file.read_text()))) for file in (one, other)))
 
 
@@ -62,12 +64,19 @@ def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for name, inner in value.items():
             if name not in TIMES:
-                yield from leaves(inner, f"{key}/{RENAMED.get(name, name)}")
+                yield from leaves(inner, f"{key}/{renamed(name)}")
     elif isinstance(value, list):
         for place, inner in enumerate(value):
             yield from leaves(inner, f"{key}/{place}")
     else:
         yield key, value
+
+
+def renamed(name: str) -> str:
+    """A key as it is spelled now."""
+    for old, new in RENAMED.items():
+        name = name.replace(old, new)
+    return name
 
 
 def of_values(one: dict[str, Any], other: dict[str, Any]) -> float | str:

@@ -13,7 +13,7 @@ from groupsae.errors import unknown
 CIRCUIT_TASKS = (
     "indirect-object",
     "greater-than",
-    "site-verb",
+    "subject-verb",
     "closing-bracket",
     "closing-quote",
     "repeated-name",

@@ -77,7 +77,7 @@ def test_generated_pairs_are_distinct_and_decided_by_the_seed(task):
     assert all(pair.clean_prefix != pair.patch_prefix and pair.clean_answer != pair.patch_answer for pair in pairs)
 
 
-@pytest.mark.parametrize("task", ["site-verb", "closing-bracket", "closing-quote"])
+@pytest.mark.parametrize("task", ["subject-verb", "closing-bracket", "closing-quote"])
 def test_both_answers_are_asked_for_alike(task):
     pairs = generate_pairs(task, 200)
     first = sum(pair.clean_answer == pairs[0].clean_answer for pair in pairs)

@@ -28,7 +28,7 @@ def test_the_built_in_model_does_the_tasks_of_code(demo, name):
     assert task.num_choose == task.num_test == config.num_pairs // 2
 
 
-@pytest.mark.parametrize("name", ["indirect-object", "greater-than", "site-verb"])
+@pytest.mark.parametrize("name", ["indirect-object", "greater-than", "subject-verb"])
 def test_the_built_in_model_does_not_do_english(demo, name):
     config = CircuitsConfig(tasks=(name,))
     assert prepare(task_pairs(config, 0)[name], *demo, config, 0).skipped

@@ -95,7 +95,7 @@ def repeated_name(draw: random.Random) -> PromptPair:
 GENERATORS: dict[str, Callable[[random.Random], PromptPair]] = {
     "indirect-object": indirect_object,
     "greater-than": greater_than,
-    "site-verb": subject_verb,
+    "subject-verb": subject_verb,
     "closing-bracket": closing_bracket,
     "closing-quote": closing_quote,
     "repeated-name": repeated_name,
