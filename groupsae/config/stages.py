@@ -67,7 +67,7 @@ class DistancesConfig(Section):
     metric: Literal["angular", "cka", "svcca"] = "angular"
     """How the distance between two layers is defined."""
     num_tokens: Count = 1_000_000
-    """Tokens over which it is averaged, at most."""
+    """Tokens over which a distance is averaged, at most; their exact means center the activations."""
     until_stderr: Positive | None = None
     """Stop earlier, once every entry's standard error is below this."""
 
@@ -225,7 +225,8 @@ class TrainConfig(Section):
     center: bool = True
     """Subtract each hookpoint's mean before encoding; false is as published."""
     scale_tokens: Count = 1_000_000
-    """Tokens from which each hookpoint's scale and center are measured."""
+    """Tokens from which each hookpoint's scale and center are measured. The distances stage measures them on the way,
+    so that up to `distances.num_tokens` they cost no pass over the text of their own."""
     warm_start: WarmStartConfig = WarmStartConfig()
     """SAEs of another run to start from, instead of random weights. One SAE is then trained per layer."""
     stop_below: Positive | None = None
