@@ -19,11 +19,11 @@ import torch
 from budgets import Spender
 from held import Bed
 
-from groupsae.activations.scale import measure_scales
 from groupsae.config import as_architecture, load_config
 from groupsae.evaluation.reconstruction import evaluate_reconstructions
 from groupsae.saes.registry import ARCHITECTURES
 from groupsae.saes.suite import Suite
+from groupsae.training.fit import measure_scales
 from groupsae.training.warm_start import WarmStart
 
 

@@ -20,16 +20,16 @@ from pathlib import Path
 import torch
 from held import Bed, means
 
-from groupsae.activations.scale import Scales, measure_scales
 from groupsae.config import PerLayer, SAEConfig, TrainConfig, load_config
 from groupsae.partition import Partition
 from groupsae.planning.cost import run_cost, sparse_step_flops
-from groupsae.saes.adapter import fit_adapters
+from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite
+from groupsae.training.fit import fit_layer_maps, measure_scales
 from groupsae.training.trainer import train_groups
 from groupsae.training.warm_start import WarmStart
 
-NOTHING, ALL_FOLDED = PerLayer(), PerLayer(affine=True, bias=True, rotation=True)
+NOTHING, ALL_FOLDED = PerLayer(), PerLayer(bias=True, rotation=True)
 FIRST_SHARE = 0.75
 """Of the budget, what the first of two phases gets."""
 
@@ -66,7 +66,7 @@ class Spender:
         bed, train = self.bed, self.bed.config.train
         tokens = max(train.batch_tokens, tokens)
         settings = TrainConfig(**dict(train) | {"num_tokens": tokens, "layers_per_token": per_token})
-        adapters = fit_adapters(
+        layer_maps = fit_layer_maps(
             bed.source,
             partition.groups,
             self.scales,
@@ -84,7 +84,7 @@ class Spender:
             seed=self.seed,
             buffer_tokens=bed.config.activations.buffer_tokens,
             starts=start.starts(partition.hookpoints, self.scales) if start else None,
-            adapters=adapters,
+            layer_maps=layer_maps,
         )
         return trained.suite(partition)
 
@@ -106,19 +106,16 @@ PLANS: dict[str, Callable[[Spender, float], Suite]] = {
     "per layer": lambda do, flops: do.train(do.bed.layers, flops),
     "groups": lambda do, flops: do.train(do.bed.groups, flops),
     "groups, every layer of a token": lambda do, flops: do.train(do.bed.groups, flops, per_token="all"),
-    "groups, affine": lambda do, flops: do.train(do.bed.groups, flops, own=PerLayer(affine=True)),
     "groups, bias": lambda do, flops: do.train(do.bed.groups, flops, own=PerLayer(bias=True)),
-    "groups, affine + bias + rotation": lambda do, flops: do.train(do.bed.groups, flops, own=ALL_FOLDED),
-    "groups, every layer of a token, affine + bias + rotation": lambda do, flops: do.train(
+    "groups, bias + rotation": lambda do, flops: do.train(do.bed.groups, flops, own=ALL_FOLDED),
+    "groups, every layer of a token, bias + rotation": lambda do, flops: do.train(
         do.bed.groups, flops, per_token="all", own=ALL_FOLDED
     ),
     "groups, rotation": lambda do, flops: do.train(do.bed.groups, flops, own=PerLayer(rotation=True)),
-    "groups, absorber:4": lambda do, flops: do.train(do.bed.groups, flops, own=PerLayer(absorber=4)),
-    "per layer, absorber:4": lambda do, flops: do.train(do.bed.layers, flops, own=PerLayer(absorber=4)),
     "groups, then per layer": Spender.specialized,
     "groups of every layer, then per layer": lambda do, flops: do.specialized(flops, "all"),
     "groups of every layer, bias + rotation, then per layer": lambda do, flops: do.specialized(
-        flops, "all", PerLayer(bias=True, rotation=True)
+        flops, "all", ALL_FOLDED
     ),
     "alternate layers, then backward": Spender.alternate,
 }

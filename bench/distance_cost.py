@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 
 import torch
+from groupsae.grouping.moments import Centering, _sum_over_tokens, token_blocks
 from transformers import GPTNeoXConfig, GPTNeoXModel
 
 from groupsae.grouping.angular import _summed_angles
-from groupsae.grouping.moments import Centering, _sum_over_tokens, token_blocks
 
 LAYERS, WIDTH, RUN, ROWS, LENGTH = 32, 2048, 4, 2, 256
 

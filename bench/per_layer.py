@@ -2,10 +2,9 @@
 
     python bench/per_layer.py [--seeds 0 1 2] [--tokens 120000]
 
-Trains the groups of the built-in model with nothing, with each of `group.per_layer`, and with all that fold into the
-weights; and one SAE per layer without and with an absorber. Prints a table: FVU and delta CE, means over layers with
-half the spread over seeds; FLOPs per token that every SAE sees, the language model's share included; what share of
-the variance an absorber carries, which has no latents, and what is left to be explained by latents: 1 - FVU - absorbed.
+Trains the groups of the built-in model with nothing, with each of `group.per_layer`, and with both; and one SAE per
+layer. Prints a table: FVU and delta CE, means over layers with half the spread over seeds; FLOPs per token that every
+SAE sees, the language model's share included; and the share of the variance that latents explain, 1 - FVU.
 Writes all of it to runs/bench/per_layer.json.
 """
 
@@ -14,27 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from statistics import fmean
 
 import torch
 from budgets import ALL_FOLDED, NOTHING, Spender, flops_per_token
 from held import Bed, means
 
-from groupsae.activations.scale import measure_scales
 from groupsae.config import PerLayer, load_config
-from groupsae.saes.suite import Suite
+from groupsae.training.fit import measure_scales
 
-OWN = [
-    NOTHING,
-    PerLayer(affine=True),
-    PerLayer(bias=True),
-    PerLayer(rotation=True),
-    PerLayer(bias=True, rotation=True),
-    ALL_FOLDED,
-    PerLayer(absorber=4),
-    PerLayer(affine=True, bias=True, rotation=True, absorber=4),
-]
-CASES = [("groups", own) for own in OWN] + [("layers", own) for own in (NOTHING, PerLayer(absorber=4))]
+OWN = [NOTHING, PerLayer(bias=True), PerLayer(rotation=True), ALL_FOLDED]
+CASES = [("groups", own) for own in OWN] + [("layers", NOTHING)]
 
 
 def main() -> None:
@@ -54,33 +42,22 @@ def main() -> None:
             partition = getattr(bed, of)
             suite = Spender(bed, scales, seed).train_on(options.tokens, partition, own=own)
             mflop = flops_per_token(bed, partition, 1, own) / 1e6
-            facts = {"of": of, "own": " + ".join(own.names), "seed": seed, "mflop": mflop, "absorbed": absorbed(suite)}
+            facts = {"of": of, "own": " + ".join(own.names), "seed": seed, "mflop": mflop}
             rows.append(facts | bed.judge(suite))
             print(json.dumps(rows[-1]), flush=True)
             (options.out / "per_layer.json").write_text(json.dumps(rows, indent=1) + "\n")
     print_table(rows)
 
 
-def absorbed(suite: Suite) -> float:
-    """The share of the variance that absorbers carry, mean over layers; 0 without."""
-    shares = {name: adapter.absorbed_M.mean().item() for name, adapter in suite.adapters.items()}
-    return fmean(
-        shares.get(name, 0.0)
-        for name, group in zip(suite.partition.names, suite.partition.groups, strict=True)
-        for _ in group
-    )
-
-
 def print_table(rows: list[dict]) -> None:
     """A row per case, means over seeds with half their spread."""
-    print("\n| SAEs of | per_layer | FVU | worst layer | delta CE | MFLOP per token | absorbed | by latents |")
-    print("|---" * 8 + "|")
+    print("\n| SAEs of | per_layer | FVU | worst layer | delta CE | MFLOP per token | by latents |")
+    print("|---" * 7 + "|")
     for of, own in dict.fromkeys((row["of"], row["own"]) for row in rows):
         some = [row for row in rows if (row["of"], row["own"]) == (of, own)]
-        found = {key: means(some, key) for key in ("fvu", "worst", "delta_ce", "absorbed")}
-        numbers = " | ".join(f"{mean:.4f} ± {spread:.4f}" for mean, spread in list(found.values())[:3])
-        absorbed, latents = found["absorbed"][0], 1 - found["fvu"][0] - found["absorbed"][0]
-        print(f"| {of} | {own} | {numbers} | {some[0]['mflop']:.2f} | {absorbed:.1%} | {latents:.1%} |")
+        found = {key: means(some, key) for key in ("fvu", "worst", "delta_ce")}
+        numbers = " | ".join(f"{mean:.4f} ± {spread:.4f}" for mean, spread in found.values())
+        print(f"| {of} | {own} | {numbers} | {some[0]['mflop']:.2f} | {1 - found['fvu'][0]:.1%} |")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The whole training step of each library, in units of one float32 encoder product of its shape.
 
     python bench/step.py
-    python bench/step.py --device cuda     our step alone, by each of its paths, beside its floor (see paths.py)
+    python bench/step.py --device cuda     our step alone, by each of its paths, beside its floor (see kernels.py)
 
 The product `x @ W_enc.T` into memory that is there already is timed before and after each step, and
 each step is divided by the mean of its two. All libraries see the same batch, and take turns, so that
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import paths
+import kernels
 import results
 import torch
 from parts import measure_parts, print_parts
@@ -37,7 +37,7 @@ COLUMNS = ("D", "S", "K", "batch", "step of", "ms", "products: median", "quartil
 
 
 def main() -> None:
-    """Print a table of the libraries, then one of the parts of our own step; of a device, one of our paths."""
+    """Print a table of the libraries, then one of the parts of our own step; of a device, one of our kernels."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=11)
@@ -51,16 +51,16 @@ def main() -> None:
     if options.device:
         facts |= {"device": device_name(options.device), "float32 products": torch.get_float32_matmul_precision()}
         print(f"{facts['device']}, float32 products: {facts['float32 products']}\n")
-        rows = on_device(options.device, options.shapes or paths.SHAPES, options.repeats)
+        rows = on_device(options.device, options.shapes or kernels.SHAPES, options.repeats)
     else:
         rows = beside_others(options.shapes or SHAPES, options.repeats)
     results.write(options.json, facts, rows)
 
 
 def on_device(device: torch.device, shapes: Sequence[Shape], repeats: int) -> list[dict[str, object]]:
-    """The rows of the table of our paths on a device."""
-    results.print_header(paths.COLUMNS)
-    return [row for shape in shapes for row in paths.measure_paths(shape, device, repeats)]
+    """The rows of the table of our kernels on a device."""
+    results.print_header(kernels.COLUMNS)
+    return [row for shape in shapes for row in kernels.measure_kernels(shape, device, repeats)]
 
 
 def beside_others(shapes: Sequence[Shape], repeats: int) -> list[dict[str, object]]:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from groupsae.activations.harvest import Harvester
-from groupsae.activations.scale import Scales
 from groupsae.activations.source import row_order
 from groupsae.config import TopKConfig
 from groupsae.models import find_hookpoints, load_model
 from groupsae.partition import Partition, group_name
 from groupsae.saes.registry import build_sae
+from groupsae.saes.scales import Scales
 from groupsae.saes.suite import BoundSAE, Suite
 from groupsae.text.tokens import TokenRows
 

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from groupsae.activations.harvest import Harvester as Harvester
-    from groupsae.activations.scale import Scales as Scales
-    from groupsae.activations.scale import measure_scales as measure_scales
     from groupsae.config import BatchTopKConfig as BatchTopKConfig
     from groupsae.config import GatedConfig as GatedConfig
     from groupsae.config import JumpReLUConfig as JumpReLUConfig
@@ -35,8 +33,10 @@ if TYPE_CHECKING:
     from groupsae.models import residual_stream as residual_stream
     from groupsae.partition import Partition as Partition
     from groupsae.planning.cost import paper_cost as paper_cost
+    from groupsae.saes.scales import Scales as Scales
     from groupsae.saes.suite import Suite as Suite
     from groupsae.text.tokens import TokenRows as TokenRows
+    from groupsae.training.fit import measure_scales as measure_scales
     from groupsae.training.trainer import train as train
     from groupsae.training.warm_start import WarmStart as WarmStart
 
@@ -51,7 +51,7 @@ _HOMES = {
     "Partition": "partition",
     "ReLUConfig": "config",
     "RunConfig": "config",
-    "Scales": "activations.scale",
+    "Scales": "saes.scales",
     "Suite": "saes.suite",
     "TokenRows": "text.tokens",
     "TopKConfig": "config",
@@ -67,7 +67,7 @@ _HOMES = {
     "load_config": "config",
     "load_model": "models",
     "measure_distances": "grouping.measure",
-    "measure_scales": "activations.scale",
+    "measure_scales": "training.fit",
     "paper_cost": "planning.cost",
     "residual_stream": "models",
     "train": "training.trainer",

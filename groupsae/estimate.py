@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and the ends of its interval. Whoever makes one says which interval it is: 80 % or 95 %."""
+    """A value, and the interval [low, high] that holds it with the probability that its maker states."""
 
     value: float
     low: float

@@ -1,4 +1,4 @@
-"""Work taken in parts when memory does not hold it whole, on a device or on a CPU."""
+"""Work that is split into parts when memory does not hold it whole, on a device or on a CPU."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class SplitOnOOM:
-    """How many parts a kind of work is taken in: one, until memory runs out, then twice as many from then on.
+    """Splits a kind of work into `splits` parts: one, until memory runs out, then twice as many from then on.
 
-    The first time is said on stderr. `what` names the work, `least` its smallest part, `remedy` what helps if even
-    that is too large.
+    The first split is announced on stderr. `what` names the work, `least` its smallest part, `remedy` what helps if
+    even that is too large.
     """
 
     def __init__(self, what: str, least: str, remedy: str) -> None:
         self.what, self.least, self.remedy = what, least, remedy
-        self.number = 1
+        self.splits = 1
 
     def run(self, work: Callable[[int], Result], undo: Callable[[], None], most: int) -> Result:
-        """What `work(parts)` gives. Out of memory, it is undone and repeated with twice the parts.
+        """Run `work(n)`; on out-of-memory, undo it and retry with twice as many splits.
 
         Raises FitError if even `most` parts are too few.
         """
         while True:
             try:
-                return work(min(self.number, most))
+                return work(min(self.splits, most))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 undo()
-                if self.number >= most:
+                if self.splits >= most:
                     raise FitError(f"Memory does not hold {self.least}: {error}. {self.remedy}") from error
             self._double()
 
     def _double(self) -> None:
-        if self.number == 1:
+        if self.splits == 1:
             say(f"memory does not hold {self.what} whole; it is taken in parts from now on")
-        self.number *= 2
+        self.splits *= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

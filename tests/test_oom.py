@@ -52,7 +52,7 @@ def test_work_is_undone_and_repeated_in_twice_as_many_parts_which_stay(capsys):
 
 def test_a_small_piece_is_not_taken_in_more_parts_than_it_has():
     work = parts()
-    work.number = 8
+    work.splits = 8
     assert work.run(lambda number: number, lambda: None, 3) == 3
 
 

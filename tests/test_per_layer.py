@@ -34,7 +34,7 @@ def trained(here, config, call):
 
 
 def weights_of(run):
-    return {str(path.relative_to(run)): path.read_bytes() for path in run.glob("groups/*/[sa]*.safetensors")}
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.glob("groups/*/[sl]*.safetensors")}
 
 
 def test_an_interrupted_training_goes_on_to_the_same_biases(trained, call, monkeypatch):
@@ -51,7 +51,7 @@ def test_an_interrupted_training_goes_on_to_the_same_biases(trained, call, monke
     code, _, err = call("train", halves)
     assert code == 0 and "going on from step" in err, err
     assert weights_of(halves) == weights_of(whole)
-    assert Suite.load(halves)["layers.1"].adapter.bias_MS.any()
+    assert Suite.load(halves)["layers.1"].maps.bias_MS.any()
 
 
 def test_layers_start_from_their_group_with_their_own_bias_in_their_sae(trained, call):
@@ -70,7 +70,7 @@ def test_layers_start_from_their_group_with_their_own_bias_in_their_sae(trained,
     [
         (["biases"], "Did you mean 'bias'?"),
         (["bias:2"], "Did you mean 'bias'?"),
-        (["absorbers:4"], "Did you mean 'absorber:R'?"),
+        (["rotations"], "Did you mean 'rotation'?"),
         (["none", "bias"], "'none' stands alone"),
     ],
 )

@@ -198,7 +198,6 @@ def test_an_interrupted_experiment_goes_on_to_the_same_numbers(experimented, don
     [
         (("--train.no-baseline",), "set train.baseline = true"),
         (("--train.warm-start.source", "runs/tiny"), "leave out train.warm_start.source"),
-        (("--group.per-layer", "absorber:2"), "goes with none, bias and rotation"),
         (("--experiment.looks", "9"), "lower experiment.looks"),
     ],
 )

@@ -49,10 +49,10 @@ class Harvester:
         self.model, self.rows = model, rows
         self.hookpoints = tuple(sorted(hookpoints, key=natural_key))
         self.batch_rows, self.skip_special, self.on_nan = batch_rows, skip_special, on_nan
-        self._parts = SplitOnOOM("a read of activations", "one row of tokens", "Lower text.context_length.")
+        self._split = SplitOnOOM("a read of activations", "one row of tokens", "Lower text.context_length.")
         self.num_rows, self.row_tokens = len(rows), rows.context_length
         self.device = next(model.parameters()).device
-        self.forwards = self.num_masked = 0
+        self.num_masked = 0
         self._modules = [_module(model, hookpoint) for hookpoint in self.hookpoints]
         _require_readable(rows, model)
         self.d_model = self._probe()
@@ -107,7 +107,7 @@ class Harvester:
         def work(parts: int) -> list[Result]:
             return [read([rows[number] for number in part.tolist()]) for part in numbers.tensor_split(parts)]
 
-        return self._parts.run(work, undo, len(rows))
+        return self._split.run(work, undo, len(rows))
 
     def _read(self, rows: Sequence[int]) -> Tensor:
         x_LBTD, out_BT = self._forward_checked(rows)
@@ -155,7 +155,6 @@ class Harvester:
         finally:
             for handle in handles:
                 handle.remove()
-        self.forwards += 1
         missing = [name for i, name in enumerate(self.hookpoints) if i not in seen]
         if missing:
             raise HookpointError(f"A forward pass does not reach {', '.join(missing)}; choose modules that are used.")
@@ -163,7 +162,6 @@ class Harvester:
 
     def _probe(self) -> int:
         shapes = [x.shape for x in self._forward(torch.zeros(1, 2, dtype=torch.long, device=self.device))]
-        self.forwards = 0
         widths = {hookpoint: shape[-1] for hookpoint, shape in zip(self.hookpoints, shapes, strict=True)}
         if any(len(shape) != 3 for shape in shapes) or len(set(widths.values())) != 1:
             raise HookpointError(

@@ -1,7 +1,7 @@
 """The shuffle buffer: batches whose tokens come from many rows.
 
 The order is a function of (seed, position), so that any position can be returned to: rows are
-permuted once per epoch, read in blocks, and the tokens of a block are permuted again and dealt
+permuted once per epoch, read in blocks, and the tokens of a block are permuted again and divided
 into batches of nearly equal size. A block holds only what is trained on: of a group that sees one
 layer of each token, the layer is drawn before the token is kept.
 """
@@ -37,7 +37,7 @@ class Position:
 class BufferLayout:
     """What a block keeps of each token: activations at the hookpoints `whole`, and one layer of each group in `drawn`.
 
-    BufferLayout are numbered in this order.
+    Slots are numbered in this order.
     """
 
     whole: tuple[str, ...]
@@ -45,7 +45,7 @@ class BufferLayout:
 
     @classmethod
     def of(cls, groups: Iterable[Group], *, every_layer: bool) -> BufferLayout:
-        """The fewest lanes that serve these groups, each token at one drawn layer of the group or at every one."""
+        """The fewest slots that serve these groups, each token at one drawn layer of the group or at every one."""
         groups = tuple(dict.fromkeys(groups))
         whole = tuple(dict.fromkeys(name for group in groups if every_layer or len(group) == 1 for name in group))
         return cls(whole, tuple(group for group in groups if not set(group) <= set(whole)))
@@ -55,57 +55,57 @@ class BufferLayout:
 
 
 class Block:
-    """The tokens of a stretch of rows, in memory at once: x (C, M, D), one lane per line of `lanes`.
+    """The tokens of a stretch of rows, in memory at once: x (C, M, D), one slot per line of `slots`.
 
     Which layer of a group a token is seen at first, second and so on is a random order of its layers,
     decided by seed, group, block and token.
     """
 
-    def __init__(self, number: int, x_CMD: Tensor, lanes: BufferLayout, seed: int, batch_tokens: int) -> None:
-        self.number, self.lanes, self.seed, self.batch_tokens = number, lanes, seed, batch_tokens
+    def __init__(self, number: int, x_CMD: Tensor, slots: BufferLayout, seed: int, batch_tokens: int) -> None:
+        self.number, self.slots, self.seed, self.batch_tokens = number, slots, seed, batch_tokens
         self._x_CMD, self.count = x_CMD, 0
         self._orders: dict[Group, Tensor] = {}
-        self._lanes: dict[Group, Tensor] = {}
-        self._deals: dict[str, tuple[Tensor, ...]] = {}
+        self._slots: dict[Group, Tensor] = {}
+        self._batches: dict[str, tuple[Tensor, ...]] = {}
 
     def add(self, x_LND: Tensor, hookpoints: Sequence[str]) -> None:
-        """Keep more tokens, of which x_LND holds the activations at these hookpoints; lanes of others stay empty."""
+        """Keep more tokens, of which x_LND holds the activations at these hookpoints; slots of others stay empty."""
         start, self.count = self.count, self.count + x_LND.shape[1]
-        for lane, name in enumerate(self.lanes.whole):
+        for slot, name in enumerate(self.slots.whole):
             if name in hookpoints:
-                self._x_CMD[lane, start : self.count] = x_LND[hookpoints.index(name)]
-        for lane, group in enumerate(self.lanes.drawn, len(self.lanes.whole)):
+                self._x_CMD[slot, start : self.count] = x_LND[hookpoints.index(name)]
+        for slot, group in enumerate(self.slots.drawn, len(self.slots.whole)):
             if set(group) <= set(hookpoints):
                 layers = torch.tensor([hookpoints.index(name) for name in group], device=x_LND.device)
                 drawn_N = layers[self._order(group)[start : self.count, 0]]
-                self._x_CMD[lane, start : self.count] = x_LND[drawn_N, torch.arange(len(drawn_N), device=x_LND.device)]
+                self._x_CMD[slot, start : self.count] = x_LND[drawn_N, torch.arange(len(drawn_N), device=x_LND.device)]
 
-    def deal(self, what: str = "shuffle") -> tuple[Tensor, ...]:
+    def shuffled_batches(self, what: str = "shuffle") -> tuple[Tensor, ...]:
         """The numbers of all tokens in random order, as batches of nearly `batch_tokens`."""
-        if what not in self._deals:
+        if what not in self._batches:
             random = torch.Generator().manual_seed(hash_seed(self.seed, what, self.number))
             order_M = torch.randperm(self.count, generator=random).to(self._x_CMD.device)
-            self._deals[what] = order_M.tensor_split(max(1, round(self.count / self.batch_tokens)))
-        return self._deals[what]
+            self._batches[what] = order_M.tensor_split(max(1, round(self.count / self.batch_tokens)))
+        return self._batches[what]
 
-    def read(self, group: Group, batch: int, turn: int = 0) -> tuple[Tensor, Tensor]:
-        """The tokens of a batch as the group sees them in this turn: x (N, D), and which layer of the group each is of.
+    def read(self, group: Group, batch: int, pass_: int = 0) -> tuple[Tensor, Tensor]:
+        """The tokens of a batch as the group sees them in this pass: x (N, D), and which layer of the group each is of.
 
-        Over `len(group)` turns each token of the block comes at each layer once, in another batch each time.
+        Over `len(group)` passes each token of the block comes at each layer once, in another batch each time.
         """
-        tokens_N = self.deal(f"shuffle/{group_name(group)}/{turn}" if turn else "shuffle")[batch]
-        layers_N = self._order(group)[tokens_N, turn]
-        if group in self.lanes.drawn:
-            return self._x_CMD[len(self.lanes.whole) + self.lanes.drawn.index(group), tokens_N], layers_N
+        tokens_N = self.shuffled_batches(f"shuffle/{group_name(group)}/{pass_}" if pass_ else "shuffle")[batch]
+        layers_N = self._order(group)[tokens_N, pass_]
+        if group in self.slots.drawn:
+            return self._x_CMD[len(self.slots.whole) + self.slots.drawn.index(group), tokens_N], layers_N
         if len(group) == 1:
-            return self._x_CMD[self.lanes.whole.index(group[0]), tokens_N], layers_N
-        return self._x_CMD[self._lanes_of(group)[layers_N], tokens_N], layers_N
+            return self._x_CMD[self.slots.whole.index(group[0]), tokens_N], layers_N
+        return self._x_CMD[self._slots_of(group)[layers_N], tokens_N], layers_N
 
-    def _lanes_of(self, group: Group) -> Tensor:
-        if group not in self._lanes:
-            lanes = [self.lanes.whole.index(name) for name in group]
-            self._lanes[group] = torch.tensor(lanes, device=self._x_CMD.device)
-        return self._lanes[group]
+    def _slots_of(self, group: Group) -> Tensor:
+        if group not in self._slots:
+            slots = [self.slots.whole.index(name) for name in group]
+            self._slots[group] = torch.tensor(slots, device=self._x_CMD.device)
+        return self._slots[group]
 
     def _order(self, group: Group) -> Tensor:
         if group not in self._orders:
@@ -123,9 +123,9 @@ class Batch:
     number: int
     count: int
 
-    def read(self, group: Group, turn: int = 0) -> tuple[Tensor, Tensor]:
+    def read(self, group: Group, pass_: int = 0) -> tuple[Tensor, Tensor]:
         """The batch as a group sees it: x (N, D), and which layer of the group each token is of (N,)."""
-        x_ND, layers_N = self.block.read(group, self.number, turn)
+        x_ND, layers_N = self.block.read(group, self.number, pass_)
         return x_ND[: self.count], layers_N[: self.count]
 
 
@@ -141,7 +141,7 @@ class ShuffledStream:
 
     source: ActivationSource
     num_tokens: int
-    lanes: BufferLayout
+    slots: BufferLayout
     batch_tokens: int
     buffer_tokens: int
     seed: int
@@ -158,8 +158,8 @@ class ShuffledStream:
             block, masked = self._read_block(position.block)
             if position.batch == 0:  # otherwise it was begun, and counted, before
                 position = replace(position, masked=position.masked + masked)
-            for number in range(position.batch, len(block.deal())):
-                count = min(len(block.deal()[number]), self.num_tokens - position.tokens)
+            for number in range(position.batch, len(block.shuffled_batches())):
+                count = min(len(block.shuffled_batches()[number]), self.num_tokens - position.tokens)
                 position = replace(position, batch=number + 1, tokens=position.tokens + count)
                 yield position, Batch(block, number, count)
                 if position.tokens >= self.num_tokens:
@@ -174,7 +174,7 @@ class ShuffledStream:
             began = time.perf_counter()
             x_LND = source.read(rows.tolist())
             read = time.perf_counter()
-            block = block or Block(number, self._memory(x_LND), self.lanes, self.seed, self.batch_tokens)
+            block = block or Block(number, self._memory(x_LND), self.slots, self.seed, self.batch_tokens)
             block.add(x_LND, source.hookpoints)
             self.read_seconds += read - began
             self.keep_seconds += time.perf_counter() - read
@@ -189,7 +189,7 @@ class ShuffledStream:
 
     def _memory(self, x_LND: Tensor) -> Tensor:
         if self._x_CMD is None:
-            self._x_CMD = x_LND.new_empty(len(self.lanes), self._block_rows * self.source.row_tokens, x_LND.shape[2])
+            self._x_CMD = x_LND.new_empty(len(self.slots), self._block_rows * self.source.row_tokens, x_LND.shape[2])
         return self._x_CMD
 
     @property

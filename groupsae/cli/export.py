@@ -56,9 +56,3 @@ def _print(written: dict[str, Any]) -> None:
     hookpoints = written["hookpoints"]
     print(f"{written['folder']}: {len(hookpoints)} SAEs of suite {written['suite']} for {written['layout']}")
     print("read by " + READERS[written["layout"]].format(folder=written["folder"], hookpoint=next(iter(hookpoints))))
-    beside = [hookpoint for hookpoint, facts in hookpoints.items() if facts["absorber"]]
-    if beside:
-        print(
-            f"{', '.join(beside)}: a dense part is carried past the SAE. It is no part of the weights: add "
-            "(x - mean) @ basis.T @ basis from absorber.safetensors to the reconstruction."
-        )

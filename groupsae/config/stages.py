@@ -67,7 +67,7 @@ class DistancesConfig(Section):
     metric: Literal["angular", "cka", "svcca"] = "angular"
     """How the distance between two layers is defined."""
     num_tokens: Count = 1_000_000
-    """Tokens over which it is averaged, at most."""
+    """Tokens over which a distance is averaged, at most; their exact means center the activations."""
     until_stderr: Positive | None = None
     """Stop earlier, once every entry's standard error is below this."""
 
@@ -75,63 +75,40 @@ class DistancesConfig(Section):
 GROUP_METHODS = ("optimal", "complete", "published", "equal")
 
 
-PER_LAYER = ("affine", "bias", "rotation")
+PER_LAYER = ("bias", "rotation")
 
 
 @dataclass(frozen=True)
 class PerLayer:
-    """What a layer has of its own inside a group: gains, an encoder bias, a rotation, an absorber of this rank."""
+    """What a layer has of its own inside a group: an encoder bias, a rotation."""
 
-    affine: bool = False
     bias: bool = False
     rotation: bool = False
-    absorber: int = 0
 
     @property
     def any(self) -> bool:
         """Whether it has anything."""
-        return self.measured or self.bias
-
-    @property
-    def measured(self) -> bool:
-        """Whether part of it is found from activations before training; a bias is learned."""
-        return self.affine or self.rotation or self.absorber > 0
-
-    @property
-    def starts_warm(self) -> bool:
-        """Whether SAEs of single layers can start from such a group's: gains and absorbers do not fold into an SAE
-        whose decoder rows are kept at unit norm.
-        """
-        return not (self.affine or self.absorber)
+        return self.bias or self.rotation
 
     @property
     def names(self) -> tuple[str, ...]:
         """As a config spells it."""
-        absorber = (f"absorber:{self.absorber}",) if self.absorber else ()
-        return (*(name for name in PER_LAYER if getattr(self, name)), *absorber) or ("none",)
+        return tuple(name for name in PER_LAYER if getattr(self, name)) or ("none",)
 
     def flops(self, d_model: int) -> int:
-        """FLOPs per token while training: 2 D^2 for a rotation, 4 D R for an absorber, D for gains.
-
-        A bias is added where the common one is, and like that not counted.
-        """
-        return 2 * d_model**2 * self.rotation + 4 * d_model * self.absorber + d_model * self.affine
+        """FLOPs per token while training: 2 D^2 for a rotation. A bias is added with b_enc, and like it not counted."""
+        return 2 * d_model**2 * self.rotation
 
     @classmethod
     def parse(cls, names: tuple[str, ...]) -> PerLayer:
-        """From `affine`, `bias`, `rotation`, `absorber:R`, or `none`. Raises ValueError for anything else."""
-        values: dict[str, bool | int] = {}
+        """From `bias` and `rotation`, or `none`. Raises ValueError for anything else."""
+        values: dict[str, bool] = {}
         for name in () if names == ("none",) else names:
-            word, colon, rank = name.partition(":")
-            if word == "absorber" and rank.isdigit() and int(rank) > 0:
-                values[word] = int(rank)
-            elif word in PER_LAYER and not colon:
-                values[word] = True
-            elif name == "none":
+            if name == "none":
                 raise ValueError("per_layer 'none' stands alone; leave it out, or the others")
-            else:
-                known = ("none", *PER_LAYER, "absorber:R")
-                raise ValueError(unknown("per_layer", name, known))
+            if name not in PER_LAYER:
+                raise ValueError(unknown("per_layer", name, ("none", *PER_LAYER)))
+            values[name] = True
         return cls(**values)
 
 
@@ -149,14 +126,12 @@ class GroupConfig(Section):
     """Exactly this many groups, instead of the bound on AMAD."""
 
     per_layer: Names = ("none",)
-    """What each layer of a group has of its own: `none`, or some of `affine` (gains per dimension), `bias` (a learned
-    encoder bias), `rotation` (onto the group's middle layer), `absorber:R` (its R main directions, carried past the
-    SAE). On two small models `affine`, `bias` and `rotation` together took 1 to 4 % off the FVU of groups, mostly by
-    rotation and bias; an absorber took more, and as much off that of single layers. Without gains and rotation a latent
-    has one direction at all layers of its group."""
+    """What each layer of a group has of its own: `none`, or one or both of `bias` (a learned encoder bias) and
+    `rotation` (onto the group's middle layer). Together they took 1 to 4 % off the FVU of groups on two small models.
+    Without a rotation a latent has one direction at all layers of its group."""
 
     @property
-    def own(self) -> PerLayer:
+    def layer_maps(self) -> PerLayer:
         """`per_layer`, parsed."""
         return PerLayer.parse(self.per_layer)
 
@@ -250,7 +225,8 @@ class TrainConfig(Section):
     center: bool = True
     """Subtract each hookpoint's mean before encoding; false is as published."""
     scale_tokens: Count = 1_000_000
-    """Tokens from which each hookpoint's scale and center are measured."""
+    """Tokens from which each hookpoint's scale and center are measured. The distances stage measures them on the way,
+    so that up to `distances.num_tokens` they cost no pass over the text of their own."""
     warm_start: WarmStartConfig = WarmStartConfig()
     """SAEs of another run to start from, instead of random weights. One SAE is then trained per layer."""
     stop_below: Positive | None = None

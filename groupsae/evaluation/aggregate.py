@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from groupsae.evaluation.intervals import Estimate, difference, mean
+from groupsae.evaluation.intervals import RowEstimate, difference, mean
 from groupsae.evaluation.measures import Measured
 from groupsae.metrics import Metric
 from groupsae.saes.suite import Suite
@@ -73,7 +73,7 @@ def summary(suites: Mapping[str, Suite], found: Mapping[str, Layers], metrics: M
     }
 
 
-def _mean(results: Iterable[Measured], name: str) -> Estimate | None:
+def _mean(results: Iterable[Measured], name: str) -> RowEstimate | None:
     estimates = [one.estimates[name] for one in results if name in one.estimates]
     return mean(estimates) if estimates else None
 

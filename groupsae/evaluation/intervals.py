@@ -24,7 +24,7 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RowEstimate:
     """A ratio of sums over rows, None where it is undefined, and what each row adds to it (R,)."""
 
     value: float | None
@@ -41,26 +41,26 @@ class Estimate:
         return self.value - width, self.value + width
 
 
-def ratio(top_R: np.ndarray, bottom_R: np.ndarray, *, empty: float | None = None) -> Estimate:
+def ratio(top_R: np.ndarray, bottom_R: np.ndarray, *, empty: float | None = None) -> RowEstimate:
     """sum top / sum bottom, where the bottom is above 0; else undefined, or `empty` where both sums are 0."""
     top, bottom = float(top_R.sum()), float(bottom_R.sum())
     if not bottom > 0:
-        return Estimate(empty if top == bottom == 0 else None, np.zeros(len(top_R)))
+        return RowEstimate(empty if top == bottom == 0 else None, np.zeros(len(top_R)))
     value = top / bottom
-    return Estimate(value, (top_R - value * bottom_R) / bottom)
+    return RowEstimate(value, (top_R - value * bottom_R) / bottom)
 
 
-def mean(estimates: Sequence[Estimate]) -> Estimate:
+def mean(estimates: Sequence[RowEstimate]) -> RowEstimate:
     """The mean of estimates from the same rows; those that are undefined are left out."""
     defined = [one for one in estimates if one.value is not None]
     if not defined:
-        return Estimate(None, np.zeros(0))
+        return RowEstimate(None, np.zeros(0))
     values = [one.value for one in defined if one.value is not None]
-    return Estimate(float(np.mean(values)), np.mean([one.influence_R for one in defined], axis=0))
+    return RowEstimate(float(np.mean(values)), np.mean([one.influence_R for one in defined], axis=0))
 
 
-def difference(one: Estimate, other: Estimate) -> Estimate:
+def difference(one: RowEstimate, other: RowEstimate) -> RowEstimate:
     """one - other, both from the same rows; undefined where either is."""
     if one.value is None or other.value is None:
-        return Estimate(None, np.zeros(0))
-    return Estimate(one.value - other.value, one.influence_R - other.influence_R)
+        return RowEstimate(None, np.zeros(0))
+    return RowEstimate(one.value - other.value, one.influence_R - other.influence_R)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from groupsae.activations.harvest import Harvester
-from groupsae.evaluation.intervals import Estimate, ratio
+from groupsae.evaluation.intervals import RowEstimate, ratio
 from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, nothing_left, scopes
 from groupsae.evaluation.measures import Measured, numbers
 from groupsae.evaluation.predictions import CleanPredictions
@@ -92,6 +92,7 @@ def evaluate_losses(
     num_tokens: int,
     *,
     seed: int = 0,
+    means: MeanActivations | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> SplicedLosses:
     """Losses with SAEs spliced in, one hookpoint at a time and all at once, on about `num_tokens` tokens in whole rows.
@@ -101,9 +102,10 @@ def evaluate_losses(
     each SAE sees what the model computes under the splices below it. Cross-entropies are means over
     the scope's positions that have a next token (`num_tokens`), KL divergences over all of its
     positions; both are summed in float64. All suites see the same tokens.
+    `means` are those of these rows, if they were measured before.
     """
     rows = _special_first(source, chosen_rows(source, num_tokens, seed))
-    means = MeanActivations(source, rows)
+    means = means or MeanActivations(source, rows)
     bench = _Bench(suites, source, means, len(rows))
     for ids_BT in _batches(source, rows):
         bench.measure(ids_BT)
@@ -206,7 +208,7 @@ class _Bench:
     def _loss(self, key: Hashable, hookpoints: tuple[str, ...], scope: int) -> SplicedLoss:
         tokens_R, ce_R, positions_R, kl_R = self._rows(key, scope)
         clean_R = self._rows("clean", scope)[1]
-        estimates: dict[str, Estimate] = {
+        estimates: dict[str, RowEstimate] = {
             "ce": ratio(ce_R, tokens_R),
             "delta_ce": ratio(ce_R - clean_R, tokens_R),
             "kl": ratio(kl_R, positions_R),

@@ -42,7 +42,7 @@ def fvu_at_equal_l0(
         latents = [thin(each, smaller) for each in latents]
     variance = (x_ND.double() - x_ND.double().mean(0)).square().sum().item()
     errors = [
-        (x_ND - bound.decode_sparse(each, x_ND)).double().square().sum().item()
+        (x_ND - bound.decode_sparse(each)).double().square().sum().item()
         for bound, each in zip((one, other), latents, strict=True)
     ]
     return MatchedPair(smaller, errors[0] / variance, errors[1] / variance)

@@ -12,7 +12,7 @@ from torch import Tensor
 from groupsae.activations.source import PositionSource
 from groupsae.errors import NumericalError
 from groupsae.evaluation.density import FiringCounts
-from groupsae.evaluation.intervals import Estimate, ratio
+from groupsae.evaluation.intervals import RowEstimate, ratio
 from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, scopes
 from groupsae.evaluation.measures import Measured, numbers
 from groupsae.evaluation.sites import Site, by_suite, sites
@@ -79,17 +79,18 @@ def evaluate_reconstructions(
     num_tokens: int,
     *,
     seed: int = 0,
+    means: MeanActivations | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Reconstructions:
     """The same for several suites, all on the same tokens of whole rows.
 
-    At the source's own positions, and in `other_scope` at the others' choice of them. Sums are
-    float64 over all tokens before any division, about a mean taken in a first pass, so results do
-    not depend on batches. Raises TextError if the source holds no token, NumericalError if a
-    hookpoint does not vary: FVU is then undefined.
+    At the source's own positions, and in `other_scope` at the others' choice of them. Sums are float64 over all
+    tokens before any division, about the mean of the evaluated tokens, so results do not depend on batches. `means`
+    are those of these rows; without them a first pass measures them. Raises TextError if the source holds no token,
+    NumericalError if a hookpoint does not vary: FVU is then undefined.
     """
     pairs, rows = sites(suites), chosen_rows(source, num_tokens, seed)
-    means = MeanActivations(source, rows)
+    means = means or MeanActivations(source, rows)
     layers = {hookpoint: index for index, hookpoint in enumerate(source.hookpoints)}
     spread = _Spread(means)
     sums = {site: _Sums(bound) for site, bound in pairs.items()}
@@ -168,7 +169,7 @@ class _Sums:
         """Take note of a batch: a sum over positions of each of `NAMES`, (C, Q, B)."""
         x_ND = x_BTD.flatten(0, 1)
         latents = bound.encode_sparse(x_ND)
-        x_hat_BTD = bound.decode_sparse(latents, x_ND).reshape(x_BTD.shape)
+        x_hat_BTD = bound.decode_sparse(latents).reshape(x_BTD.shape)
         values_BTK = latents.values_NK.reshape(*x_BTD.shape[:2], -1)
         self.firing.add(latents, keep_CBT.flatten(1))
         error_BT = _square(x_BTD - x_hat_BTD)
@@ -196,7 +197,7 @@ class _Sums:
         """The metrics in a scope. `family` are the sums of the same SAE at all hookpoints it serves."""
         rows_QR = np.concatenate([part[scope] for part in self._parts], axis=-1)
         row = dict(zip(self.NAMES, rows_QR, strict=True))
-        estimates: dict[str, Estimate] = {
+        estimates: dict[str, RowEstimate] = {
             "fvu": ratio(row["error"], spread_R),
             "explained_variance_per_token": ratio(row["explained"], row["varying"]),
             **{name: ratio(row[name], row["tokens"]) for name in ("cosine", "l0", "l1", "l2_ratio")},

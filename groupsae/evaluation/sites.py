@@ -63,9 +63,9 @@ def _equal_at(one: BoundSAE, other: BoundSAE) -> bool:
         return False
     if one.sae is other.sae:
         return True
-    if one.sae.config != other.sae.config or (one.adapter is None) != (other.adapter is None):
+    if one.sae.config != other.sae.config or (one.maps is None) != (other.maps is None):
         return False
-    return _same(one.sae, other.sae) and (one.adapter is None or _same(one.adapter, other.adapter))
+    return _same(one.sae, other.sae) and (one.maps is None or _same(one.maps, other.maps))
 
 
 def _same(one: nn.Module, other: nn.Module) -> bool:

@@ -9,15 +9,9 @@ import torch
 from torch import Tensor
 
 from groupsae.activations.source import ActivationSource, stream
+from groupsae.activations.stats import ActivationStats, accumulator_device, token_blocks
+from groupsae.grouping.centering import Centering, Progress, require_reachable, stats_for
 from groupsae.grouping.distances import Distances
-from groupsae.grouping.moments import (
-    Centering,
-    Progress,
-    accumulator_device,
-    exact_means,
-    require_reachable,
-    token_blocks,
-)
 
 MIN_BATCHES = 10
 """Batches that are read before `until_stderr` may end the measurement: fewer say little about their spread."""
@@ -32,15 +26,16 @@ def angular_distances(
     seed: int = 0,
     until_stderr: float | None = None,
     progress: Progress | None = None,
+    stats: ActivationStats | None = None,
 ) -> Distances:
     """The angular distances of all pairs of hookpoints, in [0, 1].
 
         d(p, q) = mean over tokens of arccos(cos(x_p - mean_p, x_q - mean_q)) / pi
 
     (Group-SAE, arXiv 2410.21508, section on layer similarity; there with running means.) Two passes
-    over the same tokens: exact float64 means, then angles in float32, all pairs at once, summed in
-    float64; 2 L^2 D FLOPs per token. Memory does not depend on `num_tokens`. A token that stands
-    exactly at a layer's mean has no direction there; it counts as at a right angle, 1/2.
+    over the same tokens, one if their `stats` are given: exact float64 means, then angles in float32, all
+    pairs at once, summed in float64; 2 L^2 D FLOPs per token. Memory does not depend on `num_tokens`. A token that
+    stands exactly at a layer's mean has no direction there; it counts as at a right angle, 1/2.
 
     `standard_error` treats the batches of `stream` (`source.batch_rows` rows each) as independent and
     the tokens within a batch as not: tokens of a row are alike, and a token-level error would be too
@@ -52,8 +47,7 @@ def angular_distances(
     for NaN or infinity.
     """
     require_reachable(until_stderr)
-    mean_LD, _ = exact_means(source, num_tokens, seed, progress)
-    center = Centering(mean_LD, source.device)
+    center = Centering(stats_for(source, num_tokens, seed, stats, progress).mean_LD, source.device)
     sums = _BatchSums(len(source.hookpoints), accumulator_device(source.device))
     for x_LND in stream(source, num_tokens, seed):
         sums.add(_summed_angles(x_LND, center), x_LND.shape[1])

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from groupsae.activations.source import ActivationSource, stream
+from groupsae.activations.stats import ActivationStats
 from groupsae.errors import TextError
+from groupsae.grouping.centering import Centering, Progress, require_reachable, stats_for
 from groupsae.grouping.distances import Distances
-from groupsae.grouping.moments import Centering, Progress, exact_means, require_reachable
 
 BLOCK_TOKENS = 256
 """Tokens whose similarities are compared at once."""
@@ -23,6 +24,7 @@ def cka_distances(
     seed: int = 0,
     until_stderr: float | None = None,
     progress: Progress | None = None,
+    stats: ActivationStats | None = None,
 ) -> Distances:
     """1 - linear CKA of all pairs of hookpoints, in [0, 1].
 
@@ -39,8 +41,7 @@ def cka_distances(
     Arguments and errors as in `angular_distances`; TextError also for fewer than 4 tokens in every batch.
     """
     require_reachable(until_stderr)
-    mean_LD, _ = exact_means(source, num_tokens, seed, progress)
-    center = Centering(mean_LD, source.device)
+    center = Centering(stats_for(source, num_tokens, seed, stats, progress).mean_LD, source.device)
     layers = len(source.hookpoints)
     hsic_FLL = np.zeros((FOLDS, layers, layers))
     tokens = batches = 0

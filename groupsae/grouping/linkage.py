@@ -39,15 +39,6 @@ def published_labels(distances: Distances, num_groups: int) -> tuple[int, ...]:
     return cut(tree, len(distances), num_groups)
 
 
-def merge_tree(distances: Distances) -> list[list[float]]:
-    """Complete linkage as scipy writes it: L - 1 rows of [one, other, distance, layers in the merged group].
-
-    Layers are 0 ... L - 1 in the order of `distances.hookpoints`; row i makes the group L + i. Fit for
-    JSON, and for `scipy.cluster.hierarchy.dendrogram`.
-    """
-    return _complete_tree(distances).tolist()
-
-
 def cut(tree: np.ndarray, num_layers: int, num_groups: int) -> tuple[int, ...]:
     """The label of each layer when the last merges of a tree are undone until `num_groups` are left.
 

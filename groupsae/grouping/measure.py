@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from groupsae.activations.source import ActivationSource
+from groupsae.activations.stats import ActivationStats
 from groupsae.errors import ConfigError, unknown
 from groupsae.grouping.angular import angular_distances
+from groupsae.grouping.centering import Progress
 from groupsae.grouping.cka import cka_distances
 from groupsae.grouping.distances import Distances
-from groupsae.grouping.moments import Progress
 from groupsae.grouping.svcca import svcca_distances
 
 METRICS: dict[str, Callable[..., Distances]] = {
@@ -26,11 +27,13 @@ def measure_distances(
     seed: int = 0,
     until_stderr: float | None = None,
     progress: Progress | None = None,
+    stats: ActivationStats | None = None,
 ) -> Distances:
     """The distances of all pairs of hookpoints by the metric of this name; see the functions in `METRICS`.
 
-    Raises ConfigError for an unknown metric.
+    `stats` are those of the same tokens (`measure_stats` with this source, `num_tokens` and seed), if they were
+    measured before; without them, one more pass over the text measures them. Raises ConfigError for an unknown metric.
     """
     if metric not in METRICS:
         raise ConfigError(unknown("metric", metric, METRICS))
-    return METRICS[metric](source, num_tokens, seed=seed, until_stderr=until_stderr, progress=progress)
+    return METRICS[metric](source, num_tokens, seed=seed, until_stderr=until_stderr, progress=progress, stats=stats)

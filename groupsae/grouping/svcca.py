@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from groupsae.activations.source import ActivationSource, stream
+from groupsae.activations.stats import ActivationStats, accumulator_device, token_blocks
 from groupsae.errors import ConfigError
+from groupsae.grouping.centering import Centering, Progress, stats_for
 from groupsae.grouping.distances import Distances
-from groupsae.grouping.moments import Centering, Progress, accumulator_device, exact_means, token_blocks
 
 _NEGLIGIBLE = 1e-10
 TOKENS_PER_DIRECTION = 10
@@ -24,6 +25,7 @@ def svcca_distances(
     seed: int = 0,
     until_stderr: float | None = None,
     progress: Progress | None = None,
+    stats: ActivationStats | None = None,
 ) -> Distances:
     """1 - mean squared canonical correlation of the layers' leading directions, in [0, 1].
 
@@ -32,21 +34,22 @@ def svcca_distances(
     singular values of C_pp^(-1/2) C_pq C_qq^(-1/2), and their squares are averaged over the smaller of the
     two numbers of directions. Directions without variance are dropped; a layer without any is at distance 1.
 
-    Three passes over the same tokens: exact means, each layer's covariance (L, D, D), and the
-    covariances between the kept directions; products in float32, sums in float64, so memory does not grow
-    with tokens. There is no standard error, so `until_stderr` is refused with ConfigError; so are
+    Three passes over the same tokens, two if their `stats` are given: exact means, each layer's covariance
+    (L, D, D), and the covariances between the kept directions; products in float32, sums in float64, so memory does
+    not grow with tokens. There is no standard error, so `until_stderr` is refused with ConfigError; so are
     fewer tokens than `TOKENS_PER_DIRECTION` for each direction. Else as `angular_distances`.
     """
     if until_stderr is not None:
         raise ConfigError("svcca has no standard error to stop at; leave until_stderr out, or use angular or cka.")
     kept = max(1, math.isqrt(source.d_model))
-    mean_LD, tokens = exact_means(source, num_tokens, seed, progress)
+    stats = stats_for(source, num_tokens, seed, stats, progress)
+    tokens = stats.count
     if tokens < TOKENS_PER_DIRECTION * kept:
         raise ConfigError(
             f"svcca of {kept} directions needs {TOKENS_PER_DIRECTION * kept} tokens or more, "
             f"there are {tokens}. Raise num_tokens."
         )
-    center = Centering(mean_LD, source.device)
+    center = Centering(stats.mean_LD, source.device)
     covariance_LDD = _covariances(source, num_tokens, seed, center, progress) / tokens
     directions_LDk = torch.linalg.eigh(covariance_LDD).eigenvectors[:, :, -kept:]
     joint_MM = _joint_covariance(source, num_tokens, seed, center, directions_LDk.float(), progress) / tokens

@@ -21,12 +21,6 @@ from groupsae.saes.weights import save_tensors
 from groupsae.storage import storage_errors, within, write_atomically, write_json
 
 INDEX = "export.json"
-ABSORBER_FILE = "absorber.safetensors"
-ABSORBER = {
-    "file": ABSORBER_FILE,
-    "reconstruction": "decode(encode(x)) + (x - mean) @ basis.T @ basis",
-    "why": "This layer of its group has a dense part that is carried past the SAE. The latents are exact without it.",
-}
 
 
 @dataclass(frozen=True)
@@ -75,14 +69,14 @@ def write_suite(suite: Suite, folder: Path, layout: Layout, facts: Facts, *, ove
         index = {"layout": layout.name, "groupsae": version_of("groupsae"), "hookpoints": {}}
         for hookpoint in suite.partition.hookpoints:
             exported = _exported(suite, hookpoint, facts)
-            index["hookpoints"][hookpoint] = {"absorber": exported.folded.absorber is not None}
+            index["hookpoints"][hookpoint] = {"group": exported.provenance["group"]}
             _write(exported, within(scratch, hookpoint), layout)
         write_json(scratch / INDEX, index)
     return index
 
 
 def _exported(suite: Suite, hookpoint: str, facts: Facts) -> Exported:
-    bound, folded = suite[hookpoint], Folded.of(suite[hookpoint])
+    bound = suite[hookpoint]
     provenance = {
         "hookpoint": hookpoint,
         "group": list(suite.partition.group_of(hookpoint)),
@@ -91,19 +85,12 @@ def _exported(suite: Suite, hookpoint: str, facts: Facts) -> Exported:
     }
     if bound.sae.lineage is not None:
         provenance["lineage"] = bound.sae.lineage.to_json()
-    if folded.absorber is not None:
-        provenance["absorber"] = ABSORBER
-    return Exported(hookpoint, folded, facts, provenance)
+    return Exported(hookpoint, Folded.of(bound), facts, provenance)
 
 
 def _write(exported: Exported, folder: Path, layout: Layout) -> None:
-    absorber = exported.folded.absorber
-    files = {layout.weights_file: layout.tensors(exported.folded)}
-    if absorber is not None:
-        files[ABSORBER_FILE] = {"basis": absorber.basis_RD, "mean": absorber.mean_D}
-    for name, tensors in files.items():
-        single = {key: tensor.float() for key, tensor in tensors.items()}
-        write_atomically(folder / name, lambda path, single=single: save_tensors(single, path))
+    weights = {name: tensor.float() for name, tensor in layout.tensors(exported.folded).items()}
+    write_atomically(folder / layout.weights_file, lambda path: save_tensors(weights, path))
     for name, document in layout.documents(exported).items():
         write_json(folder / name, document)
 

@@ -106,19 +106,6 @@ def run_cost(
     return Cost(passes * architecture.block_flops(context_length), len(groups) * num_tokens * step_flops, read)
 
 
-def distances_cost(
-    architecture: Architecture, hookpoints: Sequence[str], num_tokens: int, context_length: int, passes: int = 2
-) -> Cost:
-    """What measuring distances costs: `passes` forward passes, and 2 L^2 D FLOPs per token for all pairs.
-
-    `harvest` holds the language model's part, `training` that of the angles.
-    """
-    _require_positive(num_tokens=num_tokens, context_length=context_length, passes=passes)
-    blocks = _blocks_needed(architecture, hookpoints)
-    harvest = passes * num_tokens * blocks * architecture.block_flops(context_length)
-    return Cost(harvest, 2 * len(hookpoints) ** 2 * architecture.d_model * num_tokens, passes * num_tokens)
-
-
 def _blocks_needed(architecture: Architecture, hookpoints: Sequence[str]) -> int:
     deepest = max(hookpoints, key=layer_index)
     blocks = layer_index(deepest) + 1

@@ -25,7 +25,7 @@ class Footprint:
     """The settings of a run that decide what it occupies.
 
     `num_saes` SAEs of width `d_sae` train side by side on `num_hookpoints` hookpoints;
-    Of each token the buffer keeps `num_lanes` activations (by default one per hookpoint).
+    Of each token the buffer keeps `num_slots` activations (by default one per hookpoint).
     `bytes_per_number` is the language model's precision (4 for float32, 2 for bfloat16), in which
     activations are kept. `vectors` and `dense_start` are those of the SAE's section; `biases` layers
     have an encoder bias of their own. On a CPU (`on_device` false) everything lies on the host.
@@ -40,7 +40,7 @@ class Footprint:
     context_length: int
     buffer_tokens: int
     bytes_per_number: int = 4
-    num_lanes: int | None = None
+    num_slots: int | None = None
     stored_tokens: int = 0
     checkpoints: int = 2
     on_device: bool = True
@@ -131,7 +131,7 @@ def predict_memory(run: Footprint) -> Memory:
     return Memory(
         lm_weights=model.parameter_bytes(size),
         lm_activations=row_tokens * size * (4 * model.d_model + 2 * model.intermediate_size + 2 * read_D),
-        buffer=tokens_buffered * (run.num_lanes or run.num_hookpoints) * model.d_model * size,
+        buffer=tokens_buffered * (run.num_slots or run.num_hookpoints) * model.d_model * size,
         batch=run.batch_tokens * model.d_model * (size + 4 * _FLOAT32),
         sae_weights=run.learned_bytes,
         adam_moments=2 * run.learned_bytes,

@@ -38,7 +38,7 @@ class Price:
 class Pricing:
     """Prices partitions for one run: its sizes, its budget of tokens, and its measured rates.
 
-    `scale_tokens` are those read before training, in all passes; `own` is what layers have of their own.
+    `scale_tokens` are those read before training, in all passes; `per_layer` is what layers have of their own.
     """
 
     footprint: Footprint
@@ -47,7 +47,7 @@ class Pricing:
     scale_tokens: int
     rates: Rates | None = None
     layers_per_token: int | str = 1
-    own: PerLayer = field(default_factory=PerLayer)
+    per_layer: PerLayer = field(default_factory=PerLayer)
 
     def price(self, groups: Sequence[Group]) -> Price:
         """The price of these groups, trained side by side.
@@ -58,7 +58,7 @@ class Pricing:
         """
         run = self.footprint
         model, distinct = run.architecture, tuple(dict.fromkeys(groups))
-        flops = sparse_step_flops(model.d_model, run.d_sae, self.k) + self.own.flops(model.d_model)
+        flops = sparse_step_flops(model.d_model, run.d_sae, self.k) + self.per_layer.flops(model.d_model)
         ours = run_cost(model, distinct, flops, self.num_tokens, run.context_length, self.layers_per_token)
         deepest = run_cost(model, distinct, flops, 1, run.context_length).harvest
         return Price(
@@ -70,9 +70,9 @@ class Pricing:
 
     def footprint_of(self, groups: Sequence[Group]) -> Footprint:
         """What a run that trains these groups occupies."""
-        lanes = BufferLayout.of(groups, every_layer=self.layers_per_token == "all")
-        biases = sum(len(group) for group in set(groups) if len(group) > 1) * self.own.bias
-        return replace(self.footprint, num_saes=len(set(groups)), num_lanes=len(lanes), biases=biases)
+        slots = BufferLayout.of(groups, every_layer=self.layers_per_token == "all")
+        biases = sum(len(group) for group in set(groups) if len(group) > 1) * self.per_layer.bias
+        return replace(self.footprint, num_saes=len(set(groups)), num_slots=len(slots), biases=biases)
 
     def _seconds(self, num_saes: int, tokens_read: float) -> float | None:
         if self.rates is None:

@@ -12,6 +12,7 @@ from groupsae.activations.harvest import Harvester
 from groupsae.analysis.summary import AGAINST, label_of
 from groupsae.config import differing_keys
 from groupsae.errors import RunError
+from groupsae.evaluation.masks import MeanActivations, chosen_rows
 from groupsae.progress import bar
 from groupsae.recipes.context import ROWS_FILE, RunContext
 from groupsae.records import RunDirectory
@@ -64,6 +65,11 @@ class Contest:
         return Harvester(
             own.model, own.rows.held_out, sorted(served), batch_rows=own.batch_rows, skip_special=own.skip_special
         )
+
+    @cached_property
+    def means(self) -> MeanActivations:
+        """The mean activations of the evaluated rows, measured once for all parts that need them."""
+        return MeanActivations(self.source, chosen_rows(self.source, self.num_tokens, self.seed))
 
     @property
     def num_tokens(self) -> int:

@@ -26,6 +26,7 @@ from groupsae.records import RunDirectory
 from groupsae.text.tokens import TokenRows
 
 ROWS_FILE = "tokens/rows.safetensors"
+STATS_FILE = "stats.safetensors"
 
 
 class RunContext:

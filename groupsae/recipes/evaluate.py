@@ -37,7 +37,12 @@ def reconstruction(compared: Contest) -> ReconstructionRecord:
     """How well SAEs reconstruct activations."""
     with compared.progress("reconstruction") as advance:
         found = evaluate_reconstructions(
-            compared.suites, compared.source, compared.num_tokens, seed=compared.seed, progress=advance
+            compared.suites,
+            compared.source,
+            compared.num_tokens,
+            seed=compared.seed,
+            means=compared.means,
+            progress=advance,
         )
     return ReconstructionRecord(
         units=units(metrics.RECONSTRUCTION),
@@ -61,7 +66,12 @@ def losses(compared: Contest) -> LossesRecord:
     """What splicing SAEs in costs the model."""
     with compared.progress("losses") as advance:
         found = evaluate_losses(
-            compared.suites, compared.source, compared.num_tokens, seed=compared.seed, progress=advance
+            compared.suites,
+            compared.source,
+            compared.num_tokens,
+            seed=compared.seed,
+            means=compared.means,
+            progress=advance,
         )
     return LossesRecord(
         units=units(metrics.LOSSES),

@@ -24,7 +24,7 @@ from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.suite import Suite
 from groupsae.storage import digest
 from groupsae.training.checkpoint import Checkpoints
-from groupsae.training.loop import EvalHook
+from groupsae.training.hooks import EvalHook, Hooks
 from groupsae.training.trainer import Trained, TrainJob, train_together
 from groupsae.training.warm_start import WarmStart
 
@@ -33,7 +33,6 @@ FOLDER = "experiment"
 
 def require_experiment(run: RunDirectory, *, overwrite: bool) -> bool:
     """Whether there is anything to do. Raises ConfigError for a run without a baseline or with a warm start,
-    or whose groups nothing can start from;
     RunError if results of another config would be replaced without `overwrite`.
     """
     train = run.config.train
@@ -41,12 +40,6 @@ def require_experiment(run: RunDirectory, *, overwrite: bool) -> bool:
         raise ConfigError(
             "The transfer experiment trains its base SAEs itself, one per layer: set train.baseline = true and "
             "leave out train.warm_start.source."
-        )
-    group = run.config.group
-    if not group.own.starts_warm:
-        raise ConfigError(
-            f"SAEs of single layers cannot start from groups with group.per_layer = {list(group.per_layer)}: "
-            "the transfer experiment goes with none, bias and rotation."
         )
     own = run.config.experiment
     if _transfer_tokens(run) < own.looks * train.batch_tokens:
@@ -207,8 +200,7 @@ class _Experiment:
                 seed=config.seed,
                 buffer_tokens=config.activations.buffer_tokens,
                 checkpoints=checkpoints,
-                looks=looks,
-                progress=advance,
+                hooks=Hooks(progress=advance, eval=looks),
             )
         shutil.rmtree(folder)
         return trained

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from groupsae.activations.stats import CenteringSource, measure_stats_at, save_stats
 from groupsae.grouping.measure import measure_distances
 from groupsae.progress import bar, say
-from groupsae.recipes.context import ROWS_FILE, RunContext
+from groupsae.recipes.context import ROWS_FILE, STATS_FILE, RunContext
 from groupsae.records.types.distances import DistancesRecord
 from groupsae.records.types.tokens import TokensRecord
 from groupsae.text.tokens import read_rows
@@ -42,16 +43,27 @@ def tokenize(bench: RunContext) -> list[str]:
 
 
 def measure_layers(bench: RunContext) -> list[str]:
-    """The distances between layers: `distances.json`."""
-    config = bench.run.config.distances
-    total = min(config.num_tokens, bench.rows.ids_RT.size)
-    with bar("distances", 2 * total) as advance:
+    """Activation statistics and the distances between layers: `stats.safetensors`, `distances.json`.
+
+    The text is read twice: for the statistics of as many tokens as distances and scales need, then for distances and
+    for the norms of centered activations.
+    """
+    config, train, seed = bench.run.config.distances, bench.run.config.train, bench.run.config.seed
+    available, wanted = bench.rows.ids_RT.size, {config.num_tokens, train.scale_tokens}
+    with bar("statistics", min(max(wanted), available)) as advance:
+        stats = measure_stats_at(bench.source, wanted, seed, progress=advance)
+    source = CenteringSource(bench.source, stats[train.scale_tokens], seed) if train.center else bench.source
+    with bar("distances", min(config.num_tokens, available)) as advance:
         distances = measure_distances(
             config.metric,
-            bench.source,
+            source,
             config.num_tokens,
-            seed=bench.run.config.seed,
+            seed=seed,
             until_stderr=config.until_stderr,
             progress=advance,
+            stats=stats[config.num_tokens],
         )
-    return [DistancesRecord(**distances.to_json()).write(bench.run)]
+    if isinstance(source, CenteringSource):
+        stats[train.scale_tokens] = source.finish()
+    bench.run.write(STATS_FILE, lambda path: save_stats(stats, path))
+    return [DistancesRecord(**distances.to_json()).write(bench.run), STATS_FILE]

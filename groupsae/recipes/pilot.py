@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from groupsae.activations.scale import measure_scales
 from groupsae.activations.source import ActivationSource
 from groupsae.config import SAEConfig, TrainConfig
 from groupsae.evaluation.reconstruction import evaluate_reconstructions
@@ -14,6 +13,8 @@ from groupsae.grouping.distances import Distances
 from groupsae.partition import Partition
 from groupsae.planning.fvu_law import FvuLaw, PilotPoint, fit_pilot
 from groupsae.progress import bar
+from groupsae.training.fit import measure_scales
+from groupsae.training.hooks import Hooks
 from groupsae.training.optim import learning_rate
 from groupsae.training.trainer import train_groups
 
@@ -58,7 +59,7 @@ def run_pilot(
                 settings,
                 seed=seed,
                 buffer_tokens=max(settings.batch_tokens, settings.num_tokens // 2),
-                progress=advance,
+                hooks=Hooks(progress=advance),
             )
             suites = {str(partition): trained.suite(partition) for partition in partitions}
             found = evaluate_reconstructions(suites, held_out, eval_tokens, seed=seed).suites

@@ -132,10 +132,10 @@ def _pricing(bench: RunContext) -> Pricing:
         footprint,
         config.sae.k,
         config.train.num_tokens,
-        config.train.scale_tokens * (1 + config.train.center + config.group.own.measured),
+        config.train.scale_tokens * config.group.layer_maps.rotation,
         _rates(bench),
         config.train.layers_per_token,
-        config.group.own,
+        config.group.layer_maps,
     )
 
 

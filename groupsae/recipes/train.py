@@ -9,21 +9,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from groupsae.activations.scale import Scales, measure_scales
+from groupsae.activations.stats import ActivationStats, load_stats
 from groupsae.config import flat
 from groupsae.errors import Interrupted, RunError
 from groupsae.interrupt import noted
 from groupsae.partition import Group, Partition, group_name
 from groupsae.progress import bar, say
-from groupsae.recipes.context import ROWS_FILE, RunContext
+from groupsae.recipes.context import ROWS_FILE, STATS_FILE, RunContext
 from groupsae.recipes.warm_start import announce, warm_start_of
 from groupsae.records import MAY_CHANGE, RunDirectory
 from groupsae.records.types.partition import PartitionRecord
 from groupsae.records.types.plan import PlanRecord
 from groupsae.records.types.training import TrainRecord
-from groupsae.saes.adapter import LayerMaps, fit_adapters
-from groupsae.saes.suite import ADAPTER_FILE, load_adapter, save_adapter, save_sae, write_suite_index
+from groupsae.saes.layer_maps import LayerMaps
+from groupsae.saes.scales import Scales
+from groupsae.saes.suite import LAYER_MAPS_FILE, load_layer_maps, save_layer_maps, save_sae, write_suite_index
 from groupsae.training.checkpoint import Checkpoints, Progress
+from groupsae.training.fit import fit_layer_maps, measure_scales
+from groupsae.training.hooks import Hooks
 from groupsae.training.log import LogFile
 from groupsae.training.loop import PARTS
 from groupsae.training.precision import has_bf16
@@ -31,7 +34,7 @@ from groupsae.training.trainer import Trained, train_groups
 from groupsae.training.warm_start import WarmStart
 
 SCALES_IN_TRAINING = "checkpoint-scales.safetensors"
-ADAPTERS_IN_TRAINING = "checkpoint-adapters"
+LAYER_MAPS_IN_TRAINING = "checkpoint-layer-maps"
 LOGS = ("metrics.jsonl", "timing.jsonl")
 """What was measured, which is the same in every run of a config; and when and how, which is not."""
 
@@ -59,7 +62,7 @@ def train(bench: RunContext) -> list[str]:
         say(f"train: {bench.source.device} has no bfloat16 in hardware; the encoder's product stays float32")
     began = time.perf_counter()
     scales = _scales(bench, checkpoints)
-    adapters = _adapters(bench, checkpoints, groups, scales)
+    layer_maps = _layer_maps(bench, checkpoints, groups, scales)
     measuring = time.perf_counter() - began
     with _resumable(run) as stop, bar("train", config.train.num_tokens) as advance:
         trained = train_groups(
@@ -71,23 +74,25 @@ def train(bench: RunContext) -> list[str]:
             seed=config.seed,
             buffer_tokens=config.activations.buffer_tokens,
             starts=start.starts(bench.hookpoints, scales) if start else None,
-            adapters=adapters,
+            layer_maps=layer_maps,
             checkpoints=checkpoints,
-            progress=advance,
-            log=lambda record: _log(logs, record),
-            resumed=lambda progress: _tell(checkpoints, progress),
-            chosen=lambda choice: say(f"train: path of the steps: {choice}"),
-            stop=stop,
+            hooks=Hooks(
+                progress=advance,
+                log=lambda record: _log(logs, record),
+                resumed=lambda progress: _tell(checkpoints, progress),
+                chosen=lambda choice: say(f"train: kernel of the steps: {choice}"),
+                stop=stop,
+            ),
         )
     for name, sae in trained.saes.items():
-        save_sae(sae, run.file(f"groups/{name}"), trained.adapters.get(name))
+        save_sae(sae, run.file(f"groups/{name}"), trained.layer_maps.get(name))
     run.write("scales.safetensors", scales.save)
     write_suite_index(run.path, partitions)
     _remove_other_groups(run, trained.saes)
     trained.seconds["language model"] += measuring
     _write_facts(bench, trained, groups, checkpoints.snapshots())
     weights = [f"groups/{name}/{file}" for name in trained.saes for file in ("cfg.json", "sae.safetensors")]
-    weights += [f"groups/{name}/{ADAPTER_FILE}" for name in trained.adapters]
+    weights += [f"groups/{name}/{LAYER_MAPS_FILE}" for name in trained.layer_maps]
     return ["train.json", *LOGS, "suite.json", "scales.safetensors", *weights]
 
 
@@ -156,38 +161,58 @@ def _scales(bench: RunContext, checkpoints: Checkpoints) -> Scales:
     run, config = bench.run, bench.run.config.train
     if checkpoints.exist and run.file(SCALES_IN_TRAINING).exists():
         return Scales.load(run.file(SCALES_IN_TRAINING), bench.hookpoints).to(bench.source.device)
-    passes = 2 if config.center else 1
+    stats = _measured_stats(run, bench.hookpoints).get(config.scale_tokens)
+    passes = 0 if stats else 1 + config.center
     with bar("scales", passes * min(config.scale_tokens, bench.rows.ids_RT.size)) as advance:
         scales = measure_scales(
-            bench.source, config.scale_tokens, center=config.center, seed=bench.run.config.seed, progress=advance
+            bench.source,
+            config.scale_tokens,
+            center=config.center,
+            seed=bench.run.config.seed,
+            stats=stats,
+            progress=advance,
         )
     run.write(SCALES_IN_TRAINING, scales.save)
     return scales
 
 
-def _adapters(
+def _measured_stats(run: RunDirectory, hookpoints: tuple[str, ...]) -> dict[int, ActivationStats]:
+    """The statistics that the distances stage measured, by number of tokens; none where it did not run."""
+    if run.status("distances") != "done" or not run.file(STATS_FILE).exists():
+        return {}
+    return load_stats(run.file(STATS_FILE), hookpoints)
+
+
+def _layer_maps(
     bench: RunContext, checkpoints: Checkpoints, groups: Sequence[Group], scales: Scales
 ) -> dict[Group, LayerMaps]:
     """What layers have of their own: as the checkpoint's training had it, or fitted anew and written down."""
-    run, own = bench.run, bench.run.config.group.own
+    run, per_layer = bench.run, bench.run.config.group.layer_maps
     d_sae = bench.run.config.sae.width(bench.source.d_model)
-    if not own.any:
+    if not per_layer.any:
         return {}
-    folders = {group: run.file(f"{ADAPTERS_IN_TRAINING}/{group_name(group)}") for group in groups}
-    if checkpoints.exist and all((folder / ADAPTER_FILE).exists() for folder in folders.values()):
+    folders = {group: run.file(f"{LAYER_MAPS_IN_TRAINING}/{group_name(group)}") for group in groups}
+    if checkpoints.exist and all((folder / LAYER_MAPS_FILE).exists() for folder in folders.values()):
         found = {
-            group: load_adapter(folder, own, bench.source.d_model, d_sae, len(group))
+            group: load_layer_maps(folder, per_layer, bench.source.d_model, d_sae, len(group))
             for group, folder in folders.items()
         }
-        return {group: adapter.to(bench.source.device) for group, adapter in found.items()}
+        return {group: maps.to(bench.source.device) for group, maps in found.items()}
     num_tokens = bench.run.config.train.scale_tokens
-    with bar("adapters", min(num_tokens, bench.rows.ids_RT.size)) as advance:
-        adapters = fit_adapters(
-            bench.source, groups, scales, own, num_tokens, d_sae=d_sae, seed=bench.run.config.seed, progress=advance
+    with bar("layer maps", min(num_tokens, bench.rows.ids_RT.size)) as advance:
+        layer_maps = fit_layer_maps(
+            bench.source,
+            groups,
+            scales,
+            per_layer,
+            num_tokens,
+            d_sae=d_sae,
+            seed=bench.run.config.seed,
+            progress=advance,
         )
-    for group, adapter in adapters.items():
-        save_adapter(adapter, folders[group])
-    return adapters
+    for group, maps in layer_maps.items():
+        save_layer_maps(maps, folders[group])
+    return layer_maps
 
 
 def _write_facts(bench: RunContext, trained: Trained, groups: Iterable[Group], snapshots: dict[int, list[str]]) -> None:
@@ -206,13 +231,13 @@ def _write_facts(bench: RunContext, trained: Trained, groups: Iterable[Group], s
         scales=dict(zip(trained.scales.hookpoints, trained.scales.scale_L.tolist(), strict=True)),
         snapshots=snapshots,
         masked_positions=trained.masked,
-        kernel=asdict(trained.path),
+        kernel=asdict(trained.kernel),
     )
     record.write(bench.run)
 
 
 def _log(logs: dict[str, LogFile], record: dict[str, Any]) -> None:
-    how = ("seconds", "micro_batches", "path")
+    how = ("seconds", "micro_batches", "kernel")
     logs["metrics.jsonl"].append({key: value for key, value in record.items() if key not in how})
     logs["timing.jsonl"].append({key: value for key, value in record.items() if key != "groups"})
     for name, facts in record["groups"].items():

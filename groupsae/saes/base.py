@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupsae.saes.activation import Activation
-from groupsae.saes.bias import Bias
+from groupsae.saes.layer_maps import Bias
 from groupsae.saes.lineage import Lineage
 
 ROWS_NUMBERS = 2**17
@@ -159,16 +159,16 @@ class SparseAutoencoder(nn.Module, ABC):
         dead_S: Tensor,
         sparsity: float = 1.0,
         whole: BatchStats | None = None,
-        own: Bias | None = None,
+        layer_bias: Bias | None = None,
     ) -> StepLosses:
         """The training losses of a batch; `dead_S` marks the latents that count as dead.
 
         `sparsity` in [0, 1] is the warm-up of a sparsity penalty, where the architecture has one. Given
-        the `whole` batch of which z is a part, it is that part's share of the whole batch's losses. What the
-        tokens' layers have of their `own` is added to b_enc.
+        the `whole` batch of which z is a part, it is that part's share of the whole batch's losses. `layer_bias`, the
+        biases of the tokens' layers, is added to b_enc.
         """
 
-    def whole(self, z_ND: Tensor, size: int, own: Bias | None = None) -> BatchStats:
+    def whole(self, z_ND: Tensor, size: int, layer_bias: Bias | None = None) -> BatchStats:
         """What `losses` must know of a batch that is taken in parts of `size` tokens."""
         return BatchStats.of(z_ND)
 
@@ -195,13 +195,13 @@ class SparseAutoencoder(nn.Module, ABC):
         """W_enc (z - b_dec) + b_enc, (N, S)."""
         return self.bias().linear(z_ND - self.b_dec, self.W_enc)
 
-    def bias(self, own: Bias | None = None) -> Bias:
+    def bias(self, layer_bias: Bias | None = None) -> Bias:
         """b_enc, and what tokens' layers have of their own: pre-activations are W_enc (z - b_dec) plus this."""
-        return own.plus(self.b_enc) if own else Bias(self.b_enc)
+        return layer_bias.plus(self.b_enc) if layer_bias else Bias(self.b_enc)
 
-    def folded_bias(self, own: Bias | None = None) -> Bias:
+    def folded_bias(self, layer_bias: Bias | None = None) -> Bias:
         """`bias` - W_enc b_dec: pre-activations are W_enc z plus this."""
-        return self.bias(own).plus(-(self.W_enc @ self.b_dec))
+        return self.bias(layer_bias).plus(-(self.W_enc @ self.b_dec))
 
     @torch.no_grad()
     def shift_products(self, shift_S: Tensor) -> None:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from groupsae.config import GatedConfig
 from groupsae.saes.activation import Gate
 from groupsae.saes.base import BatchStats, FiringStats, Latents, SparseAutoencoder, StepLosses
-from groupsae.saes.bias import Bias
-from groupsae.saes.controller import PenaltyWeight, start_threshold
-from groupsae.saes.pre_activations import PreActivations, pre_activations_above
+from groupsae.saes.kernels.pre_activations import PreActivations, pre_activations_above
+from groupsae.saes.layer_maps import Bias
+from groupsae.saes.sparsity import PenaltyWeight, start_threshold
 
 
 @final
@@ -73,11 +73,11 @@ class GatedSAE(SparseAutoencoder):
         dead_S: Tensor,
         sparsity: float = 1.0,
         whole: BatchStats | None = None,
-        own: Bias | None = None,
+        layer_bias: Bias | None = None,
     ) -> StepLosses:
         """The loss of the class docstring on a batch z (N, D); nothing is done for dead latents."""
         whole = whole or BatchStats.of(z_ND)
-        gate = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias(own))
+        gate = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias(layer_bias))
         sizes, opened = self._sizes(gate), gate.values.relu()
         error = (z_ND - gate.decode(sizes, self.W_dec) - self.b_dec).square().sum()
         by_gate_ND = gate.decode(opened, self.W_dec.detach()) + self.b_dec.detach()

@@ -13,9 +13,9 @@ from groupsae.config import JumpReLUConfig
 from groupsae.saes.activation import Threshold
 from groupsae.saes.auxk import auxk_error
 from groupsae.saes.base import BatchStats, FiringStats, Latents, SparseAutoencoder, StepLosses
-from groupsae.saes.bias import Bias
-from groupsae.saes.controller import PenaltyWeight, start_threshold
-from groupsae.saes.pre_activations import PreActivations, pre_activations_above
+from groupsae.saes.kernels.pre_activations import PreActivations, pre_activations_above
+from groupsae.saes.layer_maps import Bias
+from groupsae.saes.sparsity import PenaltyWeight, start_threshold
 
 
 @final
@@ -78,17 +78,17 @@ class JumpReLUSAE(SparseAutoencoder):
         dead_S: Tensor,
         sparsity: float = 1.0,
         whole: BatchStats | None = None,
-        own: Bias | None = None,
+        layer_bias: Bias | None = None,
     ) -> StepLosses:
         """The loss of the class docstring on a batch z (N, D)."""
         whole = whole or BatchStats.of(z_ND)
-        pre, values, _ = self._pre_activations(z_ND, -self.bandwidth / 2, own)
+        pre, values, _ = self._pre_activations(z_ND, -self.bandwidth / 2, layer_bias)
         theta = pre.of(self.threshold).expand_as(values)
         active = Step.apply(values, theta, self.bandwidth)
         latents = Jump.apply(values, theta, self.bandwidth)
         e_ND = z_ND - pre.decode(latents, self.W_dec) - self.b_dec
         error, variance, l0 = e_ND.square().sum(), whole.variance, active.sum() / whole.count
-        auxk = auxk_error(self, z_ND, e_ND, dead_S, own) / variance
+        auxk = auxk_error(self, z_ND, e_ND, dead_S, layer_bias) / variance
         total = error / variance + sparsity * self.penalty.value * l0 / self.config.k + self.auxk_weight * auxk
         return StepLosses(total, error.detach(), variance, auxk.detach(), pre.latents(latents))
 
@@ -97,11 +97,11 @@ class JumpReLUSAE(SparseAutoencoder):
         self.penalty.update(activity.l0(), rate)
 
     def _pre_activations(
-        self, z_ND: Tensor, margin: float, own: Bias | None = None
+        self, z_ND: Tensor, margin: float, layer_bias: Bias | None = None
     ) -> tuple[PreActivations, Tensor, Tensor]:
         """Those above theta + margin, their values, and theta for each: found as above a floor common to all."""
         theta_S = self.threshold.detach()
-        pre = pre_activations_above(margin, z_ND, self.W_enc, self.folded_bias(own).plus(-theta_S))
+        pre = pre_activations_above(margin, z_ND, self.W_enc, self.folded_bias(layer_bias).plus(-theta_S))
         return pre, pre.values + pre.of(theta_S), pre.of(theta_S)
 
 

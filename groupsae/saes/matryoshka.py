@@ -7,8 +7,8 @@ from typing import final
 from torch import Tensor
 
 from groupsae.config import MatryoshkaConfig
-from groupsae.saes.batch import BatchSAE
-from groupsae.saes.pre_activations import PreActivations
+from groupsae.saes.batchtopk import BatchSAE
+from groupsae.saes.kernels.pre_activations import PreActivations
 
 
 @final

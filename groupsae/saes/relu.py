@@ -10,9 +10,9 @@ from torch import Tensor
 from groupsae.config import ReLUConfig
 from groupsae.saes.activation import ReLU
 from groupsae.saes.base import BatchStats, FiringStats, Latents, SparseAutoencoder, StepLosses
-from groupsae.saes.bias import Bias
-from groupsae.saes.controller import PenaltyWeight, start_threshold
-from groupsae.saes.pre_activations import pre_activations_above
+from groupsae.saes.kernels.pre_activations import pre_activations_above
+from groupsae.saes.layer_maps import Bias
+from groupsae.saes.sparsity import PenaltyWeight, start_threshold
 
 
 @final
@@ -54,11 +54,11 @@ class ReLUSAE(SparseAutoencoder):
         dead_S: Tensor,
         sparsity: float = 1.0,
         whole: BatchStats | None = None,
-        own: Bias | None = None,
+        layer_bias: Bias | None = None,
     ) -> StepLosses:
         """The loss of the class docstring on a batch z (N, D); nothing is done for dead latents."""
         whole = whole or BatchStats.of(z_ND)
-        pre = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias(own))
+        pre = pre_activations_above(0.0, z_ND, self.W_enc, self.folded_bias(layer_bias))
         values = pre.values.relu()
         error = (z_ND - pre.decode(values, self.W_dec) - self.b_dec).square().sum()
         variance, l1 = whole.variance, values.sum() / whole.count

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groupsae.activations.scale import Scales
 from groupsae.config import PerLayer
 from groupsae.errors import ConfigError, PartitionError, RunError
 from groupsae.partition import Group, Partition, group_name
-from groupsae.saes.adapter import LayerMaps
 from groupsae.saes.base import Latents, SparseAutoencoder
+from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import ARCHITECTURES, build_sae
+from groupsae.saes.scales import Scales
 from groupsae.saes.weights import load_tensors, save_tensors
 from groupsae.storage import within, write_atomically, write_json
 
-ADAPTER_FILE = "adapter.safetensors"
+LAYER_MAPS_FILE = "layer_maps.safetensors"
 REMEDY = "Train again to make it."
 
 
@@ -33,65 +33,56 @@ class BoundSAE:
     z = s (x - c)        x_hat = z_hat / s + c
 
     Where layers of the group have maps of their own, the SAE sees z' and gives z'_hat (`LayerMaps`); a layer's own
-    encoder bias is in `sae` already. What an absorber carries past the SAE has no latents: it is in the
-    reconstruction, and in what is decoded beside x.
+    encoder bias is in `sae` already.
     """
 
     hookpoint: str
     sae: SparseAutoencoder
     scale: float
     center_D: Tensor
-    adapter: LayerMaps | None = None
+    maps: LayerMaps | None = None
     layer: int = 0
 
     def encode(self, x: Tensor) -> Tensor:
         """The latents (..., S) of raw activations (..., D)."""
-        z_ND = self._enter(self._normalize(x.reshape(-1, x.shape[-1])))
+        z_ND = self._to_group(self._normalize(x.reshape(-1, x.shape[-1])))
         return self.sae.encode(z_ND).reshape(*x.shape[:-1], self.sae.d_sae)
 
     def encode_sparse(self, x_ND: Tensor) -> Latents:
         """The active latents of raw activations (N, D)."""
-        return self.sae.encode_sparse(self._enter(self._normalize(x_ND)))
+        return self.sae.encode_sparse(self._to_group(self._normalize(x_ND)))
 
-    def decode(self, latents: Tensor, x: Tensor | None = None) -> Tensor:
-        """The raw activations (..., D) that latents (..., S) stand for; with those encoded, x, what is carried too."""
-        decoded = self._restore(self.sae.decode(latents))
-        return decoded if x is None else decoded + self._carried(x)
+    def decode(self, latents: Tensor) -> Tensor:
+        """The raw activations (..., D) that latents (..., S) stand for."""
+        return self._restore(self.sae.decode(latents))
 
-    def decode_sparse(self, latents: Latents, x_ND: Tensor | None = None) -> Tensor:
-        """The raw activations (N, D) that active latents stand for; with those encoded, x, the whole reconstruction."""
-        decoded_ND = self._restore(self.sae.decode_sparse(latents))
-        return decoded_ND if x_ND is None else decoded_ND + self._carried(x_ND)
+    def decode_sparse(self, latents: Latents) -> Tensor:
+        """The raw activations (N, D) that active latents stand for."""
+        return self._restore(self.sae.decode_sparse(latents))
 
     def __call__(self, x: Tensor) -> Tensor:
         """The reconstruction of raw activations, in their shape and dtype."""
-        x_ND = x.reshape(-1, x.shape[-1])
-        z_hat_ND = self.sae(self._enter(self._normalize(x_ND)))
-        return (self._restore(z_hat_ND) + self._carried(x_ND)).reshape(x.shape).to(x.dtype)
+        z_hat_ND = self.sae(self._to_group(self._normalize(x.reshape(-1, x.shape[-1]))))
+        return self._restore(z_hat_ND).reshape(x.shape).to(x.dtype)
 
     def _normalize(self, x: Tensor) -> Tensor:
         return (x.float() - self.center_D) * self.scale
 
-    def _enter(self, z_ND: Tensor) -> Tensor:
-        if self.adapter is None:
+    def _to_group(self, z_ND: Tensor) -> Tensor:
+        if self.maps is None:
             return z_ND
-        return self.adapter.enter(z_ND, torch.full((len(z_ND),), self.layer, device=z_ND.device))
+        return self.maps.to_group(z_ND, torch.full((len(z_ND),), self.layer, device=z_ND.device))
 
     def _restore(self, z_hat: Tensor) -> Tensor:
-        z = z_hat if self.adapter is None else self.adapter.leave(z_hat, self.layer)
+        z = z_hat if self.maps is None else self.maps.from_group(z_hat, self.layer)
         return z / self.scale + self.center_D
-
-    def _carried(self, x_ND: Tensor) -> Tensor | float:
-        if self.adapter is None or not self.adapter.own.absorber:
-            return 0.0
-        return self.adapter.absorbed(self._normalize(x_ND), self.layer) / self.scale
 
 
 class Suite:
     """The SAEs of a partition: `suite["layers.3"]` is the SAE that serves this hookpoint.
 
     One SAE object serves all hookpoints of its group; center and scale are the hookpoint's own, and what
-    `adapters` hold, by group.
+    `layer_maps` hold, by group.
     """
 
     def __init__(
@@ -99,18 +90,18 @@ class Suite:
         partition: Partition,
         saes: dict[str, SparseAutoencoder],
         scales: Scales,
-        adapters: Mapping[str, LayerMaps] | None = None,
+        layer_maps: Mapping[str, LayerMaps] | None = None,
     ) -> None:
-        self.partition, self.saes, self.scales, self.adapters = partition, saes, scales, dict(adapters or {})
+        self.partition, self.saes, self.scales, self.layer_maps = partition, saes, scales, dict(layer_maps or {})
 
     def __getitem__(self, hookpoint: str) -> BoundSAE:
         group = self.partition.group_of(hookpoint)
         sae = self.saes[group_name(group)]
         scale, center_D = self.scales.of(hookpoint)
-        adapter, layer = self.adapters.get(group_name(group)), group.index(hookpoint)
-        if adapter is not None:
-            sae = adapter.with_bias(sae, layer)
-        return BoundSAE(hookpoint, sae, scale, center_D.to(sae.W_enc.device), adapter, layer)
+        maps, layer = self.layer_maps.get(group_name(group)), group.index(hookpoint)
+        if maps is not None:
+            sae = maps.with_bias(sae, layer)
+        return BoundSAE(hookpoint, sae, scale, center_D.to(sae.W_enc.device), maps, layer)
 
     def save(self, folder: str | Path, name: str = "groups") -> None:
         """Write `suite.json`, `scales.safetensors` and `groups/<group>/` into a folder.
@@ -121,7 +112,7 @@ class Suite:
         if (folder / "suite.json").exists():
             raise RunError(f"{folder} holds a suite already; give another folder.")
         for group, sae in self.saes.items():
-            save_sae(sae, folder / "groups" / group, self.adapters.get(group))
+            save_sae(sae, folder / "groups" / group, self.layer_maps.get(group))
         write_atomically(folder / "scales.safetensors", self.scales.save)
         write_suite_index(folder, {name: self.partition})
 
@@ -134,17 +125,17 @@ class Suite:
         folder = Path(folder)
         _, partition = suite_named(folder, name)
         saes = {group: load_sae(folder / "groups" / group).to(device) for group in partition.names}
-        adapters = {}
+        layer_maps = {}
         for group, name in zip(partition.groups, partition.names, strict=True):
-            own, sae = _own_of(folder / "groups" / name), saes[name]
-            if own.any:
-                adapters[name] = load_adapter(folder / "groups" / name, own, sae.d_model, sae.d_sae, len(group)).to(
-                    device
-                )
+            per_layer, sae = _per_layer_of(folder / "groups" / name), saes[name]
+            if per_layer.any:
+                layer_maps[name] = load_layer_maps(
+                    folder / "groups" / name, per_layer, sae.d_model, sae.d_sae, len(group)
+                ).to(device)
         scales = Scales.load(folder / "scales.safetensors", partition.hookpoints).to(torch.device(device))
         for group in partition.groups:
             _require_fit(scales, group, saes[group_name(group)], folder)
-        return cls(partition, saes, scales, adapters)
+        return cls(partition, saes, scales, layer_maps)
 
 
 def _require_fit(scales: Scales, group: Group, sae: SparseAutoencoder, folder: Path) -> None:
@@ -200,16 +191,16 @@ def _require_folders(folder: Path, partition: Partition) -> None:
             raise RunError(f"{name[:200]!r} is no name of a folder")
 
 
-def save_sae(sae: SparseAutoencoder, folder: Path, adapter: LayerMaps | None = None) -> None:
+def save_sae(sae: SparseAutoencoder, folder: Path, maps: LayerMaps | None = None) -> None:
     """Write `sae.safetensors`, `cfg.json` and what layers have of their own, each whole or not at all."""
-    if adapter is not None:
-        save_adapter(adapter, folder)
+    if maps is not None:
+        save_layer_maps(maps, folder)
     write_atomically(folder / "sae.safetensors", lambda path: save_tensors(sae.state_dict(), path))
     cfg = {"d_model": sae.d_model, "sae": sae.config.model_dump(mode="json")}
     if sae.lineage is not None:
         cfg["lineage"] = sae.lineage.to_json()
-    if adapter is not None:
-        cfg["per_layer"] = adapter.own.names
+    if maps is not None:
+        cfg["per_layer"] = maps.per_layer.names
     write_json(folder / "cfg.json", cfg)
 
 
@@ -231,22 +222,22 @@ def load_sae(folder: Path) -> SparseAutoencoder:
     return sae.requires_grad_(False)
 
 
-def save_adapter(adapter: LayerMaps, folder: Path) -> None:
-    """Write `adapter.safetensors`, whole or not at all."""
-    write_atomically(folder / ADAPTER_FILE, lambda path: save_tensors(adapter.state_dict(), path))
+def save_layer_maps(maps: LayerMaps, folder: Path) -> None:
+    """Write `layer_maps.safetensors`, whole or not at all."""
+    write_atomically(folder / LAYER_MAPS_FILE, lambda path: save_tensors(maps.state_dict(), path))
 
 
-def load_adapter(folder: Path, own: PerLayer, d_model: int, d_sae: int, layers: int) -> LayerMaps:
-    """The adapter of a group of so many layers that `save_adapter` wrote. Raises RunError if it does not fit."""
+def load_layer_maps(folder: Path, per_layer: PerLayer, d_model: int, d_sae: int, layers: int) -> LayerMaps:
+    """The maps of a group of so many layers that `save_layer_maps` wrote. Raises RunError if it does not fit."""
     with torch.device("meta"):
-        promised = LayerMaps(layers, d_model, own, d_sae).state_dict()
-    tensors = load_tensors(folder / ADAPTER_FILE, promised, remedy=REMEDY)
-    adapter = LayerMaps(layers, d_model, own, d_sae)
-    adapter.load_state_dict(tensors)
-    return adapter.requires_grad_(False)
+        promised = LayerMaps(layers, d_model, per_layer, d_sae).state_dict()
+    tensors = load_tensors(folder / LAYER_MAPS_FILE, promised, remedy=REMEDY)
+    maps = LayerMaps(layers, d_model, per_layer, d_sae)
+    maps.load_state_dict(tensors)
+    return maps.requires_grad_(False)
 
 
-def _own_of(folder: Path) -> PerLayer:
+def _per_layer_of(folder: Path) -> PerLayer:
     file = folder / "cfg.json"
     try:
         return PerLayer.parse(tuple(json.loads(file.read_text(encoding="utf-8")).get("per_layer", ())))

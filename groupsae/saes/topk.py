@@ -10,11 +10,11 @@ from torch import Tensor
 
 from groupsae.config import TopKConfig
 from groupsae.saes.activation import TopK
-from groupsae.saes.active import SparseGrads
 from groupsae.saes.auxk import auxk_error
 from groupsae.saes.base import BatchStats, Latents, SparseAutoencoder, StepLosses
-from groupsae.saes.bias import Bias
-from groupsae.saes.sparse import GatherKernel, select, squared_error, top_k
+from groupsae.saes.kernels.gather import GatherKernel, select, squared_error, top_k
+from groupsae.saes.kernels.sparse_grads import SparseGrads
+from groupsae.saes.layer_maps import Bias
 
 
 @final
@@ -33,8 +33,8 @@ class TopKSAE(SparseAutoencoder):
     variance (one token) has V = sum_t ||z_t||^2.
     """
 
-    path: type[SparseGrads] = GatherKernel
-    """How sums over active latents are computed in training; paths differ in rounding only."""
+    kernel: type[SparseGrads] = GatherKernel
+    """How sums over active latents are computed in training; kernels differ in rounding only."""
 
     def __init__(self, d_model: int, config: TopKConfig) -> None:
         super().__init__(d_model, config.width(d_model))
@@ -54,24 +54,24 @@ class TopKSAE(SparseAutoencoder):
         dead_S: Tensor,
         sparsity: float = 1.0,
         whole: BatchStats | None = None,
-        own: Bias | None = None,
+        layer_bias: Bias | None = None,
     ) -> StepLosses:
         """The loss of the class docstring on a batch z (N, D); no penalty, so nothing to warm up."""
         with torch.no_grad():
-            latents = self._strongest(z_ND, self.bias(own))
+            latents = self._strongest(z_ND, self.bias(layer_bias))
         error, e_ND = squared_error(
             z_ND,
             latents.values_NK,
             latents.indices_NK,
             self.W_enc,
-            self.bias(own),
+            self.bias(layer_bias),
             self.W_dec,
             self.b_dec,
-            self.path,
+            self.kernel,
             self.product_dtype,
         )
         variance = (whole or BatchStats.of(z_ND)).variance
-        auxk = auxk_error(self, z_ND, e_ND, dead_S, own) / variance
+        auxk = auxk_error(self, z_ND, e_ND, dead_S, layer_bias) / variance
         return StepLosses(error / variance + self.auxk_weight * auxk, error.detach(), variance, auxk.detach(), latents)
 
     def _strongest(self, z_ND: Tensor, bias: Bias) -> Latents:

@@ -30,12 +30,12 @@ DAMAGE = (RunError, OSError, ValueError, KeyError, TypeError, AttributeError, Re
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training has come, what it has spent (seconds by part), and the path that its steps take."""
+    """How far training has come, what it has spent (seconds by part), and the kernel that its steps use."""
 
     step: int
     position: Position
     seconds: dict[str, float]
-    path: KernelChoice = field(default_factory=KernelChoice)
+    kernel: KernelChoice = field(default_factory=KernelChoice)
 
 
 class Checkpoints:
@@ -133,7 +133,7 @@ class Checkpoints:
             int(manifest["step"]),
             Position(**manifest["position"]),
             dict(manifest["seconds"]),
-            KernelChoice(**manifest.get("path", {})),
+            KernelChoice(**manifest["kernel"]),
         )
         logs = {log: int(manifest["logs"][log.path.name]) for log in self.logs}
         for group in groups:

@@ -28,7 +28,7 @@ class FaultMonitor:
         Steps count from 1 here, so that 0 is none; `level` is the mean loss of the interval before.
         """
 
-    def look(self, loss: Tensor, norm: Tensor, z_ND: Tensor, layers_N: Tensor, step: int, tokens: float) -> Tensor:
+    def check(self, loss: Tensor, norm: Tensor, z_ND: Tensor, layers_N: Tensor, step: int, tokens: float) -> Tensor:
         """Whether a step's loss and gradient are finite, as one boolean on the device."""
         sound = torch.isfinite(loss) & torch.isfinite(norm)
         skipped, spikes, largest, total, steps, level = self.sums[:6].unbind()

@@ -7,20 +7,20 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from groupsae.activations.scale import Scales
 from groupsae.activations.shuffle import Batch
 from groupsae.activations.source import hash_seed
 from groupsae.config import SAEConfig, TrainConfig
 from groupsae.errors import NumericalError
 from groupsae.oom import SplitOnOOM
 from groupsae.partition import Group, group_name
-from groupsae.saes.adapter import LayerMaps
 from groupsae.saes.base import FiringStats, SparseAutoencoder
+from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import build_sae
+from groupsae.saes.scales import Scales
 from groupsae.training.dead import DeadLatents
 from groupsae.training.faults import FaultMonitor
-from groupsae.training.microbatch import StepResult, backward_in_parts, parts_of_steps
+from groupsae.training.microbatch import StepResult, backward_in_splits, step_splits
 from groupsae.training.optim import adam, clip, decay, learning_rate, warmup
 from groupsae.training.precision import product_dtype
 from groupsae.training.schedule import Schedule
@@ -38,8 +38,8 @@ class GroupTrainer:
     With `layers_per_token = "all"` every token is seen once at each layer of the group, in steps of their own, so that
     a group of m layers takes m steps for each batch of the stream. `name` is what it goes by, its group's name unless
     the group is trained more than once; `start` the weights it begins with, which take the warm start's learning
-    rate and no warm-up of sparsity; `adapter` what its layers have of their own; `parts` in how many parts a batch is
-    taken, which groups that train together share.
+    rate and no warm-up of sparsity; `maps` what its layers have of their own; `split` divides batches that memory
+    does not hold, and is shared by groups that train together.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class GroupTrainer:
         *,
         name: str | None = None,
         start: InitialWeights | None = None,
-        adapter: LayerMaps | None = None,
-        parts: SplitOnOOM | None = None,
+        maps: LayerMaps | None = None,
+        split: SplitOnOOM | None = None,
     ) -> None:
         device = scales.scale_L.device
         self.group, self.name, self.train, self.start = group, name or group_name(group), train, start
         self.scales = scales.at(group)
-        self.adapter = copy.deepcopy(adapter).requires_grad_() if adapter is not None else None
+        self.maps = copy.deepcopy(maps).requires_grad_() if maps is not None else None
         self.sae = build_sae(d_model, sae)
         if start is None:
             self.sae.initialize(hash_seed(seed, f"weights/{group_name(group)}"))
@@ -73,18 +73,18 @@ class GroupTrainer:
         self.optimizer = adam(self._learned.values(), self.rate)
         self.dead = DeadLatents(self.sae.d_sae, sae.dead_after_tokens, device)
         self.meter = Meter(device)
-        self.watch = FaultMonitor(group, device)
-        self.parts = parts or parts_of_steps()
+        self.faults = FaultMonitor(group, device)
+        self.split = split or step_splits()
 
     @property
-    def turns(self) -> int:
+    def passes(self) -> int:
         """How often each token is seen, at another layer each time."""
         return len(self.group) if self.train.layers_per_token == "all" else 1
 
     @property
     def tokens_needed(self) -> int:
         """Tokens of the stream that give the SAE its `num_tokens`."""
-        return -(-self.train.num_tokens // self.turns)
+        return -(-self.train.num_tokens // self.passes)
 
     @property
     def finished(self) -> bool:
@@ -93,11 +93,11 @@ class GroupTrainer:
 
     def take(self, batch: Batch, number: int) -> None:
         """The optimizer steps on the batch of this number in the stream."""
-        count = min(batch.count, -(-self.schedule.left // self.turns))
-        for turn in range(self.turns):
+        count = min(batch.count, -(-self.schedule.left // self.passes))
+        for pass_ in range(self.passes):
             kept = min(count, self.schedule.left)
             if kept > 0:
-                x_ND, layers_N = batch.read(self.group, turn)
+                x_ND, layers_N = batch.read(self.group, pass_)
                 self.step(x_ND[:kept], layers_N[:kept], self.schedule.progress, number)
 
     def step(self, x_ND: Tensor, layers_N: Tensor, progress: float, number: int = 0) -> None:
@@ -106,24 +106,24 @@ class GroupTrainer:
         `layers_N` counts within the group; `number` names the batch in what is said of faults.
         """
         z_ND, dead_S = self.scales.normalize(x_ND, layers_N), self.dead.mask_S
-        if self.adapter is not None:
-            z_ND = self.adapter.enter(z_ND, layers_N)
-        own = self.adapter.bias(layers_N) if self.adapter is not None else None
+        if self.maps is not None:
+            z_ND = self.maps.to_group(z_ND, layers_N)
+        layer_bias = self.maps.bias(layers_N) if self.maps is not None else None
         if self._fits_encoder:
             self.sae.fit_latents(z_ND[:FIT_TOKENS])
         sparsity, rate = self._sparsity(progress), self._rate(progress, len(z_ND))
-        outcome = self.parts.run(
-            lambda parts: backward_in_parts(self.sae, z_ND, dead_S, sparsity, parts, own),
+        result = self.split.run(
+            lambda splits: backward_in_splits(self.sae, z_ND, dead_S, sparsity, splits, layer_bias),
             self.optimizer.zero_grad,
             len(z_ND),
         )
         norm = clip(self._learned.values(), self.train.clip_norm)
-        sound = self.watch.look(outcome.total, norm, z_ND, layers_N, number, progress * self.train.num_tokens)
+        sound = self.faults.check(result.total, norm, z_ND, layers_N, number, progress * self.train.num_tokens)
         self._apply(rate, sound)
-        self.schedule.advance(len(z_ND), outcome.total)
-        self._after_step(outcome.activity, rate, sound)
-        self.dead.update(outcome.activity, sound)
-        self.meter.add(outcome, self.dead.mask_S, sound)
+        self.schedule.advance(len(z_ND), result.total)
+        self._after_step(result.activity, rate, sound)
+        self.dead.update(result.activity, sound)
+        self.meter.add(result, self.dead.mask_S, sound)
 
     def _after_step(self, activity: FiringStats, rate: float, sound: Tensor) -> None:
         """The SAE's thresholds and weights of penalties follow a step, unless it was faulty."""
@@ -156,14 +156,14 @@ class GroupTrainer:
     @property
     def _learned(self) -> dict[str, nn.Parameter]:
         """The SAE's parameters, and what layers have of their own to learn."""
-        own = dict(self.adapter.named_parameters()) if self.adapter is not None else {}
-        return dict(self.sae.named_parameters()) | own
+        biases = dict(self.maps.named_parameters()) if self.maps is not None else {}
+        return dict(self.sae.named_parameters()) | biases
 
     def trained(self) -> SparseAutoencoder:
         """The SAE as it is used from now on: frozen, in float32 throughout, with its lineage."""
         self.sae.product_dtype = None
-        if self.adapter is not None:
-            self.adapter.requires_grad_(False)
+        if self.maps is not None:
+            self.maps.requires_grad_(False)
         self.sae.lineage = Lineage(self.schedule.seen, self.start.origin if self.start else None)
         return self.sae.requires_grad_(False)
 
@@ -173,8 +173,8 @@ class GroupTrainer:
         With `skip` it raises if no step since the last reading was sound. The message names group,
         step, batch, and the hookpoints whose activations are the cause.
         """
-        fault = self.watch.first_fault()
-        if fault and (self.train.on_nan == "stop" or self.watch.all_skipped):
+        fault = self.faults.first_fault()
+        if fault and (self.train.on_nan == "stop" or self.faults.all_skipped):
             raise NumericalError(
                 f"Group {self.name}: {fault}. The last saved state is kept; try a lower train.learning_rate, "
                 "or leave such steps out by train.on_nan = 'skip'."
@@ -187,17 +187,17 @@ class GroupTrainer:
             )
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that training changes, by name: weights, Adam's moments, silent tokens, meter, watch, schedule."""
+        """All that training changes, by name: weights, Adam's moments, dead counters, meter, faults, schedule."""
         tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
-        if self.adapter is not None:
-            tensors |= {f"adapter.{name}": parameter for name, parameter in self.adapter.named_parameters()}
+        if self.maps is not None:
+            tensors |= {f"maps.{name}": parameter for name, parameter in self.maps.named_parameters()}
         for name, parameter in self._learned.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"adam.{name}.{key}"] = value
         return tensors | {
             "silent": self.dead.silent_S,
             "meter": self.meter.sums,
-            "watch": self.watch.sums,
+            "faults": self.faults.sums,
             "schedule": self.schedule.state(),
         }
 
@@ -213,16 +213,16 @@ class GroupTrainer:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take the state that `state()` gave, of the names, shapes and dtypes of `layout()`, from any device."""
         self.sae.load_state_dict({name[4:]: t for name, t in tensors.items() if name.startswith("sae.")})
-        if self.adapter is not None:
-            for name, parameter in self.adapter.named_parameters():
-                parameter.data.copy_(tensors[f"adapter.{name}"])
+        if self.maps is not None:
+            for name, parameter in self.maps.named_parameters():
+                parameter.data.copy_(tensors[f"maps.{name}"])
         for name, parameter in self._learned.items():
             moments = {key: tensors[f"adam.{name}.{key}"] for key in ADAM_STATE}
             # The fused Adam wants its step count on the device too.
             self.optimizer.state[parameter] = {k: t.to(parameter.device, copy=True) for k, t in moments.items()}
         self.dead.silent_S.copy_(tensors["silent"])
         self.meter.sums.copy_(tensors["meter"])
-        self.watch.sums.copy_(tensors["watch"])
+        self.faults.sums.copy_(tensors["faults"])
         self.schedule.restore(tensors["schedule"])
 
 
@@ -234,16 +234,16 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
 
-    def add(self, outcome: StepResult, dead_S: Tensor, sound: Tensor) -> None:
+    def add(self, result: StepResult, dead_S: Tensor, sound: Tensor) -> None:
         """Take note of a step, if it is sound."""
         self.sums[0] += sound
-        self.sums[1] += outcome.activity.tokens * sound
+        self.sums[1] += result.activity.tokens * sound
         parts = (
-            outcome.total,
-            outcome.auxk,
-            outcome.error,
-            outcome.variance,
-            outcome.activity.active,
+            result.total,
+            result.auxk,
+            result.error,
+            result.variance,
+            result.activity.active,
             dead_S.float().mean(),
         )
         self.sums[2:] += torch.where(sound, torch.stack([part.double() for part in parts]), 0)

@@ -1,8 +1,8 @@
-"""Which path a training's steps take: on a GPU the fastest of those that give the same results, by a short measurement.
+"""Which kernel the steps of a training use: on a GPU the fastest of those that give the same results.
 
-Which of them is fastest depends on the sizes N, D, S and K, on the precision, and on the card; and since paths
-round differently, a training that goes on from a checkpoint keeps the path it had. Nothing that is trained, and no
-random state, is touched: the measurement has a batch and a generator of its own, and keeps no gradient.
+A short measurement decides: which kernel is fastest depends on the sizes N, D, S and K, on the precision, and on the
+card. Kernels round differently, so a training that is resumed keeps the kernel it had. The measurement has a batch
+and a generator of its own and keeps no gradient, so nothing that is trained and no random state is touched.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from torch import Tensor
 
 from groupsae.oom import is_out_of_memory
 from groupsae.saes.base import SparseAutoencoder
-from groupsae.saes.bias import Bias
-from groupsae.saes.paths import DEFINITION, path_named, paths_on
-from groupsae.saes.sparse import squared_error
+from groupsae.saes.kernels.by_name import REFERENCE, kernel_named, kernels_on
+from groupsae.saes.kernels.gather import squared_error
+from groupsae.saes.layer_maps import Bias
 from groupsae.saes.topk import TopKSAE
 
 Work = Callable[[], Sequence[Tensor]]
 """Computes the gradients of the four weights."""
 REPEATS = 5
 TOLERANCE = 0.02
-"""How far a path's gradients may be from the definition's, as a share of their norm: bfloat16 gave at most 0.005."""
+"""How far a kernel's gradients may be from the definition's, as a share of their norm: bfloat16 gave at most 0.005."""
 
 
 @dataclass(frozen=True)
 class KernelChoice:
-    """The path that is taken; what each that was tried takes, in seconds per batch; and why others were left out."""
+    """The kernel that is taken; what each that was tried takes, in seconds per batch; and why others were left out."""
 
-    name: str = DEFINITION.name
+    name: str = REFERENCE.name
     seconds: dict[str, float] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
 
@@ -43,52 +43,52 @@ class KernelChoice:
 
 
 def choose_kernel(saes: Sequence[SparseAutoencoder], tokens: int, before: KernelChoice | None = None) -> KernelChoice:
-    """The path of a training whose SAEs are all alike in size, which they take from now on.
+    """The kernel of a training whose SAEs are all alike in size, which they take from now on.
 
     It is the one of `before`, where this machine has it, and else chosen for batches of so many tokens.
     """
-    choice = before if before and _has(before.name, saes[0].W_dec.device) else choose_path(saes[0], tokens)
+    choice = before if before and _has(before.name, saes[0].W_dec.device) else choice_for(saes[0], tokens)
     for sae in saes:
         if isinstance(sae, TopKSAE):
-            sae.path = path_named(choice.name)
+            sae.kernel = kernel_named(choice.name)
     return choice
 
 
-def choose_path(sae: SparseAutoencoder, tokens: int) -> KernelChoice:
+def choice_for(sae: SparseAutoencoder, tokens: int) -> KernelChoice:
     """The choice for batches of so many tokens, on the device that the SAE is on.
 
-    Architectures other than TopK know only one path, and so do CPUs: nothing is measured for them.
+    Architectures other than TopK know only one kernel, and so do CPUs: nothing is measured for them.
     """
     device = sae.W_dec.device
-    if not isinstance(sae, TopKSAE) or len(paths_on(device)) == 1:
+    if not isinstance(sae, TopKSAE) or len(kernels_on(device)) == 1:
         return KernelChoice()
     try:
-        return fastest(sae, tokens, paths_on(device))
+        return fastest(sae, tokens, kernels_on(device))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         # Training itself takes a batch in parts then.
-        return KernelChoice(faults={DEFINITION.name: _first_line(error)})
+        return KernelChoice(faults={REFERENCE.name: _first_line(error)})
     finally:
         torch.cuda.empty_cache()
 
 
 def fastest(sae: TopKSAE, tokens: int, names: Sequence[str], repeats: int = REPEATS) -> KernelChoice:
-    """The fastest of these paths, of which the first is what the others are compared with.
+    """The fastest of these kernels, of which the first is what the others are compared with.
 
-    A path that fails, for want of memory or of a compiler, or gives other gradients, is left out. Where all do,
+    A kernel that fails, for want of memory or of a compiler, or gives other gradients, is left out. Where all do,
     the choice is the definition.
     """
     batch = _batch(sae, tokens)
     works, faults = _sound(sae, names, batch)
     seconds = _take_turns(works, repeats, sae.W_dec.device)
-    return KernelChoice(min(seconds, key=seconds.__getitem__, default=DEFINITION.name), seconds, faults)
+    return KernelChoice(min(seconds, key=seconds.__getitem__, default=REFERENCE.name), seconds, faults)
 
 
 def _has(name: str, device: torch.device) -> bool:
-    """Whether a path can be taken on a device."""
+    """Whether a kernel can be taken on a device."""
     try:
-        return name in paths_on(device) and bool(path_named(name))
+        return name in kernels_on(device) and bool(kernel_named(name))
     except ImportError:
         return False
 
@@ -96,7 +96,7 @@ def _has(name: str, device: torch.device) -> bool:
 def _sound(
     sae: TopKSAE, names: Sequence[str], batch: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[dict[str, Work], dict[str, str]]:
-    """The work of each path whose gradients are those of the first, and what is wrong with the others."""
+    """The work of each kernel whose gradients are those of the first, and what is wrong with the others."""
     works, faults, expected = {}, {}, None
     for name in names:
         try:
@@ -124,12 +124,12 @@ def _batch(sae: TopKSAE, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _work(sae: TopKSAE, name: str, batch: tuple[Tensor, Tensor, Tensor]) -> Work:
-    """What computes, by a path, the gradients of the error of a batch."""
-    path = path_named(name)
+    """What computes, by a kernel, the gradients of the error of a batch."""
+    kernel = kernel_named(name)
     weights = (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec)
 
     def work() -> Sequence[Tensor]:
-        error, _ = squared_error(*batch, sae.W_enc, Bias(sae.b_enc), sae.W_dec, sae.b_dec, path, sae.product_dtype)
+        error, _ = squared_error(*batch, sae.W_enc, Bias(sae.b_enc), sae.W_dec, sae.b_dec, kernel, sae.product_dtype)
         return torch.autograd.grad(error, weights)
 
     return work

@@ -1,30 +1,19 @@
-"""The loop: batch after batch, a step of each group that has not finished; looks, logs and saves on the way."""
+"""The loop: for each batch a step of every group that has not finished, with evaluations, logs and checkpoints."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 from groupsae.activations.shuffle import Position, ShuffledStream
 from groupsae.config import TrainConfig
 from groupsae.errors import Interrupted
-from groupsae.saes.base import SparseAutoencoder
 from groupsae.training.checkpoint import Checkpoints, Progress
 from groupsae.training.group_trainer import GroupTrainer
+from groupsae.training.hooks import EvalHook, Hooks
 from groupsae.training.kernel_choice import KernelChoice, choose_kernel
 
 PARTS = ("language model", "SAE steps", "shuffle buffer", "checkpoints", "other")
 """What the seconds of training are divided into."""
-
-
-@dataclass(frozen=True)
-class EvalHook:
-    """Calls `see` with the tokens so far and all SAEs by name, every `every_tokens` and at the end."""
-
-    every_tokens: int
-    see: Callable[[int, dict[str, SparseAutoencoder]], None]
 
 
 class Loop:
@@ -36,39 +25,35 @@ class Loop:
         groups: list[GroupTrainer],
         train: TrainConfig,
         checkpoints: Checkpoints | None,
-        looks: EvalHook | None,
-        progress: Callable[[int], None] | None,
-        log: Callable[[dict[str, Any]], None] | None,
-        stop: Callable[[], int] | None,
+        hooks: Hooks,
     ) -> None:
         self.stream, self.groups, self.train = stream, groups, train
-        self.checkpoints, self.looks, self.progress, self.log = checkpoints, looks, progress, log
-        self.stop, self.looking = stop, 0.0
+        self.checkpoints, self.hooks, self.evaluating = checkpoints, hooks, 0.0
         self.step, self.position = 0, Position()
-        self.path: KernelChoice | None = None
+        self.kernel: KernelChoice | None = None
         stream.needed = lambda: [name for group in self._unfinished() for name in group.group]
         self.seconds = dict.fromkeys((*PARTS, *(group.name for group in groups)), 0.0)
 
-    def resume(self, resumed: Callable[[Progress], None] | None) -> None:
-        """Go on from the last checkpoint, if there is one; `resumed` is told."""
+    def resume(self) -> None:
+        """Continue from the last checkpoint, if there is one."""
         found = self.checkpoints and self.checkpoints.load(self.groups)
         if found:
             self.step, self.position, self.seconds = found.step, found.position, self.seconds | found.seconds
-            self.path = found.path
-            if self.progress:
-                self.progress(found.position.tokens)
-            if resumed:
-                resumed(found)
+            self.kernel = found.kernel
+            if self.hooks.progress:
+                self.hooks.progress(found.position.tokens)
+            if self.hooks.resumed:
+                self.hooks.resumed(found)
 
-    def choose_kernel(self, chosen: Callable[[KernelChoice], None] | None) -> None:
-        """Find the path that steps take, unless a checkpoint says it; `chosen` is told where there was a choice."""
-        before = self.path
-        self.path = choose_kernel([group.sae for group in self.groups], self.train.batch_tokens, before)
-        if chosen and self.path != before and (self.path.seconds or self.path.faults):
-            chosen(self.path)
+    def choose_kernel(self) -> None:
+        """Find the kernel that steps use, unless a checkpoint names it."""
+        before = self.kernel
+        self.kernel = choose_kernel([group.sae for group in self.groups], self.train.batch_tokens, before)
+        if self.hooks.chosen and self.kernel != before and (self.kernel.seconds or self.kernel.faults):
+            self.hooks.chosen(self.kernel)
 
     def run(self) -> None:
-        """Steps until every group has finished. Raises Interrupted, once the state is saved, if `stop` asks for it."""
+        """Step until every group has finished. Raises Interrupted, after saving, if `hooks.stop` asks for it."""
         began, spent = time.perf_counter(), sum(self._parts())
         for position, batch in () if self._ended else self.stream.batches(self.position):
             for group in self._unfinished():
@@ -76,14 +61,14 @@ class Loop:
                 group.take(batch, self.step)
                 self.seconds[group.name] += time.perf_counter() - started
             before, self.position, self.step = self.position.tokens, position, self.step + 1
-            if self.progress:
-                self.progress(batch.count)
+            if self.hooks.progress:
+                self.hooks.progress(batch.count)
             self._account(began, spent)
-            if self.looks and self._due(before, self.looks.every_tokens):
-                self._look(self.looks)
+            if self.hooks.eval and self._due(before, self.hooks.eval.every_tokens):
+                self._evaluate(self.hooks.eval)
             if self._due(before, self.train.log_every_tokens):
                 self._log()
-            signal = self.stop() if self.stop else 0
+            signal = self.hooks.stop() if self.hooks.stop else 0
             wanted = [tokens for tokens in self.train.snapshots if before < tokens <= self.position.tokens]
             if self._due(before, self.train.save_every_tokens) or wanted or signal:
                 self._save(wanted)
@@ -92,10 +77,10 @@ class Loop:
             if signal:
                 raise Interrupted(signal, f"Stopped after step {self.step}, at {self.position.tokens:,} tokens.")
 
-    def _look(self, looks: EvalHook) -> None:
+    def _evaluate(self, hook: EvalHook) -> None:
         started = time.perf_counter()
-        looks.see(self.position.tokens, {group.name: group.sae for group in self.groups})
-        self.looking += time.perf_counter() - started
+        hook.on_eval(self.position.tokens, {group.name: group.sae for group in self.groups})
+        self.evaluating += time.perf_counter() - started
 
     def _unfinished(self) -> list[GroupTrainer]:
         return [group for group in self.groups if not group.finished]
@@ -110,7 +95,7 @@ class Loop:
         seconds["shuffle buffer"] += stream.keep_seconds
         stream.read_seconds = stream.keep_seconds = 0.0
         seconds["SAE steps"] = sum(seconds[group.name] for group in self.groups)
-        known = sum(seconds[part] for part in PARTS if part != "other") + self.looking
+        known = sum(seconds[part] for part in PARTS if part != "other") + self.evaluating
         seconds["other"] = max(0.0, spent + time.perf_counter() - began - known)
 
     def _parts(self) -> list[float]:
@@ -124,23 +109,23 @@ class Loop:
         for group in self.groups:
             group.require_finite(self.step)
         record = {"step": self.step, "tokens": self.position.tokens, "seconds": round(sum(self._parts()), 3)}
-        record["micro_batches"] = max(group.parts.number for group in self.groups)
-        record["path"] = self.path.name
+        record["micro_batches"] = max(group.split.splits for group in self.groups)
+        record["kernel"] = self.kernel.name
         record["groups"] = {
             group.name: {"tokens": group.schedule.seen}
             | reading
-            | group.watch.read()
+            | group.faults.read()
             | {"learning_rate": group.optimizer.param_groups[0]["lr"]}
             for group in self.groups
             if (reading := group.meter.read())
         }
-        if self.log:
-            self.log(record)
+        if self.hooks.log:
+            self.hooks.log(record)
 
     def _save(self, snapshots: list[int]) -> None:
         for group in self.groups:
             group.require_finite(self.step)
         if self.checkpoints:
             began = time.perf_counter()
-            self.checkpoints.save(self.groups, Progress(self.step, self.position, self.seconds, self.path), snapshots)
+            self.checkpoints.save(self.groups, Progress(self.step, self.position, self.seconds, self.kernel), snapshots)
             self.seconds["checkpoints"] += time.perf_counter() - began

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from groupsae.oom import SplitOnOOM
 from groupsae.saes.base import FiringStats, SparseAutoencoder, StepLosses
-from groupsae.saes.bias import Bias
+from groupsae.saes.layer_maps import Bias
 
 
-def parts_of_steps() -> SplitOnOOM:
-    """In how many parts the batches of training steps are taken: one, until memory runs out."""
+def step_splits() -> SplitOnOOM:
+    """The number of parts that batches of training steps are split into: one, until memory runs out."""
     return SplitOnOOM(
         "a training step", "a step on a single token", "Lower sae.expansion, or train fewer groups at once."
     )
@@ -52,16 +52,16 @@ class StepResult:
         )
 
 
-def backward_in_parts(
-    sae: SparseAutoencoder, z_ND: Tensor, dead_S: Tensor, sparsity: float, parts: int, own: Bias | None = None
+def backward_in_splits(
+    sae: SparseAutoencoder, z_ND: Tensor, dead_S: Tensor, sparsity: float, splits: int, layer_bias: Bias | None = None
 ) -> StepResult:
-    """The outcome of a batch, whose gradient has been added to the weights, computed in so many parts or fewer."""
-    size = -(-len(z_ND) // parts)
-    whole = sae.whole(z_ND, size, own)
+    """The result of a batch, whose gradient is added to the weights, computed in so many parts or fewer."""
+    size = -(-len(z_ND) // splits)
+    whole = sae.whole(z_ND, size, layer_bias)
 
-    def backward(z_PD: Tensor, own_P: Bias | None) -> StepResult:
-        losses = sae.losses(z_PD, dead_S, sparsity, whole, own_P)
+    def backward(z_PD: Tensor, bias_P: Bias | None) -> StepResult:
+        losses = sae.losses(z_PD, dead_S, sparsity, whole, bias_P)
         losses.total.backward()
         return StepResult.of(losses, sae.d_sae)
 
-    return reduce(operator.add, map(backward, z_ND.split(size), own.split(size) if own else repeat(None)))
+    return reduce(operator.add, map(backward, z_ND.split(size), layer_bias.split(size) if layer_bias else repeat(None)))

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import torch
 
-from groupsae.activations.scale import measure_scales
 from groupsae.activations.source import ActivationSource, stream
 from groupsae.config import SAEConfig, TrainConfig
 from groupsae.planning.pricing import Rates
+from groupsae.training.fit import measure_scales
 from groupsae.training.group_trainer import GroupTrainer
 from groupsae.training.kernel_choice import choose_kernel, now
 

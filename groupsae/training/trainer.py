@@ -4,41 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from groupsae.activations.scale import Scales, measure_scales
 from groupsae.activations.shuffle import BufferLayout, ShuffledStream
 from groupsae.activations.source import ActivationSource
 from groupsae.config import ActivationsConfig, PerLayer, SAEConfig, TopKConfig, TrainConfig
 from groupsae.errors import ConfigError, PartitionError
 from groupsae.partition import Group, Partition, group_name
-from groupsae.saes.adapter import LayerMaps, fit_adapters
 from groupsae.saes.base import SparseAutoencoder
+from groupsae.saes.layer_maps import LayerMaps
+from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite
-from groupsae.training.checkpoint import Checkpoints, Progress
+from groupsae.training.checkpoint import Checkpoints
+from groupsae.training.fit import fit_layer_maps, measure_scales
 from groupsae.training.group_trainer import GroupTrainer
+from groupsae.training.hooks import Hooks
 from groupsae.training.kernel_choice import KernelChoice
-from groupsae.training.loop import EvalHook, Loop
-from groupsae.training.microbatch import parts_of_steps
+from groupsae.training.loop import Loop
+from groupsae.training.microbatch import step_splits
 from groupsae.training.warm_start import InitialWeights, WarmStart
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training gave: an SAE per group, the scales, where the seconds went (by part, and by group), the path."""
+    """What training gave: an SAE per group, the scales, the seconds by part and by group, the kernel of the steps."""
 
     saes: dict[str, SparseAutoencoder]
     scales: Scales
     seconds: dict[str, float]
-    adapters: dict[str, LayerMaps] = field(default_factory=dict)
+    layer_maps: dict[str, LayerMaps] = field(default_factory=dict)
     masked: int = 0
     """Positions that the stream was read without, because their activations are not finite."""
-    path: KernelChoice = field(default_factory=KernelChoice)
+    kernel: KernelChoice = field(default_factory=KernelChoice)
 
     def suite(self, partition: Partition) -> Suite:
         """The suite of one partition whose groups were all trained."""
-        adapters = {name: adapter for name, adapter in self.adapters.items() if name in partition.names}
-        return Suite(partition, {name: self.saes[name] for name in partition.names}, self.scales, adapters)
+        layer_maps = {name: maps for name, maps in self.layer_maps.items() if name in partition.names}
+        return Suite(partition, {name: self.saes[name] for name in partition.names}, self.scales, layer_maps)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class TrainJob:
     group: Group
     train: TrainConfig
     start: InitialWeights | None = None
-    adapter: LayerMaps | None = None
+    maps: LayerMaps | None = None
 
 
 def train(
@@ -85,7 +86,7 @@ def train(
         seed=seed,
         buffer_tokens=buffer_tokens,
         starts=start.starts(partition.hookpoints, scales) if start else None,
-        adapters=fit_adapters(
+        layer_maps=fit_layer_maps(
             source,
             partition.groups,
             scales,
@@ -94,7 +95,7 @@ def train(
             d_sae=sae.width(source.d_model),
             seed=seed,
         ),
-        progress=progress,
+        hooks=Hooks(progress=progress),
     )
     return trained.suite(partition)
 
@@ -109,23 +110,19 @@ def train_groups(
     seed: int,
     buffer_tokens: int,
     starts: Mapping[str, InitialWeights] | None = None,
-    adapters: Mapping[Group, LayerMaps] | None = None,
+    layer_maps: Mapping[Group, LayerMaps] | None = None,
     checkpoints: Checkpoints | None = None,
-    progress: Callable[[int], None] | None = None,
-    log: Callable[[dict[str, Any]], None] | None = None,
-    resumed: Callable[[Progress], None] | None = None,
-    chosen: Callable[[KernelChoice], None] | None = None,
-    stop: Callable[[], int] | None = None,
+    hooks: Hooks = Hooks(),  # noqa: B008 - frozen
 ) -> Trained:
     """An SAE for each distinct group, all trained on the same batches.
 
-    `starts` gives the weights that some begin with, by the group's name, `adapters` what layers have of their
+    `starts` gives the weights that some begin with, by the group's name, `layer_maps` what layers have of their
     own, by group. The rest is as for `train_together`.
     """
     distinct = dict.fromkeys(Partition((group,)).groups[0] for group in groups)
-    starts, adapters = starts or {}, adapters or {}
+    starts, layer_maps = starts or {}, layer_maps or {}
     jobs = {
-        group_name(group): TrainJob(group, train, starts.get(group_name(group)), adapters.get(group))
+        group_name(group): TrainJob(group, train, starts.get(group_name(group)), layer_maps.get(group))
         for group in distinct
     }
     return train_together(
@@ -137,11 +134,7 @@ def train_groups(
         seed=seed,
         buffer_tokens=buffer_tokens,
         checkpoints=checkpoints,
-        progress=progress,
-        log=log,
-        resumed=resumed,
-        chosen=chosen,
-        stop=stop,
+        hooks=hooks,
     )
 
 
@@ -155,51 +148,43 @@ def train_together(
     seed: int,
     buffer_tokens: int,
     checkpoints: Checkpoints | None = None,
-    looks: EvalHook | None = None,
-    progress: Callable[[int], None] | None = None,
-    log: Callable[[dict[str, Any]], None] | None = None,
-    resumed: Callable[[Progress], None] | None = None,
-    chosen: Callable[[KernelChoice], None] | None = None,
-    stop: Callable[[], int] | None = None,
+    hooks: Hooks = Hooks(),  # noqa: B008 - frozen
 ) -> Trained:
-    """An SAE for each trainee, by name, all trained on the same batches.
+    """An SAE for each job, by name, all trained on the same batches.
 
-    Per batch activations are read once; each group sees every token at one drawn layer, or in turn at all
-    of its layers. Several jobs may be of one group: they see the same, and differ in how they
-    start or how long they train. With `checkpoints`, states are saved there every `save_every_tokens`,
-    and training goes on from the last one, if there is one (`resumed` is told). `log` gets a record
-    every `log_every_tokens`; `progress` the tokens of each step; `chosen` which path steps take, where
-    there was a choice. Once `stop` gives the number of a
-    signal, the state is saved after the step and Interrupted raised.
+    Per batch activations are read once. Each group sees every token at one drawn layer, or in turn at all of its
+    layers. Several jobs may be of one group: they see the same, and differ in how they start or how long they train.
+    With `checkpoints`, states are saved there every `save_every_tokens`, and training continues from the last one, if
+    there is one.
     """
-    groups = [trainee.group for trainee in jobs.values()]
+    groups = [job.group for job in jobs.values()]
     _require_possible(source, groups, sae, train, buffer_tokens)
-    parts = parts_of_steps()
+    split = step_splits()
     in_training = [
         GroupTrainer(
-            each.group,
+            job.group,
             scales,
             source.d_model,
             sae,
-            each.train,
+            job.train,
             seed,
             name=name,
-            start=each.start,
-            adapter=each.adapter,
-            parts=parts,
+            start=job.start,
+            maps=job.maps,
+            split=split,
         )
-        for name, each in jobs.items()
+        for name, job in jobs.items()
     ]
-    lanes = BufferLayout.of(groups, every_layer=train.layers_per_token == "all")
+    slots = BufferLayout.of(groups, every_layer=train.layers_per_token == "all")
     num_tokens = max(group.tokens_needed for group in in_training)
-    stream = ShuffledStream(source, num_tokens, lanes, train.batch_tokens, buffer_tokens, seed)
-    loop = Loop(stream, in_training, train, checkpoints, looks, progress, log, stop)
-    loop.resume(resumed)
-    loop.choose_kernel(chosen)
+    stream = ShuffledStream(source, num_tokens, slots, train.batch_tokens, buffer_tokens, seed)
+    loop = Loop(stream, in_training, train, checkpoints, hooks)
+    loop.resume()
+    loop.choose_kernel()
     loop.run()
     saes = {group.name: group.trained() for group in in_training}
-    adapters = {group.name: group.adapter for group in in_training if group.adapter is not None}
-    return Trained(saes, scales, loop.seconds, adapters, loop.position.masked, loop.path)
+    layer_maps = {group.name: group.maps for group in in_training if group.maps is not None}
+    return Trained(saes, scales, loop.seconds, layer_maps, loop.position.masked, loop.kernel)
 
 
 def _require_possible(

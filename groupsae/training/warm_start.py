@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
-from groupsae.activations.scale import Scales
 from groupsae.config import Direction, TopKConfig, TrainConfig, differing_keys
 from groupsae.errors import ConfigError, PartitionError
 from groupsae.hookpoints import natural_key
 from groupsae.partition import Group, group_name
 from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.lineage import Origin
+from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite
 from groupsae.training.optim import learning_rate
 
@@ -87,9 +87,6 @@ class WarmStart:
             )
         sources = {name for name in self.sources([group[0] for group in groups]).values() if name}
         faults, others = {}, {}
-        for adapter in self.suite.adapters.values():
-            if not adapter.own.starts_warm:
-                faults[f"group.per_layer: {list(adapter.own.names)} -> none"] = None
         for name in sorted(sources, key=natural_key):
             differing = _differences(self.suite[name].sae, d_model, sae)
             faults |= dict.fromkeys(differing[0])
@@ -133,8 +130,8 @@ class WarmStart:
     def _start(self, source: str, hookpoint: str, scales: Scales) -> InitialWeights:
         bound = self.suite[source]
         sae = copy.deepcopy(bound.sae).to(scales.scale_L.device)
-        if bound.adapter is not None:
-            bound.adapter.fold_rotation(sae, bound.layer)
+        if bound.maps is not None:
+            bound.maps.fold_rotation(sae, bound.layer)
         _change_units(sae, self.suite.scales, scales, hookpoint)
         origin = Origin(
             hookpoint=source,

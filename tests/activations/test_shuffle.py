@@ -117,12 +117,12 @@ def test_text_of_special_tokens_only_is_an_error_and_no_endless_loop():
 GROUP = ("layers.0", "layers.2", "layers.3")
 
 
-def seen_by(group, lanes, turns=1, num_tokens=8 * 32, seed=0):
+def seen_by(group, slots, turns=1, num_tokens=8 * 32, seed=0):
     """(place in the text, layer) of every token that a group sees, batch by batch of every turn."""
     source = SyntheticSource(num_rows=8)
     rows_LND = source.read(list(range(8)))
     batches = []
-    for _, batch in ShuffledStream(source, num_tokens, lanes, 64, 128, seed).batches():
+    for _, batch in ShuffledStream(source, num_tokens, slots, 64, 128, seed).batches():
         for turn in range(turns):
             x_ND, layers_N = batch.read(group, turn)
             names = [group[layer] for layer in layers_N.tolist()]

@@ -6,10 +6,10 @@ from tiny import tiny_model, tiny_tokenizer
 from torch import nn
 from torch.nn import functional as F
 
-from groupsae.activations.scale import Scales
 from groupsae.evaluation.circuits.generators import generate_pairs
 from groupsae.evaluation.circuits.prompts import Prompts, by_length, tokenize_pairs
 from groupsae.evaluation.circuits.spliced import SplicedModel
+from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite
 
 D_TOY, CAUSE, MOVED = 6, 0, 4

@@ -5,10 +5,10 @@ import torch
 import transformers
 
 from groupsae.activations.harvest import Harvester
-from groupsae.activations.scale import Scales
 from groupsae.config import TopKConfig
 from groupsae.models import base_model
 from groupsae.partition import Partition
+from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite
 from groupsae.saes.topk import TopKSAE
 from groupsae.text.tokens import TokenRows

@@ -4,15 +4,12 @@ from dataclasses import asdict
 import pytest
 import torch
 from circuit_cases import CIRCUIT, D_TOY, everywhere, random_prompts, spliced_toy, toy_prompts
-from evaluation_cases import D_MODEL, VOCABULARY, identity_suite, make_model, random_suite, spliced_forward
+from evaluation_cases import VOCABULARY, identity_suite, make_model, random_suite, spliced_forward
 
-from groupsae.config import PerLayer
 from groupsae.evaluation.circuits.curves import Ratios, mean_height
 from groupsae.evaluation.circuits.faithfulness import Ablation, mean_latents
 from groupsae.evaluation.circuits.spliced import SplicedModel
 from groupsae.evaluation.circuits.tasks import differences
-from groupsae.saes.adapter import LayerMaps
-from groupsae.saes.suite import Suite
 
 LAYERS = ("layers.0", "layers.1", "layers.2")
 
@@ -81,40 +78,6 @@ def test_with_errors_removed_the_full_set_is_the_reconstruction():
     naive = spliced_forward(model, "layers.1", prompts.clean_PT, suite["layers.1"])
     m_P = Ablation(spliced, [prompts], None)(every(spliced), keep_error=False)
     torch.testing.assert_close(m_P, prompts.logit_difference(naive), rtol=1e-4, atol=1e-5)
-
-
-@pytest.fixture
-def absorbing():
-    """A suite of one layer whose absorber carries two directions past the SAE."""
-    suite, random = random_suite(("layers.1",)), torch.Generator().manual_seed(4)
-    adapter = LayerMaps(1, D_MODEL, PerLayer(absorber=2))
-    adapter.basis_MRD.copy_(torch.linalg.qr(torch.randn(D_MODEL, 2, generator=random)).Q.T[None])
-    adapter.mean_MD.copy_(torch.randn(1, D_MODEL, generator=random))
-    return Suite(suite.partition, suite.saes, suite.scales, {"layers.1": adapter})
-
-
-def test_what_an_absorber_carries_is_part_of_the_reconstruction_and_never_ablated(absorbing):
-    model, bound, prompts = make_model(), absorbing["layers.1"], random_prompts(VOCABULARY)
-    spliced = SplicedModel(model, absorbing, everywhere)
-    ablation = Ablation(spliced, [prompts], None)
-    reconstructed = spliced_forward(model, "layers.1", prompts.clean_PT, bound)
-    m_P = ablation(every(spliced), keep_error=False)
-    torch.testing.assert_close(m_P, prompts.logit_difference(reconstructed), rtol=1e-4, atol=1e-5)
-
-    patched_PTD = bound.decode(spliced.latents(prompts.patch_PT)["layers.1"])
-
-    def carried(x_PTD):
-        return patched_PTD + bound(x_PTD) - bound.decode(bound.encode(x_PTD))
-
-    m_P = ablation(node_set(spliced, {}), keep_error=False)
-    emptied = spliced_forward(model, "layers.1", prompts.clean_PT, carried)
-    torch.testing.assert_close(m_P, prompts.logit_difference(emptied), rtol=1e-4, atol=1e-5)
-
-
-def test_with_errors_kept_what_an_absorber_carries_is_part_of_the_error(absorbing):
-    prompts, spliced = random_prompts(VOCABULARY), SplicedModel(make_model(), absorbing, everywhere)
-    m_P = Ablation(spliced, [prompts], None)(every(spliced), keep_error=True)
-    assert torch.equal(m_P, differences(spliced.model, [prompts]))
 
 
 def test_ablated_latents_take_the_mean_of_their_position():

@@ -7,7 +7,7 @@ from scipy import stats
 
 from groupsae.activations.source import SyntheticSource
 from groupsae.evaluation.aggregate import by_group, differences, over_layers
-from groupsae.evaluation.intervals import Estimate, difference, mean, ratio
+from groupsae.evaluation.intervals import RowEstimate, difference, mean, ratio
 from groupsae.evaluation.reconstruction import evaluate_reconstructions
 from groupsae.metrics import RECONSTRUCTION
 
@@ -39,7 +39,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
 
 
 def test_one_row_has_no_interval():
-    assert ratio(np.ones(1), np.ones(1)) == Estimate(1.0, np.zeros(1))
+    assert ratio(np.ones(1), np.ones(1)) == RowEstimate(1.0, np.zeros(1))
     assert ratio(np.ones(1), np.ones(1)).interval is None
 
 
@@ -69,7 +69,7 @@ def test_a_mean_of_the_same_ratio_twice_is_no_more_certain():
 
 def test_what_is_undefined_is_left_out_of_a_mean():
     one, none = ratio(np.array([1.0, 3.0]), np.ones(2)), ratio(np.ones(2), np.zeros(2))
-    assert mean([one, none]) == Estimate(2.0, np.zeros(2))
+    assert mean([one, none]) == RowEstimate(2.0, np.zeros(2))
     assert mean([none]).value is None
 
 

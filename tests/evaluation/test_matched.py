@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from groupsae.activations.scale import measure_scales
 from groupsae.activations.source import SyntheticSource
 from groupsae.config import TopKConfig
 from groupsae.evaluation.matched import fvu_at_equal_l0, thin
@@ -12,6 +11,7 @@ from groupsae.partition import Partition
 from groupsae.saes.base import Latents
 from groupsae.saes.suite import Suite
 from groupsae.saes.topk import TopKSAE
+from groupsae.training.fit import measure_scales
 
 SOURCE = SyntheticSource(num_layers=2, d_model=8, num_rows=8, row_tokens=16)
 LAYER = "layers.1"

@@ -12,13 +12,13 @@ from evaluation_cases import (
     random_suite,
 )
 
-from groupsae.activations.scale import Scales
 from groupsae.activations.source import SyntheticSource
 from groupsae.errors import NumericalError, TextError
 from groupsae.evaluation.density import DENSITY_EDGES
 from groupsae.evaluation.reconstruction import evaluate_reconstruction, evaluate_reconstructions
 from groupsae.metrics import RECONSTRUCTION
 from groupsae.partition import Partition
+from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite
 from groupsae.text.tokens import TokenRows
 

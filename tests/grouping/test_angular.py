@@ -3,9 +3,10 @@ import pytest
 import torch
 from grouping_cases import FixedSource
 
+from groupsae.activations import stats
 from groupsae.activations.source import SyntheticSource, stream
 from groupsae.errors import ConfigError, NumericalError, TextError
-from groupsae.grouping import angular, moments
+from groupsae.grouping import angular
 from groupsae.grouping.angular import angular_distances
 
 
@@ -74,7 +75,7 @@ def test_layers_that_drifted_further_apart_are_further_apart():
 def test_distances_do_not_depend_on_the_size_of_the_blocks(monkeypatch):
     source = SyntheticSource(num_layers=4, num_rows=16)
     whole = angular_distances(source, 400)
-    monkeypatch.setitem(moments._ELEMENTS, "cpu", 1000)
+    monkeypatch.setitem(stats._ELEMENTS, "cpu", 1000)
     np.testing.assert_allclose(angular_distances(source, 400).matrix, whole.matrix, atol=1e-8)
 
 

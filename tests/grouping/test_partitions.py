@@ -7,12 +7,11 @@ import pytest
 from grouping_cases import as_distances
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.cluster import hierarchy
 
 from groupsae.errors import ConfigError, PartitionError
 from groupsae.grouping import criteria as quality
 from groupsae.grouping.choose import METHODS, equal, make_partition
-from groupsae.grouping.linkage import complete, merge_tree, published_labels
+from groupsae.grouping.linkage import complete, published_labels
 from groupsae.grouping.optimal import optimal
 from groupsae.partition import Partition
 
@@ -142,17 +141,6 @@ def test_the_published_method_numbers_its_groups_as_scikit_learn():
                 np.tril(distances.matrix)
             )
             assert published_labels(distances, groups) == tuple(fitted.labels_)
-
-
-def test_the_merge_tree_is_one_that_scipy_draws():
-    distances = random_matrix(7, seed=0)
-    tree = merge_tree(distances)
-    assert hierarchy.is_valid_linkage(np.array(tree))
-    assert sorted(hierarchy.dendrogram(np.array(tree), no_plot=True)["leaves"]) == list(range(7))
-
-
-def test_one_layer_has_no_merges():
-    assert merge_tree(random_matrix(1, seed=0)) == []
 
 
 # ---- the published groups

@@ -14,6 +14,6 @@ __all__ = ["CONFIGS", "D_MODEL", "D_SAE", "OTHERS", "OWN", "PARTITION", "random_
 def single(architecture, own="nothing"):
     """A suite in float32, whose layers have this of their own."""
     suite = random_suite(architecture, own)
-    for module in (*suite.saes.values(), *suite.adapters.values()):
+    for module in (*suite.saes.values(), *suite.layer_maps.values()):
         module.float()
     return suite

@@ -50,14 +50,10 @@ def strongest(pre_NS, k):
 
 
 def require_equal(suite, folder, forward):
-    """Latents are ours; the reconstruction too, once what is carried past the SAE is added as the config says."""
+    """Latents are ours; the reconstruction too."""
     x_ND = random_batch().float()
     for hookpoint in PARTITION.hookpoints:
         latents_NS, x_hat_ND = forward(folder / hookpoint, x_ND)
-        file = folder / hookpoint / "absorber.safetensors"
-        if file.exists():
-            w = load_file(file)
-            x_hat_ND = x_hat_ND + (x_ND - w["mean"]) @ w["basis"].T @ w["basis"]
         torch.testing.assert_close(latents_NS, suite[hookpoint].encode(x_ND), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(x_hat_ND, suite[hookpoint](x_ND), rtol=1e-5, atol=1e-5)
 
@@ -78,11 +74,11 @@ def test_what_is_written_for_sparsify_does_what_the_suite_does(own, tmp_path):
 
 
 def test_the_files_are_those_that_the_tools_look_for_and_say_where_the_sae_comes_from(tmp_path):
-    index = export_saelens(single("batchtopk", "absorber"), tmp_path / "out", model_name="demo", context_length=64)
+    index = export_saelens(single("batchtopk", "all"), tmp_path / "out", model_name="demo", context_length=64)
     assert json.loads((tmp_path / "out" / "export.json").read_text()) == index
-    assert list(index["hookpoints"].values()) == [{"absorber": True}] * 3
+    assert index["hookpoints"] == {name: {"group": list(PARTITION.group_of(name))} for name in PARTITION.hookpoints}
     files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file())
-    one = ("absorber.safetensors", "cfg.json", "sae_weights.safetensors")
+    one = ("cfg.json", "sae_weights.safetensors")
     assert files == ["export.json", *(f"{name}/{file}" for name in PARTITION.hookpoints for file in one)]
     cfg, weights = read(tmp_path / "out" / "layers.2", "sae_weights.safetensors")
     assert (cfg["architecture"], cfg["d_in"], cfg["d_sae"], cfg["dtype"]) == ("jumprelu", D_MODEL, D_SAE, "float32")
@@ -92,18 +88,17 @@ def test_the_files_are_those_that_the_tools_look_for_and_say_where_the_sae_comes
     assert (metadata["model_name"], metadata["context_size"]) == ("demo", 64)
     assert metadata["group_layers"] == ["layers.0", "layers.2"]
     assert metadata["groupsae"]["sae"]["architecture"] == "batchtopk"
-    assert "basis" in metadata["groupsae"]["absorber"]["reconstruction"]
 
 
 def test_sparsify_finds_no_key_that_it_does_not_know(tmp_path):
-    export_sparsify(single("topk", "absorber"), tmp_path / "out")
+    export_sparsify(single("topk", "all"), tmp_path / "out")
     cfg, _ = read(tmp_path / "out" / "layers.2", "sae.safetensors")
     assert set(cfg) == {
         *("activation", "expansion_factor", "num_latents", "k", "normalize_decoder"),
         *("multi_topk", "skip_connection", "transcode", "d_in"),
     }
     provenance = json.loads((tmp_path / "out" / "layers.2" / "groupsae.json").read_text())
-    assert provenance["group"] == ["layers.0", "layers.2"] and "basis" in provenance["absorber"]["reconstruction"]
+    assert provenance["group"] == ["layers.0", "layers.2"]
 
 
 @pytest.mark.parametrize("architecture", OTHERS)
@@ -188,11 +183,3 @@ def test_a_run_without_saes_is_refused_naming_the_command(here, call):
     assert code == 2 and "groupsae train" in err
     code, _, err = call("export", "runs/none", "--to", "saelens")
     assert code == 2 and "not a run directory" in err
-
-
-def test_what_is_carried_past_the_saes_is_said(done, call):
-    for verb, *flags in (("group", "--per-layer", "absorber:2"), ("train",)):
-        code, _, err = call(verb, done, *flags, "--overwrite")
-        assert code == 0, err
-    code, out, _ = call("export", done, "--to", "sparsify")
-    assert code == 0 and "layers.0, layers.1, layers.2: a dense part is carried past the SAE" in out

@@ -16,7 +16,7 @@ from groupsae.planning.memory import (
     require_fits,
 )
 from groupsae.planning.pricing import Pricing
-from groupsae.saes.sparse import TILE_NUMBERS
+from groupsae.saes.kernels.gather import TILE_NUMBERS
 
 MODEL = Architecture(12, 768, 3072, 12, 12, 64, 50304, 2048)
 RUN = Footprint(
@@ -96,10 +96,10 @@ def test_biases_of_layers_are_learned_like_weights():
 
 
 def test_only_layers_that_share_an_sae_have_biases():
-    pricing = Pricing(RUN, 128, 1000, 1000, own=PerLayer(bias=True))
+    pricing = Pricing(RUN, 128, 1000, 1000, per_layer=PerLayer(bias=True))
     groups = (("layers.0", "layers.1", "layers.2"), ("layers.3",))
     assert pricing.footprint_of(groups).biases == 3
-    assert replace(pricing, own=PerLayer()).footprint_of(groups).biases == 0
+    assert replace(pricing, per_layer=PerLayer()).footprint_of(groups).biases == 0
 
 
 def test_a_run_that_fits_passes():

@@ -13,13 +13,13 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "training"))
 from training_cases import SAE, STEPS, TRAIN, Log, equal, last_manifest, make_source, run, weights
 
-from groupsae.activations.scale import measure_scales
 from groupsae.config import as_architecture
 from groupsae.errors import NumericalError
 from groupsae.training import group_trainer as group_module
 from groupsae.training.faults import SPIKE, FaultMonitor
+from groupsae.training.fit import measure_scales
 from groupsae.training.group_trainer import GroupTrainer
-from groupsae.training.microbatch import backward_in_parts
+from groupsae.training.microbatch import backward_in_splits
 
 SKIP = TRAIN.model_copy(update={"on_nan": "skip"})
 
@@ -114,7 +114,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_although_the_loss_is(monkeypat
     before = group.sae.W_enc.clone()
     group.step(x_ND, layers_N, 0.0)
     assert torch.equal(group.sae.W_enc, before)
-    assert "in loss or gradient, at step 1, in the batch after token 0" in group.watch.first_fault()
+    assert "in loss or gradient, at step 1, in the batch after token 0" in group.faults.first_fault()
 
 
 def test_training_stops_where_nothing_is_left_after_skipping(tmp_path):
@@ -158,10 +158,10 @@ def test_a_spike_stands_in_the_log_line_of_its_interval_and_in_no_other(monkeypa
     steps, log = itertools.count(1), Log()
 
     def jumping(*arguments):
-        outcome = backward_in_parts(*arguments)
+        outcome = backward_in_splits(*arguments)
         return replace(outcome, total=outcome.total * 10) if next(steps) == 9 else outcome
 
-    monkeypatch.setattr(group_module, "backward_in_parts", jumping)
+    monkeypatch.setattr(group_module, "backward_in_splits", jumping)
     run([("layers.1",)], log=log)
     readings = {record["step"]: record["groups"]["layers.1"] for record in log.records}
     (at,) = (step for step, reading in readings.items() if reading["spikes"])

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_rows
 
 from groupsae.activations.harvest import Harvester
-from groupsae.activations.scale import Scales
 from groupsae.config import BatchTopKConfig, JumpReLUConfig, TopKConfig, TrainConfig
 from groupsae.models import residual_stream
+from groupsae.saes.scales import Scales
 from groupsae.training.group_trainer import GroupTrainer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
@@ -66,7 +66,7 @@ def step(architecture, limit):
     for seed in range(2):
         z_ND = torch.randn(tokens, D_MODEL, generator=torch.Generator().manual_seed(seed))
         group.step(z_ND, torch.zeros(tokens, dtype=torch.long), 0.0)
-    return group.state() | {"parts": torch.tensor(group.parts.number)}
+    return group.state() | {"parts": torch.tensor(group.split.splits)}
 
 
 @pytest.mark.parametrize("architecture", SAES)
@@ -86,7 +86,7 @@ def read(limit):
     harvester = Harvester(model, rows, residual_stream(model)[-1:], batch_rows=len(rows))
     harvester.read([0])
     limit()
-    return {"x": harvester.read(range(len(rows))), "parts": torch.tensor(harvester._parts.number)}
+    return {"x": harvester.read(range(len(rows))), "parts": torch.tensor(harvester._split.splits)}
 
 
 def test_a_read_that_does_not_fit_whole_fits_in_parts_and_gives_the_same(tmp_path, capsys):

@@ -1,23 +1,21 @@
-"""Suites of random SAEs whose layers have all of their own: centers, scales, gains, biases, rotations, absorbers."""
+"""Suites of random SAEs whose layers have all of their own: centers, scales, biases, rotations."""
 
 import torch
 from architecture_cases import random_sae_of
 from sae_cases import D_MODEL, D_SAE
 
-from groupsae.activations.scale import Scales
 from groupsae.config import PerLayer
 from groupsae.partition import Partition
-from groupsae.saes.adapter import LayerMaps
+from groupsae.saes.layer_maps import LayerMaps
+from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite
 
 PARTITION = Partition((("layers.0", "layers.2"), ("layers.1",)))
 OWN = {
     "nothing": PerLayer(),
-    "affine": PerLayer(affine=True),
     "bias": PerLayer(bias=True),
     "rotation": PerLayer(rotation=True),
-    "absorber": PerLayer(absorber=3),
-    "all": PerLayer(affine=True, bias=True, rotation=True, absorber=2),
+    "all": PerLayer(bias=True, rotation=True),
 }
 
 
@@ -31,12 +29,12 @@ def random_suite(architecture, own="nothing", seed=0):
         torch.randn(len(hookpoints), D_MODEL, generator=random),
     )
     saes = {name: trained(random_sae_of(architecture, place)) for place, name in enumerate(PARTITION.names)}
-    adapters = {
-        name: random_adapter(len(group), OWN[own], random)
+    layer_maps = {
+        name: random_layer_maps(len(group), OWN[own], random)
         for group, name in zip(PARTITION.groups, PARTITION.names, strict=True)
         if OWN[own].any
     }
-    return Suite(PARTITION, saes, scales, adapters)
+    return Suite(PARTITION, saes, scales, layer_maps)
 
 
 def trained(sae):
@@ -47,18 +45,13 @@ def trained(sae):
     return sae.requires_grad_(False)
 
 
-def random_adapter(layers, own, random):
+def random_layer_maps(layers, own, random):
     """Maps that no data has led to."""
-    adapter = LayerMaps(layers, D_MODEL, own, D_SAE).double()
+    maps = LayerMaps(layers, D_MODEL, own, D_SAE).double()
     square = torch.randn(layers, D_MODEL, D_MODEL, generator=random, dtype=torch.float64)
     orthogonal = torch.linalg.qr(square).Q
-    if own.affine:
-        adapter.gain_MD.uniform_(0.5, 2, generator=random)
     if own.rotation:
-        adapter.rotation_MDD.copy_(orthogonal)
-    if own.absorber:
-        adapter.basis_MRD.copy_(orthogonal.mT[:, : own.absorber])
-        adapter.mean_MD.normal_(generator=random)
-    if adapter.bias_MS is not None:
-        adapter.bias_MS.data.normal_(std=0.2, generator=random)
-    return adapter.requires_grad_(False)
+        maps.rotation_MDD.copy_(orthogonal)
+    if maps.bias_MS is not None:
+        maps.bias_MS.data.normal_(std=0.2, generator=random)
+    return maps.requires_grad_(False)

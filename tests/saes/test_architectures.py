@@ -6,10 +6,10 @@ from architecture_cases import CONFIGS, OTHERS, WARMUP, K, leaves, naive, random
 from sae_cases import D_MODEL, D_SAE, dead, random_batch
 
 from groupsae.config import BatchTopKConfig, MatryoshkaConfig
-from groupsae.saes import pre_activations
 from groupsae.saes.base import Latents
-from groupsae.saes.controller import START
+from groupsae.saes.kernels import pre_activations
 from groupsae.saes.registry import ARCHITECTURES, build_sae
+from groupsae.saes.sparsity import START
 from groupsae.saes.suite import load_sae, save_sae
 
 DEAD = {"none-dead": dead(), "many-dead": dead(*range(0, D_SAE, 3))}

@@ -22,13 +22,12 @@ def test_folded_weights_do_to_raw_activations_what_the_bound_sae_does(architectu
     suite, x_ND = random_suite(architecture, own), 2 * random_batch()
     for hookpoint in PARTITION.hookpoints:
         bound, folded = suite[hookpoint], Folded.of(suite[hookpoint])
-        pre_NS = bound.sae.pre_activations(bound._enter(bound._normalize(x_ND)))
+        pre_NS = bound.sae.pre_activations(bound._to_group(bound._normalize(x_ND)))
         latents_NS = bound.encode(x_ND)
         assert 0 < (latents_NS > 0).sum() < latents_NS.numel()
         close(folded.pre_activations(x_ND), pre_NS)
         close(folded.encode(x_ND), latents_NS)
         close(folded(x_ND), bound(x_ND))
-        assert (folded.absorber is not None) == bool(OWN[own].absorber)
 
 
 def close(found, expected):
@@ -46,9 +45,3 @@ def test_layers_of_a_group_fold_to_different_weights():
     one, other = (Folded.of(suite[hookpoint]) for hookpoint in PARTITION.groups[0])
     for name in ("W_enc_SD", "W_dec_SD", "b_dec_D"):
         assert not torch.allclose(getattr(one, name), getattr(other, name), rtol=0.01)
-
-
-def test_an_absorber_carries_what_it_carries_in_raw_units():
-    bound, x_ND = random_suite("topk", "absorber")["layers.2"], random_batch()
-    absorber = Folded.of(bound).absorber
-    torch.testing.assert_close(absorber(x_ND).float(), bound._carried(x_ND).float(), rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Every path of the step gives what the definition gives: the kernels in Triton's interpreter where there is no GPU."""
+"""Every kernel gives what the reference gives; Triton's run in its interpreter where there is no GPU."""
 
 import importlib.util
 import os
@@ -10,14 +10,14 @@ import pytest
 import torch
 from sae_cases import WEIGHTS, K, copies, dead, naive_losses, random_batch, random_sae
 
-from groupsae.saes import sparse
-from groupsae.saes.bias import Bias
-from groupsae.saes.paths import path_named
+from groupsae.saes.kernels import gather
+from groupsae.saes.kernels.by_name import kernel_named
+from groupsae.saes.layer_maps import Bias
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 TRITON = pytest.param("triton", marks=NO_TRITON)
-PATHS = ("sparse", "dense", TRITON)
+KERNELS = ("gather", "dense", TRITON)
 
 
 @dataclass(frozen=True)
@@ -66,27 +66,27 @@ def close(found, expected):
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.fixture(params=PATHS)
-def path(request, monkeypatch):
-    """A path; stretches of the kernels' list are short enough to be many."""
+@pytest.fixture(params=KERNELS)
+def kernel(request, monkeypatch):
+    """A kernel; stretches of the kernels' list are short enough to be many."""
     if request.param == "triton":
-        monkeypatch.setattr("groupsae.saes.kernels.SHORTEST", 2)
-    return path_named(request.param)
+        monkeypatch.setattr("groupsae.saes.kernels.triton.SHORTEST", 2)
+    return kernel_named(request.param)
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_decoded_tokens_are_the_sums_of_their_rows(path, sizes):
+def test_decoded_tokens_are_the_sums_of_their_rows(kernel, sizes):
     indices_NK, values_NK = sizes.indices(), sizes.numbers(sizes.tokens, sizes.k, seed=1)
     W_SD = sizes.numbers(sizes.d_sae, sizes.d_model, seed=2)
     expected_ND = torch.einsum("nk,nkd->nd", values_NK.double(), W_SD.double()[indices_NK])
-    close(path.decode(values_NK, indices_NK, W_SD), expected_ND)
+    close(kernel.decode(values_NK, indices_NK, W_SD), expected_ND)
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_rows_dots_and_sums_are_those_of_the_entries(path, sizes):
+def test_rows_dots_and_sums_are_those_of_the_entries(kernel, sizes):
     indices_NK, values_NK = sizes.indices(), sizes.numbers(sizes.tokens, sizes.k, seed=1)
     x_ND, W_SD = (sizes.numbers(n, sizes.d_model, seed=n) for n in (sizes.tokens, sizes.d_sae))
-    active = path.of(indices_NK, values_NK, sizes.d_sae)
+    active = kernel.of(indices_NK, values_NK, sizes.d_sae)
     rows_SD, dots_M = active.rows_and_dots(x_ND, W_SD)
     close(rows_SD, naive_rows(indices_NK, values_NK, x_ND, sizes.d_sae))
     close(dots_M, (W_SD.double()[active.latents.long()] * x_ND.double()[active.tokens]).sum(1))
@@ -96,11 +96,11 @@ def test_rows_dots_and_sums_are_those_of_the_entries(path, sizes):
 
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_what_was_added_to_a_bias_sums_up_for_all_tokens_or_for_those_of_each_layer(path, sizes, layers):
+def test_what_was_added_to_a_bias_sums_up_for_all_tokens_or_for_those_of_each_layer(kernel, sizes, layers):
     indices_NK, values_NK = sizes.indices(), sizes.numbers(sizes.tokens, sizes.k, seed=1)
     layers_N = torch.arange(sizes.tokens, device=DEVICE) % layers
     rows_SM = naive_rows(indices_NK, values_NK, torch.eye(layers, device=DEVICE)[layers_N], sizes.d_sae)
-    active, rows_MS = path.of(indices_NK, values_NK, sizes.d_sae), sizes.numbers(layers, sizes.d_sae, seed=2)
+    active, rows_MS = kernel.of(indices_NK, values_NK, sizes.d_sae), sizes.numbers(layers, sizes.d_sae, seed=2)
     bias = Bias(rows_MS[0]) if layers == 1 else Bias(rows_MS, layers_N)
     found = active.sums(bias, active.values)
     assert found.shape == bias.rows.shape
@@ -109,7 +109,7 @@ def test_what_was_added_to_a_bias_sums_up_for_all_tokens_or_for_those_of_each_la
 
 @NO_TRITON
 def test_a_latent_with_many_tokens_is_divided_among_programs():
-    from groupsae.saes.kernels import Stretches
+    from groupsae.saes.kernels.triton import Stretches
 
     cut = Stretches.of(torch.tensor([0, 300, 300, 301]), 310)  # 300, 0, 1 and 9 entries
     lengths = (cut.lasts_U - cut.firsts_U).clamp_min(0)
@@ -124,30 +124,30 @@ def test_a_latent_with_many_tokens_is_divided_among_programs():
 @NO_TRITON
 @pytest.mark.parametrize("integers", [torch.int32, torch.int64])
 def test_kernels_add_up_bfloat16_in_float32_and_take_both_kinds_of_integers(integers):
-    sizes, path = SIZES["odd"], path_named("triton")
+    sizes, kernel = SIZES["odd"], kernel_named("triton")
     indices_NK, values_NK = sizes.indices().to(integers), sizes.numbers(9, 5, seed=1)
     x_ND, W_SD = (sizes.numbers(n, sizes.d_model, seed=n, dtype=torch.bfloat16) for n in (9, 23))
     expected_ND = torch.einsum("nk,nkd->nd", values_NK.double(), W_SD.double()[indices_NK.long()])
-    close(path.decode(values_NK, indices_NK, W_SD), expected_ND)
-    active = path.of(indices_NK, values_NK, 23)
+    close(kernel.decode(values_NK, indices_NK, W_SD), expected_ND)
+    active = kernel.of(indices_NK, values_NK, 23)
     rows_SD, dots_M = active.rows_and_dots(x_ND, W_SD)
     close(rows_SD, naive_rows(indices_NK, values_NK, x_ND, 23))
     close(dots_M, (W_SD.double()[active.latents.long()] * x_ND.double()[active.tokens]).sum(1))
 
 
 def test_dense_products_are_the_same_in_tiles_and_nearly_in_bfloat16(monkeypatch):
-    sizes, path = SIZES["odd"], path_named("dense")
+    sizes, kernel = SIZES["odd"], kernel_named("dense")
     indices_NK, values_NK = sizes.indices(), sizes.numbers(9, 5, seed=1)
     x_ND, W_SD = (sizes.numbers(n, sizes.d_model, seed=n) for n in (9, 23))
 
     def everything(dtype=None):
-        active = path.of(indices_NK, values_NK, 23, dtype)
+        active = kernel.of(indices_NK, values_NK, 23, dtype)
         rows_SD, dots_M = active.rows_and_dots(x_ND, W_SD)
         sums_S = active.sums(Bias(W_SD[:, 0]), dots_M)
-        return path.decode(values_NK, indices_NK, W_SD, dtype), rows_SD, dots_M, sums_S
+        return kernel.decode(values_NK, indices_NK, W_SD, dtype), rows_SD, dots_M, sums_S
 
     whole, rounded = everything(), everything(torch.bfloat16)
-    monkeypatch.setitem(sparse.TILE_NUMBERS, DEVICE, 2 * 23)
+    monkeypatch.setitem(gather.TILE_NUMBERS, DEVICE, 2 * 23)
     for tiled, near, expected in zip(everything(), rounded, whole, strict=True):
         torch.testing.assert_close(tiled, expected)
         assert near.dtype == torch.float32 and not torch.equal(near, expected)
@@ -155,13 +155,13 @@ def test_dense_products_are_the_same_in_tiles_and_nearly_in_bfloat16(monkeypatch
 
 
 @pytest.mark.parametrize("dead_S", [dead(), dead(3, 7, 11)], ids=["none-dead", "some-dead"])
-def test_loss_and_every_gradient_equal_the_naive_definition(path, dead_S):
+def test_loss_and_every_gradient_equal_the_naive_definition(kernel, dead_S):
     sae, z_ND = random_sae(), random_batch(tokens=12)
     weights = copies(sae)
     total, *_ = naive_losses(weights, z_ND, K, dead_S, 1 / 32)
     total.backward()
     sae = sae.float().to(DEVICE)
-    sae.path = path
+    sae.kernel = kernel
     losses = sae.losses(z_ND.float().to(DEVICE), dead_S.to(DEVICE))
     losses.total.backward()
     torch.testing.assert_close(losses.total.double().cpu(), total, rtol=1e-5, atol=0)
@@ -175,7 +175,7 @@ import sys
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from groupsae.saes import kernels
+from groupsae.saes.kernels import triton as kernels
 
 POINTERS = {"values": "*fp32", "weights": "*fp32", "out": "*fp32", "extra": "*fp32", "dots": "*fp32"}
 LISTS = dict.fromkeys(("indices", "tokens", "latents", "firsts", "lasts", "ends"), "*i64")

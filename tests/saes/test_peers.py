@@ -6,7 +6,7 @@ from architecture_cases import AUXK_WEIGHT, BANDWIDTH, WARMUP, WEIGHT, K, random
 from sae_cases import D_MODEL, D_SAE, dead, random_batch
 
 from groupsae.saes.base import BatchStats
-from groupsae.saes.batch import MEMORY
+from groupsae.saes.batchtopk import MEMORY
 
 saes = pytest.importorskip("sae_lens.saes", reason="SAELens is not installed", exc_type=ImportError)
 

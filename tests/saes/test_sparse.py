@@ -6,8 +6,8 @@ from sae_cases import WEIGHTS, random_batch
 from torch.nn import functional as F
 
 from groupsae.config import TopKConfig
-from groupsae.saes import sparse
-from groupsae.saes.bias import Bias
+from groupsae.saes.kernels import gather
+from groupsae.saes.layer_maps import Bias
 from groupsae.saes.topk import TopKSAE
 
 
@@ -18,7 +18,7 @@ def numbers(*shape, seed=0):
 @pytest.mark.parametrize(("length", "k"), [(128, 4), (128, 1), (160, 5), (128, 5), (130, 4), (16, 1), (7, 7), (40, 40)])
 def test_top_k_finds_the_largest_numbers_and_where_they_stand(length, k):
     x_NS = numbers(50, length)
-    values_NK, indices_NK = sparse.top_k(x_NS, k)
+    values_NK, indices_NK = gather.top_k(x_NS, k)
     assert torch.equal(values_NK.sort(dim=1, descending=True).values, x_NS.topk(k).values)
     assert torch.equal(x_NS.gather(1, indices_NK), values_NK)
     assert all(len(set(row)) == k for row in indices_NK.tolist())
@@ -27,13 +27,13 @@ def test_top_k_finds_the_largest_numbers_and_where_they_stand(length, k):
 def test_top_k_finds_numbers_that_all_stand_in_one_block():
     x_NS = torch.zeros(1, 128)
     x_NS[0, 3::8] = torch.arange(1.0, 17.0)  # places 3, 11, 19, ... share a strided block
-    values_NK, indices_NK = sparse.top_k(x_NS, 4)
+    values_NK, indices_NK = gather.top_k(x_NS, 4)
     assert sorted(values_NK[0].tolist()) == [13, 14, 15, 16]
     assert sorted(indices_NK[0].tolist()) == [99, 107, 115, 123]
 
 
 def test_equal_numbers_are_chosen_once_each():
-    values_NK, indices_NK = sparse.top_k(torch.ones(3, 128), 4)
+    values_NK, indices_NK = gather.top_k(torch.ones(3, 128), 4)
     assert torch.equal(values_NK, torch.ones(3, 4))
     assert all(len(set(row)) == 4 for row in indices_NK.tolist())
 
@@ -45,7 +45,7 @@ def test_transposed_rows_are_the_sums_over_tokens():
     for token in range(20):
         for value, latent in zip(values_NK[token], indices_NK[token], strict=True):
             expected_SD[latent] += value * x_ND[token]
-    listed = sparse.GatherKernel.of(indices_NK, values_NK, 11)
+    listed = gather.GatherKernel.of(indices_NK, values_NK, 11)
     torch.testing.assert_close(listed.rows(x_ND, listed.values), expected_SD)
     W_SD = numbers(11, 6, seed=3)
     rows_SD, dots_M = listed.rows_and_dots(x_ND, W_SD)
@@ -57,7 +57,7 @@ def test_transposed_rows_are_the_sums_over_tokens():
 
 def both_steps(tile, monkeypatch):
     """(sparse, dense): the loss and all gradients, z's too, of a width for which the two-stage top-k is used."""
-    monkeypatch.setitem(sparse.TILE_NUMBERS, "cpu", tile)
+    monkeypatch.setitem(gather.TILE_NUMBERS, "cpu", tile)
     results = []
     for dense in (False, True):
         sae = TopKSAE(16, TopKConfig(d_sae=128, k=4)).double()

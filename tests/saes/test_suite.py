@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from groupsae.activations.scale import Scales
 from groupsae.config import TopKConfig
 from groupsae.errors import PartitionError, RunError, StorageError
 from groupsae.partition import Partition
+from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite, load_sae, save_sae
 from groupsae.saes.topk import TopKSAE
 

@@ -1,4 +1,4 @@
-"""The path of a training's steps: measured without moving anything, taken by all groups, kept when training goes on."""
+"""The kernel of a training's steps: measured without side effects, used by all groups, kept on resuming."""
 
 import json
 import sys
@@ -8,16 +8,16 @@ import torch
 from torch.nn import functional as F
 from training_cases import TRAIN, Stop, equal, last_manifest, make_source, run, stop_after, weights
 
-from groupsae.activations.scale import measure_scales
 from groupsae.config import GatedConfig, TopKConfig
-from groupsae.saes import paths
 from groupsae.saes.base import BatchStats, StepLosses
-from groupsae.saes.dense import DenseKernel
+from groupsae.saes.kernels import by_name
+from groupsae.saes.kernels.dense import DenseKernel
+from groupsae.saes.kernels.gather import GatherKernel
 from groupsae.saes.registry import build_sae
-from groupsae.saes.sparse import GatherKernel
-from groupsae.training import kernel_choice as path_module
+from groupsae.training import kernel_choice
+from groupsae.training.fit import measure_scales
 from groupsae.training.group_trainer import GroupTrainer
-from groupsae.training.kernel_choice import KernelChoice, choose_kernel, choose_path, fastest
+from groupsae.training.kernel_choice import KernelChoice, choice_for, choose_kernel, fastest
 
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -30,143 +30,143 @@ def made(d_sae=24, k=3):
 
 
 @pytest.fixture
-def two_paths(monkeypatch):
-    """A machine that has two paths, as a GPU has three; what `fastest` is asked is written down, and it says dense."""
+def two_kernels(monkeypatch):
+    """A machine that has two kernels, as a GPU has three; what `fastest` is asked is recorded, and it says dense."""
     asked = []
 
     def says_dense(sae, tokens, names):
         asked.append((tokens, names))
-        return KernelChoice("dense", {"sparse": 2e-3, "dense": 1e-3})
+        return KernelChoice("dense", {"gather": 2e-3, "dense": 1e-3})
 
-    monkeypatch.setattr(path_module, "paths_on", lambda device: ("sparse", "dense"))
-    monkeypatch.setattr(path_module, "fastest", says_dense)
+    monkeypatch.setattr(kernel_choice, "kernels_on", lambda device: ("gather", "dense"))
+    monkeypatch.setattr(kernel_choice, "fastest", says_dense)
     return asked
 
 
 def test_on_a_cpu_nothing_is_measured(monkeypatch):
-    monkeypatch.setattr(path_module, "fastest", lambda *_: pytest.fail("measured"))
-    assert choose_path(made(), 64) == KernelChoice("sparse")
-    assert paths.paths_on(CPU) == ("sparse",)
+    monkeypatch.setattr(kernel_choice, "fastest", lambda *_: pytest.fail("measured"))
+    assert choice_for(made(), 64) == KernelChoice("gather")
+    assert by_name.kernels_on(CPU) == ("gather",)
 
 
 def test_on_a_gpu_all_paths_are_tried_the_definition_first():
-    assert paths.paths_on(torch.device("cuda")) == ("sparse", "triton", "dense")
+    assert by_name.kernels_on(torch.device("cuda")) == ("gather", "triton", "dense")
 
 
-def test_the_fastest_path_is_chosen(monkeypatch):
-    times = {"sparse": 2e-3, "dense": 1e-3}
-    monkeypatch.setattr(path_module, "_take_turns", lambda works, *_: {name: times[name] for name in works})
-    assert fastest(made(), 16, ("sparse", "dense")) == KernelChoice("dense", times)
+def test_the_fastest_kernel_is_chosen(monkeypatch):
+    times = {"gather": 2e-3, "dense": 1e-3}
+    monkeypatch.setattr(kernel_choice, "_take_turns", lambda works, *_: {name: times[name] for name in works})
+    assert fastest(made(), 16, ("gather", "dense")) == KernelChoice("dense", times)
     times["dense"] = 3e-3
-    assert fastest(made(), 16, ("sparse", "dense")).name == "sparse"
+    assert fastest(made(), 16, ("gather", "dense")).name == "gather"
 
 
 def test_measuring_changes_neither_weights_nor_gradients_nor_random_states():
     sae, random = made(), torch.get_rng_state()
     before = {name: tensor.clone() for name, tensor in sae.state_dict().items()}
-    choice = fastest(sae, 16, ("sparse", "dense"))
-    assert set(choice.seconds) == {"sparse", "dense"} and min(choice.seconds.values()) > 0 and not choice.faults
+    choice = fastest(sae, 16, ("gather", "dense"))
+    assert set(choice.seconds) == {"gather", "dense"} and min(choice.seconds.values()) > 0 and not choice.faults
     assert equal(before, sae.state_dict())
     assert all(parameter.grad is None for parameter in sae.parameters())
     assert torch.equal(torch.get_rng_state(), random)
-    assert sae.path is GatherKernel
+    assert sae.kernel is GatherKernel
 
 
 def fault(monkeypatch, instead):
-    """Let the dense path's decoding be something else."""
+    """Let the dense kernel's decoding be something else."""
     monkeypatch.setattr(DenseKernel, "decode", staticmethod(instead))
 
 
-def test_a_path_that_fails_is_left_out_and_said_to_be(monkeypatch):
+def test_a_kernel_that_fails_is_left_out_and_said_to_be(monkeypatch):
     def fails(*_):
         raise RuntimeError("no compiler was found\nand more")
 
     fault(monkeypatch, fails)
-    choice = fastest(made(), 16, ("sparse", "dense"))
-    assert choice.name == "sparse" and choice.faults == {"dense": "no compiler was found"}
-    assert str(choice).startswith("sparse; sparse ") and str(choice).endswith("dense left out: no compiler was found")
+    choice = fastest(made(), 16, ("gather", "dense"))
+    assert choice.name == "gather" and choice.faults == {"dense": "no compiler was found"}
+    assert str(choice).startswith("gather; gather ") and str(choice).endswith("dense left out: no compiler was found")
 
 
 @pytest.mark.parametrize("factor", [1.1, torch.nan])
-def test_a_path_that_gives_other_gradients_is_left_out(monkeypatch, factor):
+def test_a_kernel_that_gives_other_gradients_is_left_out(monkeypatch, factor):
     right = DenseKernel.decode
     fault(monkeypatch, lambda *arguments: right(*arguments) * factor)
-    choice = fastest(made(), 16, ("sparse", "dense"))
-    assert list(choice.seconds) == ["sparse"] and "its gradients are" in choice.faults["dense"]
+    choice = fastest(made(), 16, ("gather", "dense"))
+    assert list(choice.seconds) == ["gather"] and "its gradients are" in choice.faults["dense"]
 
 
 def test_a_missing_triton_is_no_obstacle(monkeypatch):
-    monkeypatch.setitem(sys.modules, "groupsae.saes.kernels", None)
-    choice = fastest(made(), 16, ("sparse", "triton", "dense"))
-    assert set(choice.seconds) == {"sparse", "dense"} and "groupsae.saes.kernels" in choice.faults["triton"]
+    monkeypatch.setitem(sys.modules, "groupsae.saes.kernels.triton", None)
+    choice = fastest(made(), 16, ("gather", "triton", "dense"))
+    assert set(choice.seconds) == {"gather", "dense"} and "groupsae.saes.kernels.triton" in choice.faults["triton"]
 
 
-def test_every_path_failing_for_want_of_memory_leaves_the_definition(monkeypatch):
+def test_every_kernel_failing_for_want_of_memory_leaves_the_definition(monkeypatch):
     def fails(*_):
         raise torch.OutOfMemoryError("CUDA out of memory (not really)")
 
-    monkeypatch.setattr(path_module, "squared_error", fails)
-    choice = fastest(made(), 16, ("sparse", "dense"))
-    assert choice.name == "sparse" and not choice.seconds and set(choice.faults) == {"sparse", "dense"}
-    monkeypatch.setattr(path_module, "_batch", fails)
-    monkeypatch.setattr(path_module, "paths_on", lambda device: ("sparse", "dense"))
-    assert choose_path(made(), 16) == KernelChoice("sparse", {}, {"sparse": "CUDA out of memory (not really)"})
+    monkeypatch.setattr(kernel_choice, "squared_error", fails)
+    choice = fastest(made(), 16, ("gather", "dense"))
+    assert choice.name == "gather" and not choice.seconds and set(choice.faults) == {"gather", "dense"}
+    monkeypatch.setattr(kernel_choice, "_batch", fails)
+    monkeypatch.setattr(kernel_choice, "kernels_on", lambda device: ("gather", "dense"))
+    assert choice_for(made(), 16) == KernelChoice("gather", {}, {"gather": "CUDA out of memory (not really)"})
 
 
-def test_all_groups_take_the_path_and_it_is_measured_once_and_told(two_paths, monkeypatch):
+def test_all_groups_take_the_kernel_and_it_is_measured_once_and_told(two_kernels, monkeypatch):
     taken, told, records = [], [], []
     decode = DenseKernel.decode
     monkeypatch.setattr(DenseKernel, "decode", staticmethod(lambda *given: taken.append(1) or decode(*given)))
     trained = run(chosen=told.append, log=records.append)
-    assert two_paths == [(TRAIN.batch_tokens, ("sparse", "dense"))]
-    assert told == [trained.path] and trained.path.name == "dense"
-    assert {record["path"] for record in records} == {"dense"}
-    assert {sae.path for sae in trained.saes.values()} == {DenseKernel}
+    assert two_kernels == [(TRAIN.batch_tokens, ("gather", "dense"))]
+    assert told == [trained.kernel] and trained.kernel.name == "dense"
+    assert {record["kernel"] for record in records} == {"dense"}
+    assert {sae.kernel for sae in trained.saes.values()} == {DenseKernel}
     assert len(taken) == 2 * records[-1]["step"]
 
 
-def test_architectures_with_one_path_keep_it(two_paths):
+def test_architectures_with_one_kernel_keep_it(two_kernels):
     sae = build_sae(8, GatedConfig(d_sae=24, k=3))
-    assert choose_kernel([sae], 16) == KernelChoice("sparse") and not two_paths
+    assert choose_kernel([sae], 16) == KernelChoice("gather") and not two_kernels
 
 
-def test_training_goes_on_by_the_path_it_had_and_as_if_never_stopped(two_paths, tmp_path, monkeypatch):
+def test_training_goes_on_by_the_kernel_it_had_and_as_if_never_stopped(two_kernels, tmp_path, monkeypatch):
     whole = run()
     with pytest.raises(Stop):
         run(folder=tmp_path, progress=stop_after(9))
-    assert '"path"' in last_manifest(tmp_path).read_text()
-    monkeypatch.setattr(path_module, "fastest", lambda *_: pytest.fail("measured again"))
+    assert '"kernel"' in last_manifest(tmp_path).read_text()
+    monkeypatch.setattr(kernel_choice, "fastest", lambda *_: pytest.fail("measured again"))
     told = []
     resumed = run(folder=tmp_path, chosen=told.append)
-    assert resumed.path == whole.path and not told
+    assert resumed.kernel == whole.kernel and not told
     assert equal(weights(resumed), weights(whole))
 
 
-def test_a_path_that_is_not_there_any_more_is_chosen_anew(two_paths, monkeypatch):
+def test_a_kernel_that_is_not_there_any_more_is_chosen_anew(two_kernels, monkeypatch):
     sae = made()
     assert choose_kernel([sae], 16, KernelChoice("triton")).name == "dense"
-    monkeypatch.setattr(path_module, "paths_on", lambda device: ("sparse", "triton", "dense"))
-    monkeypatch.setitem(sys.modules, "groupsae.saes.kernels", None)
+    monkeypatch.setattr(kernel_choice, "kernels_on", lambda device: ("gather", "triton", "dense"))
+    monkeypatch.setitem(sys.modules, "groupsae.saes.kernels.triton", None)
     assert choose_kernel([sae], 16, KernelChoice("triton")).name == "dense"
-    assert len(two_paths) == 2
+    assert len(two_kernels) == 2
 
 
-def test_a_run_tells_the_path_once_and_records_it(two_paths, done, call):
+def test_a_run_tells_the_kernel_once_and_records_it(two_kernels, done, call):
     code, _, err = call("train", done, "--overwrite")
     assert code == 0
-    assert err.count("path of the steps") == 1
-    assert "train: path of the steps: dense; sparse 2.00 ms; dense 1.00 ms\n" in err
+    assert err.count("kernel of the steps") == 1
+    assert "train: kernel of the steps: dense; gather 2.00 ms; dense 1.00 ms\n" in err
     facts = json.loads((done / "train.json").read_text())
-    assert facts["path"] == {"name": "dense", "seconds": {"sparse": 2e-3, "dense": 1e-3}, "faults": {}}
+    assert facts["kernel"] == {"name": "dense", "seconds": {"gather": 2e-3, "dense": 1e-3}, "faults": {}}
     lines = [json.loads(line) for line in (done / "timing.jsonl").read_text().splitlines()]
-    assert lines and all(line["path"] == "dense" for line in lines)
-    assert '"path"' not in (done / "metrics.jsonl").read_text()
+    assert lines and all(line["kernel"] == "dense" for line in lines)
+    assert '"kernel"' not in (done / "metrics.jsonl").read_text()
 
 
-def test_a_run_on_a_cpu_says_nothing_of_paths(done, call):
+def test_a_run_on_a_cpu_says_nothing_of_kernels(done, call):
     code, _, err = call("train", done, "--overwrite")
-    assert code == 0 and "path of the steps" not in err
-    assert json.loads((done / "train.json").read_text())["path"] == {"name": "sparse", "seconds": {}, "faults": {}}
+    assert code == 0 and "kernel of the steps" not in err
+    assert json.loads((done / "train.json").read_text())["kernel"] == {"name": "gather", "seconds": {}, "faults": {}}
 
 
 # ---- the whole step
@@ -189,16 +189,16 @@ def naive_losses(sae, z_ND, dead_S, *_):
     return StepLosses(total, error.detach(), variance, auxk.detach(), latents)
 
 
-@pytest.mark.parametrize("name", ["sparse", "dense", "triton"])
+@pytest.mark.parametrize("name", ["gather", "dense", "triton"])
 def test_after_twenty_steps_weights_equal_those_of_the_naive_step(name, monkeypatch):
     if name == "triton":
         pytest.importorskip("triton")
-        monkeypatch.setattr("groupsae.saes.kernels.SHORTEST", 2)
+        monkeypatch.setattr("groupsae.saes.kernels.triton.SHORTEST", 2)
     source, group = make_source(), ("layers.0", "layers.2")
     sae = TopKConfig(d_sae=12, k=2, dead_after_tokens=30)
     scales = measure_scales(source, 300).to(DEVICE)
     fast, naive = (GroupTrainer(group, scales, source.d_model, sae, TRAIN, 0) for _ in range(2))
-    fast.sae.path = paths.path_named(name)
+    fast.sae.kernel = by_name.kernel_named(name)
     monkeypatch.setattr(naive.sae, "losses", lambda *given: naive_losses(naive.sae, *given))
     x_LND = source.read(range(20)).to(DEVICE)
     for step in range(20):

@@ -6,13 +6,14 @@ import pytest
 import torch
 from training_cases import SAE, TRAIN, make_source, run, weights
 
-from groupsae.activations.scale import Scales, measure_scales
 from groupsae.config import TopKConfig, as_architecture
 from groupsae.errors import FitError
 from groupsae.saes.registry import ARCHITECTURES, build_sae
+from groupsae.saes.scales import Scales
 from groupsae.training import group_trainer as group_module
+from groupsae.training.fit import measure_scales
 from groupsae.training.group_trainer import GroupTrainer
-from groupsae.training.microbatch import backward_in_parts
+from groupsae.training.microbatch import backward_in_splits
 
 
 def gradients(parts, dead):
@@ -20,7 +21,7 @@ def gradients(parts, dead):
     sae.initialize(1)
     z_ND = torch.randn(37, 8, generator=torch.Generator().manual_seed(2)) + torch.linspace(0, 5, 37)[:, None]
     dead_S = torch.arange(24) < dead
-    outcome = backward_in_parts(sae, z_ND, dead_S, 1.0, parts)
+    outcome = backward_in_splits(sae, z_ND, dead_S, 1.0, parts)
     return outcome, {name: p.grad for name, p in sae.named_parameters()}
 
 
@@ -56,7 +57,7 @@ def after_steps(architecture, parts):
     source, sae = make_source(), as_architecture(SAE, architecture)
     group = GroupTrainer(("layers.1",), measure_scales(source, 100), source.d_model, sae, TRAIN, 0)
     group.sae.double()
-    group.parts.number = parts
+    group.split.splits = parts
     for step in range(6):
         z_ND = source.read(range(2 * step, 2 * step + 3))[1].double()
         z_ND *= torch.linspace(0.02, 0.1, len(z_ND))[:, None]
@@ -69,7 +70,7 @@ class OutOfMemory:
 
     def __init__(self, monkeypatch, most):
         self.failures = 0
-        whole = backward_in_parts
+        whole = backward_in_splits
 
         def limited(sae, z_ND, dead_S, sparsity, parts, own):
             if -(-len(z_ND) // parts) > most:
@@ -78,7 +79,7 @@ class OutOfMemory:
                 raise torch.OutOfMemoryError("CUDA out of memory (not really)")
             return whole(sae, z_ND, dead_S, sparsity, parts, own)
 
-        monkeypatch.setattr(group_module, "backward_in_parts", limited)
+        monkeypatch.setattr(group_module, "backward_in_splits", limited)
 
 
 @pytest.mark.parametrize("architecture", ["topk", "batchtopk"])

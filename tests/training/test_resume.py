@@ -20,9 +20,9 @@ from training_cases import (
     weights,
 )
 
-from groupsae.activations.scale import measure_scales
 from groupsae.errors import NumericalError, RunError, StorageError
 from groupsae.training import checkpoint
+from groupsae.training.fit import measure_scales
 from groupsae.training.group_trainer import GroupTrainer
 from groupsae.training.loop import PARTS
 
@@ -64,7 +64,7 @@ def test_the_state_holds_weights_moments_dead_counters_meters_and_schedule(never
     names = {name.split("/")[-1] for name in never_stopped[2]}
     parameters = ("W_enc", "b_enc", "W_dec", "b_dec")
     moments = {f"adam.{name}.{key}" for name in parameters for key in ("step", "exp_avg", "exp_avg_sq")}
-    assert names == {f"sae.{name}" for name in parameters} | moments | {"silent", "meter", "watch", "schedule"}
+    assert names == {f"sae.{name}" for name in parameters} | moments | {"silent", "meter", "faults", "schedule"}
 
 
 def test_the_state_holds_for_how_long_latents_have_been_silent(tmp_path):

@@ -9,12 +9,12 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_cases import SAE, TRAIN, make_source
 
-from groupsae.activations.scale import measure_scales
 from groupsae.activations.shuffle import BufferLayout, ShuffledStream
 from groupsae.config import TopKConfig
 from groupsae.saes.base import Latents
 from groupsae.training import precision
 from groupsae.training.dead import DeadLatents
+from groupsae.training.fit import measure_scales
 from groupsae.training.group_trainer import GroupTrainer
 from groupsae.training.optim import decay, learning_rate
 
@@ -177,7 +177,7 @@ def test_a_step_waits_for_the_device_once_to_list_the_dead(every_layer):
     with Waits() as waits:
         group.take(next(batches)[1], 1)
     on_cpus_only = ("_local_scalar_dense", "optim.py")  # clipping asks there whether it may be left out
-    assert waits.seen == [("nonzero", "auxk.py"), on_cpus_only] * group.turns
+    assert waits.seen == [("nonzero", "auxk.py"), on_cpus_only] * group.passes
 
 
 # ---- what a group takes of the stream
@@ -206,7 +206,7 @@ def test_a_group_takes_one_step_of_one_layer_per_token_for_each_batch():
 def test_with_every_layer_a_group_of_two_takes_two_steps_for_each_batch_and_needs_half_the_tokens():
     train = TRAIN.model_copy(update={"layers_per_token": "all"})
     group = make_group(train=train)
-    assert (group.turns, group.tokens_needed) == (2, 500)
+    assert (group.passes, group.tokens_needed) == (2, 500)
     assert not group.finished
     steps = taken(group, True, num_tokens=500)
     assert group.finished

@@ -6,9 +6,9 @@ import pytest
 import torch
 from training_cases import make_source
 
-from groupsae.activations.scale import measure_scales
 from groupsae.activations.shuffle import BufferLayout, Position, ShuffledStream
 from groupsae.activations.source import stream
+from groupsae.training.fit import measure_scales
 
 
 class Numbered:

@@ -7,12 +7,13 @@ import pytest
 import torch
 from training_cases import SAE, TRAIN, Stop, equal, make_source, run, stop_after, weights
 
-from groupsae.activations.scale import Scales, measure_scales
 from groupsae.config import TopKConfig, WarmStartConfig
 from groupsae.errors import ConfigError, PartitionError
 from groupsae.partition import Partition
 from groupsae.saes.registry import ARCHITECTURES
+from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite
+from groupsae.training.fit import measure_scales
 from groupsae.training.trainer import TrainJob, train, train_together
 from groupsae.training.warm_start import WarmStart
 

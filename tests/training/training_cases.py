@@ -1,16 +1,17 @@
 """A training so small that it can be run many times, and what it leaves, to the bit."""
 
 import json
+from dataclasses import fields
 
 import torch
 from safetensors.torch import load_file
 
-from groupsae.activations.scale import measure_scales
 from groupsae.activations.source import SyntheticSource
 from groupsae.config import PerLayer, TopKConfig, TrainConfig
 from groupsae.partition import Partition
-from groupsae.saes.adapter import fit_adapters
 from groupsae.training.checkpoint import Checkpoints
+from groupsae.training.fit import fit_layer_maps, measure_scales
+from groupsae.training.hooks import Hooks
 from groupsae.training.trainer import train_groups
 
 SAE = TopKConfig(d_sae=24, k=3, dead_after_tokens=150)
@@ -44,15 +45,16 @@ def run(
     own=NOTHING,
     **options,
 ):
-    """Train groups, with checkpoints in a folder, if there is one; the options are those of `train_groups`.
+    """Train groups, with checkpoints in a folder, if there is one; the options are those of `train_groups` and `Hooks`.
 
     `own` is what layers have of their own.
     """
     source = source or make_source()
     scales = measure_scales(source, train.scale_tokens, center=train.center, seed=seed)
     checkpoints = folder and Checkpoints(folder, key, keep=keep)
-    adapters = fit_adapters(source, groups, scales, own, train.scale_tokens, d_sae=sae.width(source.d_model))
-    options = {"buffer_tokens": 128, "checkpoints": checkpoints, "adapters": adapters} | options
+    layer_maps = fit_layer_maps(source, groups, scales, own, train.scale_tokens, d_sae=sae.width(source.d_model))
+    hooks = Hooks(**{field.name: options.pop(field.name) for field in fields(Hooks) if field.name in options})
+    options = {"hooks": hooks, "buffer_tokens": 128, "checkpoints": checkpoints, "layer_maps": layer_maps} | options
     return train_groups(source, groups, scales, sae, train, seed=seed, **options)
 
 
@@ -60,7 +62,7 @@ def weights(trained):
     """Copies of all weights, by group and name, and of what layers have of their own."""
     return {
         f"{group}/{name}": tensor.clone()
-        for modules in (trained.saes, trained.adapters)
+        for modules in (trained.saes, trained.layer_maps)
         for group, module in modules.items()
         for name, tensor in module.state_dict().items()
     }

@@ -9,15 +9,7 @@ import torch
 from torch import Tensor
 
 from groupsae.activations.source import hash_seed
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value and its 95 % interval over resampled prompts."""
-
-    value: float
-    low: float
-    high: float
+from groupsae.estimate import Estimate
 
 
 @dataclass(frozen=True)
@@ -26,7 +18,7 @@ class Point:
 
     m       mean logit difference over the test prompts
     ratio   (m - m(empty)) / (m(full) - m(empty)), means over prompts first; None where the difference
-            below the line cannot be told from zero
+            below the line cannot be told from zero; 95 % intervals are over resampled prompts
     median  the median over prompts of each prompt's own ratio
     """
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from groupsae.activations.harvest import Harvester
 from groupsae.config.circuits import CircuitsConfig
+from groupsae.estimate import Estimate
 from groupsae.evaluation.circuits.attribution import attribute
-from groupsae.evaluation.circuits.curves import Curve, Estimate, Ratios
+from groupsae.evaluation.circuits.curves import Curve, Ratios
 from groupsae.evaluation.circuits.faithfulness import Ablation, mean_latents
 from groupsae.evaluation.circuits.nodes import NodeSet, choose_nodes, complement, count_nodes, weakest_effect
 from groupsae.evaluation.circuits.spliced import SplicedModel

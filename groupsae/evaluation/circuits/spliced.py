@@ -45,8 +45,7 @@ class SplicedModel:
         """The logits with every hookpoint's latents f (P, T, S) replaced by f' = edit(hookpoint, f).
 
         x becomes decode(f') + error, the error x - decode(f) being kept, or left out. Both f and the error
-        are those of the x that the hookpoints below have changed. What an absorber carries past the SAE has no
-        latents: it stays in x either way, part of the error where that is kept and of the reconstruction where not.
+        are those of the x that the hookpoints below have changed.
         """
         keep_PT1 = self.keep(ids_PT)[..., None]
 
@@ -57,7 +56,7 @@ class SplicedModel:
                 if keep_error:
                     changed_PTD = x_PTD + (bound.decode(edited_PTS) - bound.decode(f_PTS))
                 else:
-                    changed_PTD = bound.decode(edited_PTS, x_PTD)
+                    changed_PTD = bound.decode(edited_PTS)
                 return torch.where(keep_PT1, changed_PTD, x_PTD.to(changed_PTD.dtype))
 
             return change

@@ -6,17 +6,25 @@ an export folds them into weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from groupsae.activations.source import ActivationSource, stream
 from groupsae.errors import NumericalError, RunError
+
+
+class Stats(Protocol):
+    """The statistics that scales are made of, measured elsewhere; see `groupsae.activations.stats`."""
+
+    hookpoints: tuple[str, ...]
+    mean_LD: Tensor
+    mean_norm_L: Tensor
+    centered_norm_L: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,20 @@ class Scales:
     hookpoints: tuple[str, ...]
     scale_L: Tensor
     center_LD: Tensor
+
+    @classmethod
+    def from_stats(cls, stats: Stats, *, center: bool) -> Scales:
+        """Scales s_l = 1 / mean norm, so that activations have norm 1 on average, as in Group-SAE.
+
+        The center is the mean, and the norm that of x - mean, or with `center` false zero. Raises NumericalError for a
+        hookpoint whose activations all equal the center.
+        """
+        norm_L = stats.centered_norm_L if center else stats.mean_norm_L
+        silent = [name for name, norm in zip(stats.hookpoints, norm_L.tolist(), strict=True) if not norm > 0]
+        if silent:
+            raise NumericalError(f"Activations at {', '.join(silent)} are all the same; there is nothing to train on.")
+        center_LD = stats.mean_LD.float() if center else torch.zeros_like(stats.mean_LD, dtype=torch.float32)
+        return cls(stats.hookpoints, (1 / norm_L).float(), center_LD)
 
     def of(self, hookpoint: str) -> tuple[float, Tensor]:
         """The scale and center (D,) of one hookpoint."""
@@ -69,37 +91,3 @@ class Scales:
         if len(scale_L) != len(hookpoints) or center_LD.ndim != 2 or not (scale_L > 0).all():
             raise RunError(f"{path} does not hold a positive scale and a center for each hookpoint. Train again.")
         return cls(hookpoints, scale_L, center_LD)
-
-
-def measure_scales(
-    source: ActivationSource,
-    num_tokens: int,
-    *,
-    center: bool = False,
-    seed: int = 0,
-    progress: Callable[[int], None] | None = None,
-) -> Scales:
-    """Scales with s_l = 1 / mean ||x_l - c_l||, over `num_tokens` tokens.
-
-    c_l is the mean of x_l if `center` (which takes a second pass), else zero. Sums are float64.
-    Source: Group-SAE normalizes by 1 / mean norm, without a center.
-    """
-    center_LD = torch.zeros(len(source.hookpoints), source.d_model, device=source.device)
-    if center:
-        total_LD, count = center_LD.double(), 0
-        for x_LND in stream(source, num_tokens, seed):
-            total_LD += x_LND.sum(1, dtype=torch.float64)
-            count += x_LND.shape[1]
-            if progress:
-                progress(x_LND.shape[1])
-        center_LD = (total_LD / count).float()
-    norms_L, count = torch.zeros(len(source.hookpoints), dtype=torch.float64, device=source.device), 0
-    for x_LND in stream(source, num_tokens, seed):
-        norms_L += (x_LND.float() - center_LD[:, None]).norm(dim=-1).sum(1, dtype=torch.float64)
-        count += x_LND.shape[1]
-        if progress:
-            progress(x_LND.shape[1])
-    silent = [name for name, norm in zip(source.hookpoints, norms_L.tolist(), strict=True) if not norm > 0]
-    if silent:
-        raise NumericalError(f"Activations at {', '.join(silent)} are all the same; there is nothing to train on.")
-    return Scales(source.hookpoints, (count / norms_L).float(), center_LD)

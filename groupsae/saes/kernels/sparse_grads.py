@@ -1,4 +1,4 @@
-"""The active latents of a batch, and the four things that a step does with them: what its paths have in common."""
+"""The active latents of a batch, and the four things that a step does with them: what its kernels have in common."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from groupsae.saes.bias import Bias
+from groupsae.saes.layer_maps import Bias
 
 
 class SparseGrads(ABC):
     """The active latents (N, K) of a batch as M = N K entries: `latents`, `tokens` and `values` (M,) belong together.
 
-    In which order entries stand is the path's own affair; whatever has an entry per latent and token, such as
+    In which order entries stand is the kernel's own affair; whatever has an entry per latent and token, such as
     `dots`, stands in the same. A token has each latent at most once. Paths differ in how they sum, so results
     differ in rounding.
     """
@@ -29,7 +29,7 @@ class SparseGrads(ABC):
     def decode(values_NK: Tensor, indices_NK: Tensor, W_SD: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """sum_k values[n, k] W[indices[n, k]], (N, D), without gradient.
 
-        `dtype` is that of the operands where a path takes dense products, W's own by default.
+        `dtype` is that of the operands where a kernel takes dense products, W's own by default.
         """
 
     @classmethod

@@ -14,9 +14,9 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from groupsae.saes.active import SparseGrads
-from groupsae.saes.bias import Bias
-from groupsae.saes.sparse import tile_rows
+from groupsae.saes.kernels.gather import tile_rows
+from groupsae.saes.kernels.sparse_grads import SparseGrads
+from groupsae.saes.layer_maps import Bias
 
 
 @final

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from groupsae.saes.active import SparseGrads
-from groupsae.saes.bias import Bias
+from groupsae.saes.kernels.sparse_grads import SparseGrads
+from groupsae.saes.layer_maps import Bias
 
 TILE_NUMBERS = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 """Pre-activations held at once. On CPUs 16 MiB: larger fresh tensors are mapped anew at every step."""
@@ -88,17 +88,17 @@ def squared_error(
     bias: Bias,
     W_dec_SD: Tensor,
     b_dec_D: Tensor,
-    path: type[SparseGrads] | None = None,
+    kernel: type[SparseGrads] | None = None,
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """sum_t ||z_hat_t - z_t||^2, and z - z_hat (N, D), from the active latents; gradients for the four weights.
 
     `values_NK` are those of ReLU(W_enc (z - b_dec) + bias) at `indices_NK`, however chosen; the gradient goes through
-    those above zero, and not through the choice. z and z - z_hat get no gradient. `path` is how sums over active
+    those above zero, and not through the choice. z and z - z_hat get no gradient. `kernel` is how sums over active
     latents are computed, `GatherKernel` by default, and `dtype` the precision of its dense products, if it has any.
     """
     weights = (W_enc_SD, bias.rows, bias.layers_N, W_dec_SD, b_dec_D)
-    return _SquaredError.apply(z_ND, values_NK, indices_NK, *weights, path or GatherKernel, dtype)
+    return _SquaredError.apply(z_ND, values_NK, indices_NK, *weights, kernel or GatherKernel, dtype)
 
 
 class _SquaredError(Function):
@@ -113,12 +113,12 @@ class _SquaredError(Function):
         layers_N: Tensor | None,
         W_dec_SD: Tensor,
         b_dec_D: Tensor,
-        path: type[SparseGrads],
+        kernel: type[SparseGrads],
         dtype: torch.dtype | None,
     ) -> tuple[Tensor, Tensor]:
         centered_ND = z_ND - b_dec_D
-        e_ND = centered_ND - path.decode(values_NK, indices_NK, W_dec_SD, dtype)
-        ctx.path, ctx.dtype = path, dtype
+        e_ND = centered_ND - kernel.decode(values_NK, indices_NK, W_dec_SD, dtype)
+        ctx.kernel, ctx.dtype = kernel, dtype
         ctx.save_for_backward(centered_ND, e_ND, values_NK, indices_NK, W_enc_SD, b_enc, layers_N, W_dec_SD)
         ctx.mark_non_differentiable(e_ND)
         return torch.linalg.vector_norm(e_ND).square(), e_ND
@@ -127,7 +127,7 @@ class _SquaredError(Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         centered_ND, e_ND, values_NK, indices_NK, W_enc_SD, b_enc, layers_N, W_dec_SD = ctx.saved_tensors
         grad_ND = e_ND * (-2 * grad)
-        active = ctx.path.of(indices_NK, values_NK, len(W_dec_SD), ctx.dtype)
+        active = ctx.kernel.of(indices_NK, values_NK, len(W_dec_SD), ctx.dtype)
         grad_W_dec_SD, grad_M = active.rows_and_dots(grad_ND, W_dec_SD)
         grad_M *= active.values > 0
         grad_b_enc = active.sums(Bias(b_enc, layers_N), grad_M)
@@ -141,7 +141,7 @@ class _SquaredError(Function):
 class GatherKernel(SparseGrads):
     """The entries as a list sorted by latent, then by token; latent s has those from `starts_S[s]` on."""
 
-    name: ClassVar[str] = "sparse"
+    name: ClassVar[str] = "gather"
     latents: Tensor
     tokens: Tensor
     values: Tensor

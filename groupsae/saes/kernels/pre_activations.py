@@ -19,8 +19,8 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 from groupsae.saes.base import Latents
-from groupsae.saes.bias import Bias
-from groupsae.saes.sparse import tile_rows
+from groupsae.saes.kernels.gather import tile_rows
+from groupsae.saes.layer_maps import Bias
 
 DENSE_SHARE = 1 / 16
 """Above this share of pre-activations a list does not pay."""

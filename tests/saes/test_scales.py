@@ -2,9 +2,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from groupsae.activations.scale import Scales, measure_scales
 from groupsae.activations.source import SyntheticSource, stream
 from groupsae.errors import NumericalError, RunError
+from groupsae.saes.scales import Scales
+from groupsae.training.fit import measure_scales
 
 SOURCE = SyntheticSource(num_layers=3, d_model=8, num_rows=16)
 EVERYTHING = torch.cat(list(stream(SOURCE, 10**9, 0)), dim=1)

@@ -15,9 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from groupsae.saes.active import SparseGrads
-from groupsae.saes.bias import Bias
-from groupsae.saes.sparse import GatherKernel
+from groupsae.saes.kernels.gather import GatherKernel
+from groupsae.saes.kernels.sparse_grads import SparseGrads
+from groupsae.saes.layer_maps import Bias
 
 ROW_NUMBERS_PER_WARP = 512
 """Numbers of a row for which a program has another warp, up to `MOST_WARPS`."""
