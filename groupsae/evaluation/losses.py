@@ -259,7 +259,7 @@ def _not_negative(found: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _constant(mean_D: Tensor) -> Change:
-    return lambda x_BTD: mean_D.expand_as(x_BTD)
+    return lambda x_BTD: mean_D.expand_as(x_BTD).clone()  # the model may write into it
 
 
 def _reconstruction(bound: BoundSAE, keep_BT: Tensor) -> Change:
