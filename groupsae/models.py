@@ -6,7 +6,7 @@ return a tensor (most of transformers 5) or a tuple.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from groupsae.errors import HookpointError, ModelError, NumericalError
 from groupsae.hookpoints import expand, natural_key
+
+OTHER_TOWERS = ("vision", "visual", "image", "audio", "speech")
+"""Parts of the names of modules that read something else than text."""
 
 DEMO_MODEL = Path(__file__).parent / "text" / "demo" / "model"
 
@@ -64,6 +67,38 @@ def load_model_config(name: str, *, revision: str | None = None, trust_remote_co
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"The config of model {name!r} cannot be loaded: {_first_line(error)}") from error
+
+
+def load_skeleton(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> nn.Module:
+    """The causal LM of a config without its weights, on the meta device: its sizes, at no memory.
+
+    Raises ModelError if there is no config, or transformers builds no causal LM from it.
+    """
+    import transformers
+
+    config = load_model_config(name, revision=revision, trust_remote_code=trust_remote_code)
+    try:
+        with torch.device("meta"):
+            return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise ModelError(
+            f"The config of model {name!r} builds no causal LM: {_first_line(error)} "
+            "The config of a decoder-only language model is needed."
+        ) from error
+
+
+def longest_row(model: nn.Module) -> int | None:
+    """The most tokens that a model reads at once; None if its config sets no limit."""
+    config = text_config(model)
+    found = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
+    return next((value for value in found if isinstance(value, int) and value > 0), None)
+
+
+def text_config(model: nn.Module) -> Any:
+    """The config of the language model, which may be a part of the model's config; None for plain modules."""
+    config = getattr(model, "config", None)
+    find = getattr(config, "get_text_config", None)
+    return find(decoder=True) if find else config
 
 
 def has_weights(name: str) -> bool:
@@ -117,10 +152,12 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """The path below the base model and the list of the decoder blocks.
 
     It is the shallowest `ModuleList` as long as the config's number of layers (the longest one,
-    where there is no config). Raises ModelError if there is none.
+    where there is no config). A list that encodes images or sound is never taken. Raises ModelError if
+    there is none.
     """
-    lists = [(name, m) for name, m in base_model(model).named_modules() if isinstance(m, nn.ModuleList) and len(m)]
-    count = getattr(getattr(model, "config", None), "num_hidden_layers", max((len(m) for _, m in lists), default=0))
+    lists = [(name, m) for name, m in _language_modules(model) if isinstance(m, nn.ModuleList) and len(m)]
+    longest = max((len(blocks) for _, blocks in lists), default=0)
+    count = getattr(text_config(model), "num_hidden_layers", None) or longest
     fitting = [(name, blocks) for name, blocks in lists if len(blocks) == count]
     if not fitting:
         found = ", ".join(f"{name} ({len(blocks)})" for name, blocks in lists) or "none"
@@ -129,6 +166,24 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
             "A model whose blocks sit in one ModuleList is needed."
         )
     return min(fitting, key=lambda item: item[0].count("."))
+
+
+def _language_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules below the base model that belong to the language model, by their path.
+
+    In a model with several towers it is the one that holds the embedding of tokens.
+    """
+    base = base_model(model)
+    text = text_config(model)
+    if text is None or text is getattr(model, "config", None):
+        yield from base.named_modules()
+        return
+    embedding = model.get_input_embeddings()
+    owner = next((name.rpartition(".")[0] for name, module in base.named_modules() if module is embedding), None)
+    for name, module in base.named_modules():
+        inside = owner is not None and (not owner or name == owner or name.startswith(f"{owner}."))
+        if inside and not any(word in part for part in name.split(".") for word in OTHER_TOWERS):
+            yield name, module
 
 
 def residual_stream(model: nn.Module) -> tuple[str, ...]:
@@ -155,6 +210,35 @@ def find_hookpoints(model: nn.Module, patterns: Iterable[str]) -> tuple[str, ...
         else:
             chosen.extend(expand([pattern], names, owner=type(model).__name__))
     return expand(dict.fromkeys(chosen), names)
+
+
+@torch.no_grad()
+def require_causal(model: nn.Module, ids_BT: Tensor, purpose: str) -> None:
+    """Raises ModelError if a model's predictions depend on later tokens. `purpose` says what needs that they do not.
+
+    Two passes over the first row of ids that differ in the last token must give the same logits before it.
+    """
+    if ids_BT.shape[1] < 2:
+        return
+    ids_1T = ids_BT[:1]
+    other_1T = ids_1T.clone()
+    other_1T[0, -1] = (ids_1T[0, -1] + 1) % (getattr(text_config(model), "vocab_size", None) or 2)
+    logits_TV, other_TV = (_logits(model, ids).float()[0] for ids in (ids_1T, other_1T))
+    earlier = (logits_TV[:-1] - other_TV[:-1]).abs().max()
+    rounding = max(64 * torch.finfo(torch.float32).eps, 4 * torch.finfo(next(model.parameters()).dtype).eps)
+    if earlier > rounding * max(1.0, logits_TV.abs().max()):
+        raise ModelError(
+            f"{type(model).__name__} sees the future: another last token changes its predictions before it, by up to "
+            f"{earlier:.3g}. {purpose} means nothing then. Only causal language models can be evaluated so; of this "
+            "one, reconstruction and similarity can be. If it was trained to be causal, say so in its config.json "
+            "(is_decoder = true)."
+        )
+
+
+def _logits(model: nn.Module, ids_BT: Tensor) -> Tensor:
+    options = {"use_cache": False} if hasattr(model, "config") else {}
+    output = model(ids_BT, **options)
+    return first_tensor(output) if getattr(output, "logits", None) is None else output.logits
 
 
 def first_tensor(output: Any) -> Tensor:

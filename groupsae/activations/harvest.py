@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from groupsae.activations.outputs import OutputReader
 from groupsae.errors import HookpointError, ModelError, NumericalError, TextError
 from groupsae.hookpoints import natural_key
-from groupsae.models import base_model, first_tensor
+from groupsae.models import base_model, first_tensor, longest_row, text_config
 from groupsae.oom import SplitOnOOM
 from groupsae.text.tokens import TokenRows
 
@@ -171,14 +171,13 @@ class Harvester:
 
 
 def _require_readable(rows: TokenRows, model: nn.Module) -> None:
-    config = getattr(model, "config", None)
-    longest = getattr(config, "max_position_embeddings", None)
+    longest = longest_row(model)
     if longest and rows.context_length > longest:
         raise TextError(
             f"Rows have {rows.context_length} tokens, but {type(model).__name__} reads at most {longest}. "
             f"Set text.context_length to {longest} or less and make the tokens again."
         )
-    known = getattr(config, "vocab_size", None)
+    known = getattr(text_config(model), "vocab_size", None)
     largest = int(rows.ids_RT.max(initial=0))
     if known and largest >= known:
         raise TextError(
