@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from groupsae.errors import HookpointError, ModelError, NumericalError
+from groupsae.gguf_files import GGUFFacts, read_gguf, require_loadable
 from groupsae.hookpoints import expand, natural_key
 
 OTHER_TOWERS = ("vision", "visual", "image", "audio", "speech")
@@ -29,27 +30,32 @@ def load_model(
     dtype: str = "float32",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    gguf_file: str | None = None,
 ) -> tuple[nn.Module, Any]:
-    """The causal LM and tokenizer of a hub id, a local directory, or `demo`: frozen, in eval mode.
+    """The causal LM and tokenizer of a hub id, a local directory, a `.gguf` file, or `demo`: frozen, in eval mode.
 
+    `gguf_file` names a GGUF file in the directory; its weights are dequantized, and `model.config.gguf` says which.
     Raises ModelError if there is no such model or its files lack weights or a tokenizer (transformers
     would go on with random ones and an empty one), NumericalError if weights hold NaN or infinity.
     """
     import transformers
 
-    path = model_path(name)
+    path, gguf = _place(name, gguf_file)
     where = pick_device(device)
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    options = {"revision": revision, "trust_remote_code": trust_remote_code, **gguf}
+    facts = _gguf_facts(path, gguf, getattr(torch, dtype))
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
         model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             path, dtype=getattr(torch, dtype), output_loading_info=True, **options
         )
+        if facts:
+            model.config.gguf = facts.to_json()
     except Exception as error:
         raise ModelError(
             f"Model {name!r} cannot be loaded: {_first_line(error)} "
             "Give the id of a causal LM on the Hugging Face hub, a local directory with config.json, "
-            "weights and tokenizer, or 'demo'."
+            "weights and tokenizer, a .gguf file, or 'demo'."
         ) from error
     _require_complete(loading["missing_keys"], tokenizer, name)
     _require_finite(model, name)
@@ -57,26 +63,31 @@ def load_model(
     return model.to(where).eval().requires_grad_(False), tokenizer
 
 
-def load_model_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def load_model_config(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False, gguf_file: str | None = None
+) -> Any:
     """The config of a model, without its weights. Raises ModelError if there is none."""
     import transformers
 
+    path, gguf = _place(name, gguf_file)
     try:
         return transformers.AutoConfig.from_pretrained(
-            model_path(name), revision=revision, trust_remote_code=trust_remote_code
+            path, revision=revision, trust_remote_code=trust_remote_code, **gguf
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"The config of model {name!r} cannot be loaded: {_first_line(error)}") from error
 
 
-def load_skeleton(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> nn.Module:
+def load_skeleton(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False, gguf_file: str | None = None
+) -> nn.Module:
     """The causal LM of a config without its weights, on the meta device: its sizes, at no memory.
 
     Raises ModelError if there is no config, or transformers builds no causal LM from it.
     """
     import transformers
 
-    config = load_model_config(name, revision=revision, trust_remote_code=trust_remote_code)
+    config = load_model_config(name, revision=revision, trust_remote_code=trust_remote_code, gguf_file=gguf_file)
     try:
         with torch.device("meta"):
             return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
@@ -101,11 +112,15 @@ def text_config(model: nn.Module) -> Any:
     return find(decoder=True) if find else config
 
 
-def has_weights(name: str) -> bool:
+def has_weights(name: str, gguf_file: str | None = None) -> bool:
     """False for a local directory without weight files: enough to plan a run, not to do one."""
     folder = Path(model_path(name))
-    return not folder.is_dir() or any(
-        file.suffix in (".safetensors", ".bin") or file.name.endswith(".index.json") for file in folder.iterdir()
+    return (
+        gguf_file is not None
+        or not folder.is_dir()
+        or any(
+            file.suffix in (".safetensors", ".bin") or file.name.endswith(".index.json") for file in folder.iterdir()
+        )
     )
 
 
@@ -114,14 +129,44 @@ def model_path(name: str) -> str:
     if name == "demo":
         return str(DEMO_MODEL)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return str(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.is_file():
         raise ModelError(
             f"There is no model directory {name!r}. Give a directory that holds config.json, weights and "
-            "tokenizer, the id of a model on the Hugging Face hub, or 'demo'."
+            "tokenizer, a .gguf file, the id of a model on the Hugging Face hub, or 'demo'."
         )
     return name
+
+
+def _place(name: str, gguf_file: str | None) -> tuple[str, dict[str, str]]:
+    """What `from_pretrained` should be given: the place, and the name of a GGUF file there."""
+    path = Path(model_path(name))
+    if path.suffix == ".gguf" and path.is_file():
+        if gguf_file is not None and gguf_file != path.name:
+            raise ModelError(f"Model {name!r} is a GGUF file itself; leave out model.gguf_file = {gguf_file!r}.")
+        return str(path.parent), {"gguf_file": path.name}
+    files = sorted(file.name for file in path.glob("*.gguf")) if path.is_dir() else []
+    if gguf_file is not None:
+        if path.is_dir() and gguf_file not in files:
+            found = f"it holds {', '.join(files)}" if files else "it holds no .gguf file"
+            raise ModelError(f"There is no model.gguf_file = {gguf_file!r} in {name!r}; {found}.")
+        return str(path), {"gguf_file": gguf_file}
+    if files and not (path / "config.json").exists():
+        raise ModelError(
+            f"{name!r} has no config.json, but it holds {', '.join(files)}. "
+            f"Set model.gguf_file = {files[0]!r} to read it."
+        )
+    return model_path(name), {}
+
+
+def _gguf_facts(path: str, gguf: dict[str, str], dtype: torch.dtype) -> GGUFFacts | None:
+    """The facts of a GGUF file on this machine, checked before it is loaded; None for other models."""
+    if not gguf or not Path(path).is_dir():
+        return None
+    facts = read_gguf(Path(path) / gguf["gguf_file"])
+    require_loadable(facts, dtype.itemsize)
+    return facts
 
 
 def pick_device(device: str) -> torch.device:

@@ -50,6 +50,7 @@ class RunContext:
             dtype=settings.dtype,
             revision=settings.revision,
             trust_remote_code=settings.trust_remote_code,
+            gguf_file=settings.gguf_file,
         )
 
     @property
@@ -99,7 +100,7 @@ class RunContext:
             model = self.model
         else:
             options = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-            model = load_skeleton(settings.name, **options)
+            model = load_skeleton(settings.name, gguf_file=settings.gguf_file, **options)
         counted = Architecture.of(model, find_blocks(model)[1])
         if counted.unpriced:
             say(f"plan: the FLOPs of the language model leave out {'; '.join(counted.unpriced)}")
@@ -108,7 +109,7 @@ class RunContext:
     @cached_property
     def has_weights(self) -> bool:
         """False for a local directory that holds a config.json only, enough to plan with."""
-        return has_weights(self.run.config.model.name)
+        return has_weights(self.run.config.model.name, self.run.config.model.gguf_file)
 
     @property
     def on_device(self) -> bool:
@@ -154,6 +155,7 @@ class RunContext:
                 "parameters": parameters,
                 "hookpoints": list(self.hookpoints),
                 "commit": getattr(self.model.config, "_commit_hash", None),
+                "gguf": getattr(self.model.config, "gguf", None),
             },
             device=device_name(device),
         )
