@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from groupsae.activations.outputs import OutputReader
 from groupsae.errors import HookpointError, ModelError, NumericalError, TextError
 from groupsae.hookpoints import natural_key
-from groupsae.models import base_model, first_tensor
+from groupsae.models import base_model, first_tensor, longest_row, text_config
 from groupsae.oom import SplitOnOOM
 from groupsae.text.tokens import TokenRows
 
@@ -28,9 +29,9 @@ class Harvester:
         x_LND = acts.read([0, 1, 2])
 
     Raises HookpointError before anything is read if a hookpoint is missing, is not reached by a
-    forward pass, or has another width than the others; TextError if the rows are longer than the
-    model reads, or hold a token that it does not know; ModelError for a model in training mode,
-    whose dropout would make activations a matter of chance. With `on_nan="mask"` positions whose
+    forward pass, runs more than once in it, or has another width than the others; TextError if the
+    rows are longer than the model reads, or hold a token that it does not know; ModelError for a model
+    in training mode, whose dropout would make activations a matter of chance. With `on_nan="mask"` positions whose
     activations hold NaN or infinity at any hookpoint are left out, and counted in `num_masked`.
     """
 
@@ -53,7 +54,7 @@ class Harvester:
         self.num_rows, self.row_tokens = len(rows), rows.context_length
         self.device = next(model.parameters()).device
         self.num_masked = 0
-        self._modules = [_module(model, hookpoint) for hookpoint in self.hookpoints]
+        self._outputs = OutputReader({hookpoint: _module(model, hookpoint) for hookpoint in self.hookpoints})
         _require_readable(rows, model)
         self.d_model = self._probe()
 
@@ -77,7 +78,8 @@ class Harvester:
             return self
         narrow = copy.copy(self)
         narrow.hookpoints = tuple(name for name in self.hookpoints if name in hookpoints)
-        narrow._modules = [_module(self.model, hookpoint) for hookpoint in narrow.hookpoints]
+        modules = {hookpoint: _module(self.model, hookpoint) for hookpoint in narrow.hookpoints}
+        narrow._outputs = OutputReader(modules, self._outputs.written)
         return narrow
 
     def read(self, rows: Sequence[int]) -> Tensor:
@@ -136,32 +138,27 @@ class Harvester:
         return x_LBTD, out_BT
 
     @torch.no_grad()
-    def _forward(self, ids_BT: Tensor) -> list[Tensor]:
-        seen: dict[int, Tensor] = {}
+    def _forward(self, ids_BT: Tensor, *, stop_early: bool = True) -> list[Tensor]:
+        """The first tensor that each hookpoint's module returns, as it was when the module returned."""
 
-        def reader(index: int) -> Callable[..., None]:
-            def read_output(module: nn.Module, inputs: Any, output: Any) -> None:
-                seen[index] = first_tensor(output)
-                if len(seen) == len(self._modules):
-                    raise _AllRead
-
-            return read_output
-
-        handles = [module.register_forward_hook(reader(i)) for i, module in enumerate(self._modules)]
-        try:
+        def forward() -> None:
             base_model(self.model)(ids_BT, **no_cache(self.model))
-        except _AllRead:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
-        missing = [name for i, name in enumerate(self.hookpoints) if i not in seen]
+
+        seen, _ = self._outputs.run(forward, stop_early=stop_early)
+        missing = [name for name in self.hookpoints if name not in seen]
         if missing:
             raise HookpointError(f"A forward pass does not reach {', '.join(missing)}; choose modules that are used.")
-        return [seen[i] for i in range(len(self._modules))]
+        return [first_tensor(seen[name]) for name in self.hookpoints]
 
     def _probe(self) -> int:
-        shapes = [x.shape for x in self._forward(torch.zeros(1, 2, dtype=torch.long, device=self.device))]
+        ids_BT = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        shapes = [x.shape for x in self._forward(ids_BT, stop_early=False)]
+        repeated = [name for name in self.hookpoints if self._outputs.calls[name] > 1]
+        if repeated:
+            raise HookpointError(
+                f"{', '.join(repeated)}: this module runs more than once in a forward pass, so its output is not one "
+                "tensor. Choose modules that run once, such as the blocks."
+            )
         widths = {hookpoint: shape[-1] for hookpoint, shape in zip(self.hookpoints, shapes, strict=True)}
         if any(len(shape) != 3 for shape in shapes) or len(set(widths.values())) != 1:
             raise HookpointError(
@@ -171,19 +168,14 @@ class Harvester:
         return shapes[0][-1]
 
 
-class _AllRead(Exception):
-    """Stops the forward pass once every hookpoint has been read."""
-
-
 def _require_readable(rows: TokenRows, model: nn.Module) -> None:
-    config = getattr(model, "config", None)
-    longest = getattr(config, "max_position_embeddings", None)
+    longest = longest_row(model)
     if longest and rows.context_length > longest:
         raise TextError(
             f"Rows have {rows.context_length} tokens, but {type(model).__name__} reads at most {longest}. "
             f"Set text.context_length to {longest} or less and make the tokens again."
         )
-    known = getattr(config, "vocab_size", None)
+    known = getattr(text_config(model), "vocab_size", None)
     largest = int(rows.ids_RT.max(initial=0))
     if known and largest >= known:
         raise TextError(

@@ -15,7 +15,9 @@ class ModelConfig(Section):
     """Which language model, and how it is loaded."""
 
     name: str = "demo"
-    """A hub id, a local directory, or `demo` for the built-in model."""
+    """A hub id, a local directory, a `.gguf` file, or `demo` for the built-in model."""
+    gguf_file: str | None = None
+    """The GGUF file to read in the directory or hub repository; its weights are dequantized."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

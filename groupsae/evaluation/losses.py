@@ -18,6 +18,7 @@ from groupsae.evaluation.measures import Measured, numbers
 from groupsae.evaluation.predictions import CleanPredictions
 from groupsae.evaluation.sites import by_suite, sites
 from groupsae.evaluation.splice import Change, CleanPass
+from groupsae.models import require_causal, text_config
 from groupsae.saes.suite import BoundSAE, Suite
 
 LOGITS_AT_ONCE = 4 * 2**20
@@ -101,10 +102,12 @@ def evaluate_losses(
     reconstructions stand at its positions, ablations at every position; with all hookpoints spliced,
     each SAE sees what the model computes under the splices below it. Cross-entropies are means over
     the scope's positions that have a next token (`num_tokens`), KL divergences over all of its
-    positions; both are summed in float64. All suites see the same tokens.
-    `means` are those of these rows, if they were measured before.
+    positions; both are summed in float64. All suites see the same tokens. `means` are those of these
+    rows, if they were measured before. Raises ModelError, before anything is computed, for a model
+    whose predictions depend on later tokens.
     """
     rows = _special_first(source, chosen_rows(source, num_tokens, seed))
+    require_causal(source.model, source.rows[rows[:1].tolist()].to(source.device), "The loss of the next token")
     means = means or MeanActivations(source, rows)
     bench = _Bench(suites, source, means, len(rows))
     for ids_BT in _batches(source, rows):
@@ -125,8 +128,7 @@ def _special_first(source: Harvester, rows: Tensor) -> Tensor:
 
 
 def _batches(source: Harvester, rows: Tensor) -> Iterator[Tensor]:
-    config = getattr(source.model, "config", None)
-    vocabulary = config.get_text_config().vocab_size if config is not None else 1
+    vocabulary = getattr(text_config(source.model), "vocab_size", 1)
     batch_rows = max(1, min(source.batch_rows, LOGITS_AT_ONCE // (source.row_tokens * vocabulary)))
     for batch in rows.split(batch_rows):
         yield source.rows[batch.tolist()].to(source.device)
@@ -250,7 +252,7 @@ def _not_negative(found: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _constant(mean_D: Tensor) -> Change:
-    return lambda x_BTD: mean_D.expand_as(x_BTD)
+    return lambda x_BTD: mean_D.expand_as(x_BTD).clone()  # the model may write into it
 
 
 def _reconstruction(bound: BoundSAE, keep_BT: Tensor) -> Change:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from groupsae.activations.harvest import no_cache
+from groupsae.activations.outputs import OutputReader, copied
 from groupsae.errors import ModelError
 from groupsae.models import base_model, find_blocks, first_tensor, with_first_tensor
 
@@ -27,18 +29,16 @@ class CleanPass:
     def __init__(self, model: nn.Module, ids_BT: Tensor, hookpoints: Sequence[str]) -> None:
         self.model, self.ids_BT = model, ids_BT
         self._blocks_name, self._blocks = _blocks(model)
-        self._block_outputs: dict[int, Any] = {}
-        self.hidden: dict[str, Tensor] = {}
-        with contextlib.ExitStack() as stack:
-            for index, block in enumerate(self._blocks):
-                stack.enter_context(_hook(block, self._keep_block(index)))
-            for hookpoint in hookpoints:
-                stack.enter_context(_hook(base_model(model).get_submodule(hookpoint), self._keep_hidden(hookpoint)))
-            self.logits_BTV = self._logits()
+        modules: dict[int | str, nn.Module] = dict(enumerate(self._blocks))
+        modules |= {hookpoint: base_model(model).get_submodule(hookpoint) for hookpoint in hookpoints}
+        reader = OutputReader(modules)
+        self._outputs, self.logits_BTV = reader.run(self._logits)
+        self._written = reader.written
+        self.hidden: dict[str, Tensor] = {name: first_tensor(self._outputs[name]) for name in hookpoints}
 
     def spliced(self, hookpoint: str, x_BTD: Tensor) -> Tensor:
         """The logits (B, T, V) with `x_BTD` in place of the hookpoint's output."""
-        return self.spliced_together({hookpoint: lambda _: x_BTD})
+        return self.spliced_together({hookpoint: lambda _: x_BTD.clone() if self._is_written(hookpoint) else x_BTD})
 
     def spliced_together(self, changes: Mapping[str, Change]) -> Tensor:
         """The logits (B, T, V) with each hookpoint's output x (B, T, D) replaced by `changes[hookpoint](x)`.
@@ -49,10 +49,10 @@ class CleanPass:
         first = min(map(self._block_of, changes))
         with contextlib.ExitStack() as stack:
             for index in range(first):
-                stack.enter_context(_returning(self._blocks[index], self._block_outputs[index]))
+                stack.enter_context(_returning(self._blocks[index], self._block_output(index)))
             for hookpoint, change in changes.items():
                 if hookpoint == f"{self._blocks_name}.{first}" and self._alone_in_block(hookpoint, changes):
-                    replaced = _replace(self._block_outputs[first], change)
+                    replaced = _replace(self._block_output(first), change)
                     stack.enter_context(_returning(self._blocks[first], replaced))
                 else:
                     module = base_model(self.model).get_submodule(hookpoint)
@@ -71,17 +71,14 @@ class CleanPass:
     def _alone_in_block(self, hookpoint: str, changes: Mapping[str, Change]) -> bool:
         return sum(self._block_of(other) == self._block_of(hookpoint) for other in changes) == 1
 
-    def _keep_block(self, index: int) -> Callable[[Any], None]:
-        def keep(output: Any) -> None:
-            self._block_outputs[index] = output
+    def _is_written(self, hookpoint: str) -> bool:
+        """Whether the model writes into the hookpoint's output after the module has returned."""
+        return hookpoint in self._written or hookpoint not in self.hidden
 
-        return keep
-
-    def _keep_hidden(self, hookpoint: str) -> Callable[[Any], None]:
-        def keep(output: Any) -> None:
-            self.hidden[hookpoint] = first_tensor(output)
-
-        return keep
+    def _block_output(self, index: int) -> Any:
+        """What a block returned; a copy where the model writes into it."""
+        output = self._outputs[index]
+        return copied(output) if index in self._written else output
 
 
 def edited_logits(model: nn.Module, ids_BT: Tensor, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Tensor:
@@ -90,12 +87,10 @@ def edited_logits(model: nn.Module, ids_BT: Tensor, edits: Mapping[str, Callable
     The edit of a hookpoint sees what the edits below it have made of its x. Gradients pass.
     """
 
-    def hook(edit: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
-        return lambda output: with_first_tensor(output, edit(first_tensor(output)).to(first_tensor(output).dtype))
-
     with contextlib.ExitStack() as stack:
         for hookpoint, edit in edits.items():
-            stack.enter_context(_hook(base_model(model).get_submodule(hookpoint), hook(edit)))
+            module = base_model(model).get_submodule(hookpoint)
+            stack.enter_context(_hook(module, partial(_replace, change=edit)))
         return _logits_of(model, ids_BT)
 
 
@@ -106,9 +101,16 @@ def _logits_of(model: nn.Module, ids_BT: Tensor) -> Tensor:
 
 
 def _replace(output: Any, change: Change) -> Any:
-    """What a module returned, with its hidden state changed, in the hidden state's precision."""
+    """What a module returned, with its hidden state changed, in the hidden state's precision.
+
+    The model may write into what it is given, so a constant is given as a tensor with memory of its own.
+    """
     hidden_BTD = first_tensor(output)
-    return with_first_tensor(output, change(hidden_BTD).to(hidden_BTD.dtype))
+    changed_BTD = change(hidden_BTD).to(hidden_BTD.dtype)
+    shares_memory = 0 in changed_BTD.stride()
+    return with_first_tensor(
+        output, changed_BTD.clone(memory_format=torch.contiguous_format) if shares_memory else changed_BTD
+    )
 
 
 def _blocks(model: nn.Module) -> tuple[str, Sequence[nn.Module]]:

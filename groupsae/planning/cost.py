@@ -43,10 +43,10 @@ def paper_cost(
 
     (Group-SAE, arXiv 2410.21508; their tables round A and T to 0.01 PFLOP per 1e9 tokens before adding.)
     One SAE per layer, the last left out, is num_groups = L - 1. Holds for models with an MLP of 4 D;
-    others are counted by `Architecture.block_flops`. Raises ConfigError for numbers below 1.
+    others are counted by `Architecture.forward_flops`. Raises ConfigError for numbers below 1.
     """
     _require_positive(num_groups=num_groups, d_sae=d_sae, context_length=context_length, num_tokens=num_tokens)
-    harvest = architecture.num_layers * architecture.block_flops(context_length)
+    harvest = architecture.forward_flops(context_length)
     return Cost(
         harvest * num_tokens, num_groups * dense_step_flops(architecture.d_model, d_sae) * num_tokens, num_tokens
     )
@@ -83,7 +83,7 @@ def run_cost(
     each of its layers ("all"): a group of |g| layers then needs num_tokens / |g| tokens. Groups that
     have enough stop, and blocks above the deepest hookpoint still needed are not run:
 
-        harvest = sum over stretches of text (tokens * blocks of the deepest unfinished group * block FLOPs)
+        harvest = sum over stretches of text (tokens * FLOPs of the blocks up to the deepest unfinished group)
         training = G * num_tokens * step_flops
 
     `step_flops` is `sparse_step_flops` or `dense_step_flops`. To train a baseline in the same pass,
@@ -99,11 +99,12 @@ def run_cost(
     )
     if not needs:
         raise ConfigError("There is no group to train; give at least one.")
-    passes, read = 0.0, 0.0
+    harvest, read = 0.0, 0.0
     for position, (tokens, _) in enumerate(needs):
-        passes += (tokens - read) * max(blocks for _, blocks in needs[position:])
+        deepest = max(blocks for _, blocks in needs[position:])
+        harvest += (tokens - read) * architecture.forward_flops(context_length, deepest)
         read = tokens
-    return Cost(passes * architecture.block_flops(context_length), len(groups) * num_tokens * step_flops, read)
+    return Cost(harvest, len(groups) * num_tokens * step_flops, read)
 
 
 def _blocks_needed(architecture: Architecture, hookpoints: Sequence[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from groupsae.activations.shuffle import BufferLayout
 from groupsae.config import PerLayer
+from groupsae.oom import free_memory
 from groupsae.partition import Group, Partition
 from groupsae.planning.cost import Cost, paper_cost, run_cost, sparse_step_flops
 from groupsae.planning.memory import Available, Footprint, Memory, predict_memory
@@ -89,17 +89,4 @@ def union(*partitions: Partition) -> tuple[Group, ...]:
 def available(folder: Path) -> Available:
     """Free main memory and disk space at a folder, in bytes; what cannot be told is not checked."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return Available(host=_free_memory(), disk=shutil.disk_usage(existing).free)
-
-
-def _free_memory() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
+    return Available(host=free_memory(), disk=shutil.disk_usage(existing).free)

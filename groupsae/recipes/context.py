@@ -17,7 +17,8 @@ from groupsae.models import (
     find_hookpoints,
     has_weights,
     load_model,
-    load_model_config,
+    load_skeleton,
+    longest_row,
     pick_device,
 )
 from groupsae.planning.architecture import Architecture
@@ -50,6 +51,7 @@ class RunContext:
             dtype=settings.dtype,
             revision=settings.revision,
             trust_remote_code=settings.trust_remote_code,
+            gguf_file=settings.gguf_file,
         )
 
     @property
@@ -93,16 +95,22 @@ class RunContext:
 
     @cached_property
     def architecture(self) -> Architecture:
-        """The model's sizes, as the planner counts them; its weights are not needed for that."""
+        """The model's sizes, counted from its modules; its weights are not needed for that."""
         settings = self.run.config.model
-        return Architecture.from_hf_config(
-            load_model_config(settings.name, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
-        )
+        if self.has_weights:
+            model = self.model
+        else:
+            options = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+            model = load_skeleton(settings.name, gguf_file=settings.gguf_file, **options)
+        counted = Architecture.of(model, find_blocks(model)[1])
+        if counted.unpriced:
+            say(f"plan: the FLOPs of the language model leave out {'; '.join(counted.unpriced)}")
+        return counted
 
     @cached_property
     def has_weights(self) -> bool:
         """False for a local directory that holds a config.json only, enough to plan with."""
-        return has_weights(self.run.config.model.name)
+        return has_weights(self.run.config.model.name, self.run.config.model.gguf_file)
 
     @property
     def on_device(self) -> bool:
@@ -111,11 +119,12 @@ class RunContext:
 
     def require_possible(self) -> None:
         """Raises, before any text is read, what is wrong between the config and the model."""
-        method, longest = Path(self.run.config.group.method), self.architecture.context_length
+        method = Path(self.run.config.group.method)
         if method.suffix and not method.is_file():
             raise ConfigError(f"group.method names the file {method}, which is not there.")
         self.require_tasks()
-        if self.run.config.text.context_length > longest:
+        longest = longest_row(self.model)
+        if longest and self.run.config.text.context_length > longest:
             raise ConfigError(
                 f"text.context_length = {self.run.config.text.context_length}, but the model reads at most {longest} "
                 "tokens; lower it."
@@ -143,10 +152,11 @@ class RunContext:
                 "name": self.run.config.model.name,
                 "kind": type(self.model).__name__,
                 "blocks": len(find_blocks(self.model)[1]),
-                "d_model": self.architecture.d_model,
+                "d_model": self.width,
                 "parameters": parameters,
                 "hookpoints": list(self.hookpoints),
                 "commit": getattr(self.model.config, "_commit_hash", None),
+                "gguf": getattr(self.model.config, "gguf", None),
             },
             device=device_name(device),
         )

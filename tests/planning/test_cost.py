@@ -1,33 +1,28 @@
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from planning_cases import counted
+from transformers import GPTNeoXConfig
 
 from groupsae.errors import ConfigError
 from groupsae.partition import Partition
-from groupsae.planning.architecture import Architecture
+from groupsae.planning.architecture import Block
 from groupsae.planning.cost import paper_cost, run_cost, sparse_step_flops
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 
 
-def neox(layers, width, heads, mlp_times=4):
-    return Architecture.from_hf_config(
-        {
-            "num_hidden_layers": layers,
-            "hidden_size": width,
-            "intermediate_size": mlp_times * width,
-            "num_attention_heads": heads,
-            "vocab_size": 50304,
-            "max_position_embeddings": 2048,
-            "tie_word_embeddings": False,
-        }
-    )
+def neox(layers, width, heads):
+    sizes = {"num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": heads, "vocab_size": 50304}
+    return counted(GPTNeoXConfig(intermediate_size=4 * width, max_position_embeddings=2048, **sizes))
 
 
 PYTHIA = {"pythia-160m": neox(12, 768, 12), "pythia-410m": neox(24, 1024, 16), "pythia-1b": neox(16, 2048, 8)}
 NAMES = tuple(f"layers.{layer}" for layer in range(11))
 SMALL = PYTHIA["pythia-160m"]
+BLOCK_FLOPS = 24 * 768**2 + 4 * 1024 * 768
 
 
 def mflop_per_token(model, groups):
@@ -85,8 +80,8 @@ def test_sparse_steps_make_one_sae_per_layer_three_times_cheaper():
 
 def test_blocks_above_the_deepest_hookpoint_are_not_run():
     whole = run_cost(SMALL, Partition.singletons(NAMES).groups, 1, 1000, 1024)
-    assert whole.harvest == 1000 * 11 * SMALL.block_flops(1024)
-    assert run_cost(SMALL, [("layers.2.mlp",)], 1, 1000, 1024).harvest == 1000 * 3 * SMALL.block_flops(1024)
+    assert whole.harvest == 1000 * 11 * BLOCK_FLOPS
+    assert run_cost(SMALL, [("layers.2.mlp",)], 1, 1000, 1024).harvest == 1000 * 3 * BLOCK_FLOPS
 
 
 def test_every_layer_from_each_token_divides_the_text_by_the_size_of_the_group():
@@ -101,7 +96,14 @@ def test_groups_that_have_enough_tokens_let_the_model_stop_earlier():
     groups = [("layers.0",), NAMES[1:6], NAMES[6:11]]
     cost = run_cost(SMALL, groups, 1, 1000, 1024, layers_per_token="all")
     assert cost.lm_tokens == 1000
-    assert cost.harvest == pytest.approx((200 * 11 + 800 * 1) * SMALL.block_flops(1024))
+    assert cost.harvest == pytest.approx((200 * 11 + 800 * 1) * BLOCK_FLOPS)
+
+
+def test_blocks_that_differ_are_priced_one_by_one():
+    blocks = tuple(Block(0, 100 * (index + 1), index) for index in range(3))
+    model = replace(SMALL, blocks=blocks)
+    assert model.forward_flops(10) == 100 + 200 + 300 + 10 * (0 + 1 + 2)
+    assert run_cost(model, [("layers.1",)], 1, 5, 10).harvest == 5 * (300 + 10)
 
 
 def test_a_group_that_two_partitions_share_is_trained_once():
@@ -127,49 +129,3 @@ def test_an_impossible_run_has_no_cost(wrong, message):
 def test_no_groups_have_no_published_cost():
     with pytest.raises(ConfigError, match="num_groups = 0"):
         paper_cost(SMALL, 0, 12288)
-
-
-# ---- architectures
-
-
-@pytest.mark.parametrize(
-    ("model", "parameters"), [("pythia-160m", 162_322_944), ("pythia-410m", 405_334_016), ("pythia-1b", 1_011_781_632)]
-)
-def test_a_gpt_neox_config_gives_the_models_parameters(model, parameters):
-    assert PYTHIA[model].parameters == parameters
-
-
-def test_a_gpt_2_config_gives_the_models_parameters():
-    config = {"n_layer": 12, "n_embd": 768, "n_head": 12, "n_inner": None, "vocab_size": 50257, "n_positions": 1024}
-    architecture = Architecture.from_hf_config(config)
-    assert architecture.parameters == 124_439_808
-    assert architecture.block_flops(1024) == 24 * 768**2 + 4 * 1024 * 768
-
-
-def test_a_llama_config_with_shared_key_heads_gives_the_models_parameters():
-    config = {
-        "num_hidden_layers": 16,
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 64,
-        "vocab_size": 128256,
-        "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": True,
-    }
-    assert Architecture.from_hf_config(config).parameters == 1_235_814_400
-
-
-def test_a_config_object_is_read_like_its_dict():
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GPTNeoXConfig(
-        num_hidden_layers=12, hidden_size=768, intermediate_size=3072, num_attention_heads=12, vocab_size=50304
-    )
-    assert Architecture.from_hf_config(config) == SMALL
-
-
-def test_a_config_of_something_else_is_an_error_that_names_the_key():
-    with pytest.raises(ConfigError, match="no hidden_size or n_embd; it has d_conv"):
-        Architecture.from_hf_config({"d_conv": 4})

@@ -5,7 +5,7 @@ import pytest
 
 from groupsae.config import PerLayer
 from groupsae.errors import FitError
-from groupsae.planning.architecture import Architecture
+from groupsae.planning.architecture import Architecture, Block
 from groupsae.planning.memory import (
     DENSE_TENSORS,
     TILE_BYTES,
@@ -18,7 +18,8 @@ from groupsae.planning.memory import (
 from groupsae.planning.pricing import Pricing
 from groupsae.saes.kernels.gather import TILE_NUMBERS
 
-MODEL = Architecture(12, 768, 3072, 12, 12, 64, 50304, 2048)
+BLOCK = Block(7_087_872, 24 * 768**2, 4 * 768)
+MODEL = Architecture((BLOCK,) * 12, 768, 3072, 50304, 162_322_944)
 RUN = Footprint(
     architecture=MODEL,
     num_hookpoints=11,

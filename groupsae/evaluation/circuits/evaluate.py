@@ -18,6 +18,7 @@ from groupsae.evaluation.circuits.faithfulness import Ablation, mean_latents
 from groupsae.evaluation.circuits.nodes import NodeSet, choose_nodes, complement, count_nodes, weakest_effect
 from groupsae.evaluation.circuits.spliced import SplicedModel
 from groupsae.evaluation.circuits.tasks import Skill, Task, differences, prepare, task_pairs
+from groupsae.models import require_causal
 from groupsae.saes.suite import Suite
 
 
@@ -93,10 +94,12 @@ def evaluate_circuits(
 
     Latents are chosen on some prompts and tested on others, the same for every suite. SAEs stand at all of
     a suite's hookpoints at once, where the source does not skip the token. `progress` is called with 1 after
-    each task. Raises TextError or ConfigError for the files of `config.tasks`, before anything is computed.
+    each task. Raises TextError or ConfigError for the files of `config.tasks`,
+    and ModelError for a model whose predictions depend on later tokens, before anything is computed.
     """
     config = config or CircuitsConfig()
     pairs = task_pairs(config, seed)
+    require_causal(source.model, source.rows[[0]].to(source.device), "A circuit that predicts the next token")
     found: dict[str, TaskCircuits] = {}
     for name, given in pairs.items():
         task = prepare(given, source.model, tokenizer, config, seed)

@@ -1,0 +1,57 @@
+"""Every family of causal LMs, from rows of tokens to an evaluation; and from text to a report by the command line."""
+
+import json
+
+import numpy as np
+import pytest
+from families import BLOCKS, FAMILIES, LENGTH, VOCAB, family_model
+from groupsae.activations.scale import measure_scales
+from tiny import save_model, tiny_text, tiny_tokenizer
+
+from groupsae.activations.harvest import Harvester
+from groupsae.config import TopKConfig, TrainConfig
+from groupsae.evaluation.losses import evaluate_losses
+from groupsae.evaluation.reconstruction import evaluate_reconstructions
+from groupsae.grouping.angular import angular_distances
+from groupsae.models import find_blocks, find_hookpoints
+from groupsae.partition import Partition
+from groupsae.planning.architecture import Architecture
+from groupsae.planning.cost import run_cost, sparse_step_flops
+from groupsae.text.tokens import TokenRows
+from groupsae.training.trainer import train_groups
+
+ROWS = TokenRows(np.random.default_rng(0).integers(3, VOCAB, (12, LENGTH)).astype(np.uint16))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_runs_from_tokens_to_evaluation(family):
+    model = family_model(family)
+    hookpoints = find_hookpoints(model, ["residual"])
+    assert len(hookpoints) == BLOCKS - 1
+    source = Harvester(model, ROWS, hookpoints, batch_rows=4)
+    distances = angular_distances(source, 96)
+    assert distances.hookpoints == hookpoints
+    groups = (hookpoints,)
+    cost = run_cost(Architecture.of(model, find_blocks(model)[1]), groups, sparse_step_flops(32, 64, 4), 64, LENGTH)
+    assert cost.harvest > 0
+    settings = TrainConfig(num_tokens=64, batch_tokens=32, scale_tokens=64)
+    scales = measure_scales(source, 64)
+    trained = train_groups(source, groups, scales, TopKConfig(d_sae=64, k=4), settings, seed=0, buffer_tokens=64)
+    suites = {"groups": trained.suite(Partition(groups))}
+    found = evaluate_reconstructions(suites, source, 64).suites["groups"]
+    losses = evaluate_losses(suites, source, 32)
+    assert all(np.isfinite(layer.fvu) for layer in found.values())
+    assert all(np.isfinite(loss.ce) for loss in losses.suites["groups"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_runs_from_text_to_report(family, here, call, monkeypatch):
+    kind, values = FAMILIES[family]
+    monkeypatch.setitem(FAMILIES, family, (kind, values | {"vocab_size": 300}))
+    save_model(here / "model", family_model(family), tiny_tokenizer())
+    lines = [json.dumps({"text": f"{number} {tiny_text(20, number)}"}) for number in range(40)]
+    (here / "text.jsonl").write_text("\n".join(lines))
+    code, _, err = call("run", "tiny.toml", "--model.name", here / "model", "--group.groups", "1")
+    assert code == 0, err
+    assert list((here / "runs").glob("*/report.html"))
