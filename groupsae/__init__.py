@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from groupsae.activations.cache import CachedActivations as CachedActivations
     from groupsae.activations.harvest import Harvester as Harvester
     from groupsae.activations.scale import Scales as Scales
     from groupsae.activations.scale import measure_scales as measure_scales
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BatchTopKConfig": "config",
+    "CachedActivations": "activations.cache",
     "Distances": "grouping.distances",
     "GatedConfig": "config",
     "GroupsaeError": "errors",
