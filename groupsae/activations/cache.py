@@ -7,11 +7,16 @@ and no crash.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import math
+import mmap
+import os
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +26,11 @@ from torch import Tensor
 
 from groupsae.activations.cache_format import MANIFEST, Shard, Split, compare, read_manifest, shard_tensors
 from groupsae.errors import ConfigError, HookpointError, RunError, TextError, unknown
+
+HUGE_FROM_BYTES = 4 * 2**20
+"""Memory from this size on is asked for in huge pages."""
+AHEAD = 256
+"""Reads that the system is told of at once."""
 
 
 class CachedActivations:
@@ -82,7 +92,7 @@ class CachedActivations:
 
     def held_out(self) -> CachedActivations:
         """The text that is kept for evaluation. Raises TextError if there is none in the cache."""
-        if self._split == "held_out" or not self.manifest.num_rows("held_out"):
+        if self._split == "held_out" or not self.manifest.rows.get("held_out"):
             raise TextError(f"There are no held-out rows in {self.folder}, or these rows are themselves held out.")
         other = copy.copy(self)
         other.num_masked = 0
@@ -106,7 +116,10 @@ class CachedActivations:
         self.num_masked += int(left_out_BT.sum())
         kept_N = (~out_BT).flatten().nonzero().squeeze(1)
         x_LND = x_LBTD.flatten(1, 2)
-        return (x_LND if len(kept_N) == out_BT.numel() else x_LND.index_select(1, kept_N)).to(self.device)
+        if len(kept_N) < out_BT.numel():
+            kept_LND = _empty((len(x_LND), len(kept_N), self.d_model), x_LND.dtype)
+            x_LND = torch.index_select(x_LND, 1, kept_N, out=kept_LND)
+        return x_LND.to(self.device)
 
     def read_positions(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The activations x_LBTD at every position of these rows, and special_BT, true at special tokens.
@@ -149,13 +162,15 @@ class CachedActivations:
         """A tensor's numbers for these rows, (B, *shape), or (L, B, *shape) if it has layers."""
         planes = (0,) if layers is None else layers
         row_bytes = math.prod(shape) * dtype.itemsize
-        bytes_LB = torch.empty(len(planes), len(rows), row_bytes, dtype=torch.uint8)
+        bytes_LB = _empty((len(planes), len(rows), row_bytes), torch.uint8)
         memory_LB = bytes_LB.numpy()
+        reads = []
         for shard, first, begin, count in self._stretches(rows):
             path, place = self.folder / shard.file, self._places[shard.file][name]
-            offsets = [place.start + (plane * shard.rows + first) * row_bytes for plane in planes]
-            targets = [memory_LB[index, begin : begin + count] for index in range(len(planes))]
-            _read_into(path, offsets, targets)
+            for index, plane in enumerate(planes):
+                offset = place.start + (plane * shard.rows + first) * row_bytes
+                reads.append(_Read(path, offset, memory_LB[index, begin : begin + count].reshape(-1)))
+        _read_all(reads)
         found = bytes_LB.view(dtype).view(len(planes), len(rows), *shape)
         return found if layers is not None else found[0]
 
@@ -174,17 +189,56 @@ class CachedActivations:
             begin += count
 
 
-def _read_into(path: Path, offsets: Sequence[int], targets: Sequence[np.ndarray]) -> None:
-    """Fill each target, memory of bytes, from its offset in the file on."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            for offset, target in zip(offsets, targets, strict=True):
-                file.seek(offset)
-                memory = memoryview(target.reshape(-1))
-                while memory:
-                    count = file.readinto(memory)
-                    if not count:
-                        raise OSError(f"it ends before byte {offset + target.size}")
-                    memory = memory[count:]
-    except OSError as error:
-        raise RunError(f"{path} cannot be read any more: {error}. Copy the cache again, or harvest again.") from error
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory for a tensor, in huge pages where the system has them: in small ones, making it takes longer than reading."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < HUGE_FROM_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(shape, dtype=dtype)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Bytes of a file, from `offset` on, that fill `memory`."""
+
+    path: Path
+    offset: int
+    memory: np.ndarray
+
+
+def _read_all(reads: Sequence[_Read]) -> None:
+    """Do these reads in turn; the system is told of the next `AHEAD` first, so that it can fetch ahead."""
+    for start in range(0, len(reads), AHEAD):
+        _read_together(reads[start : start + AHEAD])
+
+
+def _read_together(reads: Sequence[_Read]) -> None:
+    path = reads[0].path
+    with contextlib.ExitStack() as stack:
+        try:
+            files: dict[Path, FileIO] = {}
+            for read in reads:
+                path = read.path
+                if path not in files:
+                    files[path] = stack.enter_context(FileIO(path))
+                if hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(files[path].fileno(), read.offset, read.memory.size, os.POSIX_FADV_WILLNEED)
+            for read in reads:
+                path = read.path
+                _fill(read.memory, files[path], read.offset)
+        except OSError as error:
+            remedy = "Copy the cache again, or harvest again."
+            raise RunError(f"{path} cannot be read any more: {error}. {remedy}") from error
+
+
+def _fill(memory: np.ndarray, file: FileIO, offset: int) -> None:
+    file.seek(offset)
+    left = memoryview(memory)
+    while left:
+        count = file.readinto(left)
+        if not count:
+            raise OSError(f"it ends before byte {offset + memory.size}")
+        left = left[count:]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -59,13 +59,17 @@ class CacheManifest(BaseModel):
     d_model: Count
     dtype: Dtype
     row_tokens: Count
+    rows: dict[Split, Annotated[int, Field(ge=0)]]
+    seed: int | None = None
+    """What drew the rows, where not all are kept."""
     skip_special: bool = True
     on_nan: Literal["stop", "mask"] = "stop"
     shards: tuple[Shard, ...] = ()
 
-    def num_rows(self, split: Split) -> int:
-        """Rows of one side in all shards."""
-        return sum(shard.rows for shard in self.shards if shard.split == split)
+    @property
+    def rows_in_shards(self) -> dict[Split, int]:
+        """Rows of each side in all shards."""
+        return {split: sum(s.rows for s in self.shards if s.split == split) for split in get_args(Split)}
 
     def tensors(self, rows: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """The tensors of a shard with so many rows: dtype as the safetensors header spells it, and shape."""
@@ -89,7 +93,9 @@ class CacheManifest(BaseModel):
     def differences(self, other: CacheManifest) -> list[str]:
         """In what two caches differ, their shards aside; a sentence each."""
         mine, theirs = (one.model_dump(exclude={"shards", "facts"}) for one in (self, other))
-        return compare(mine, theirs) + compare(self.facts, other.facts)
+        facts = compare(self.facts, other.facts)
+        unknown = [f"{name}: not asked, found {_short(other.facts[name])}" for name in other.facts.keys() - self.facts]
+        return compare(mine, theirs) + facts + sorted(unknown)
 
 
 @dataclass(frozen=True)
@@ -134,11 +140,15 @@ def read_manifest(path: Path) -> CacheManifest:
             "Update groupsae, or harvest again with this one."
         )
     try:
-        return CacheManifest.model_validate(value)
+        manifest = CacheManifest.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise RunError(f"{path} is damaged: {where}: {first['msg']}. {remedy}") from error
+    found = {split: manifest.rows_in_shards[split] for split in manifest.rows}
+    if path.name == MANIFEST and found != manifest.rows:
+        raise RunError(f"{path} is damaged: it has {manifest.rows} rows, its shards {found}. {remedy}")
+    return manifest
 
 
 def shard_tensors(folder: Path, manifest: CacheManifest, shard: Shard, *, verify: bool = False) -> dict[str, Place]:

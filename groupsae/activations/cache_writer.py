@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ from groupsae.activations.cache_format import (
     read_manifest,
     shard_fault,
 )
+from groupsae.activations.cache_tensors import read_shard
 from groupsae.activations.source import PositionSource, require_rows, row_order
-from groupsae.errors import ConfigError, FitError, NumericalError, RunError, StorageError
+from groupsae.errors import ConfigError, FitError, RunError, StorageError
 from groupsae.storage import describe, storage_errors, sweep, write_atomically, write_json
 from groupsae.text.tokens import TokenRows
 
@@ -63,22 +65,24 @@ def write_cache(
     folder holds something else, StorageError if the disk refuses, NumericalError for NaN and
     infinity, and for activations beyond what float16 can hold.
     """
-    _require_arguments(source, held_out, dtype, rows_per_shard, num_tokens, held_out_tokens)
-    folder = Path(folder)
+    _require_arguments(source, held_out, facts, dtype, rows_per_shard, num_tokens, held_out_tokens)
+    sides: dict[Split, tuple[PositionSource, Tensor]] = {"train": (source, _chosen(source, num_tokens, seed))}
+    if held_out is not None:
+        sides["held_out"] = (held_out, _chosen(held_out, held_out_tokens, seed))
     manifest = CacheManifest(
         facts=dict(facts),
         hookpoints=source.hookpoints,
         d_model=source.d_model,
         dtype=dtype,
         row_tokens=source.row_tokens,
+        rows={split: len(rows) for split, (_, rows) in sides.items()},
+        seed=None if num_tokens is held_out_tokens is None else seed,
         skip_special=source.skip_special,
         on_nan=getattr(source, "on_nan", "stop"),
     )
     per_shard = rows_per_shard or _rows_per_shard(manifest, source.batch_rows)
-    pieces = _pieces("train", source, _chosen(source, num_tokens, seed), per_shard)
-    if held_out is not None:
-        pieces += _pieces("held_out", held_out, _chosen(held_out, held_out_tokens, seed), per_shard)
-    return _Writer(folder, manifest, pieces, progress or (lambda _: None)).run()
+    pieces = [piece for split, (side, rows) in sides.items() for piece in _pieces(split, side, rows, per_shard)]
+    return _Writer(Path(folder), manifest, pieces, progress or (lambda _: None)).run()
 
 
 def text_digest(rows: TokenRows) -> str:
@@ -88,18 +92,6 @@ def text_digest(rows: TokenRows) -> str:
         found.update(f"{side.ids_RT.shape}".encode())
         found.update(side.ids_RT.astype("<i4").tobytes())
     return found.hexdigest()
-
-
-def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 numbers q and float32 scales s, one per vector of the last dimension: x is about s q.
-
-    s = max |x| / 127 and q = round(x / s), halves to the even number; a vector of zeros has s = 0 and q = 0.
-    So |x - s q| is at most s / 2, up to rounding.
-    """
-    x = x.float()
-    scales = x.abs().amax(-1) / 127
-    safe = torch.where(scales > 0, scales, torch.ones_like(scales))
-    return (x / safe[..., None]).round().clamp(-127, 127).to(torch.int8), scales
 
 
 @dataclass(frozen=True)
@@ -183,44 +175,15 @@ class _Writer:
             )
 
     def _write_shard(self, piece: _Piece) -> Shard:
-        tensors, path = self._read(piece), self.folder / piece.file
+        tensors = read_shard(piece.source, piece.rows, self.manifest, self.progress)
         found: dict[str, Any] = {}
 
         def write(scratch: Path) -> None:
             save_file(tensors, scratch)
             found.update(describe(scratch))
 
-        write_atomically(path, write)
+        write_atomically(self.folder / piece.file, write)
         return Shard(file=piece.file, split=piece.split, rows=len(piece.rows), **found)
-
-    def _read(self, piece: _Piece) -> dict[str, Tensor]:
-        """The tensors of a shard, read a batch of rows at a time."""
-        form = self.manifest.tensors(len(piece.rows))
-        tensors = {name: torch.empty(shape, dtype=_TORCH[dtype]) for name, (dtype, shape) in form.items()}
-        for number, rows in enumerate(piece.rows.split(piece.source.batch_rows)):
-            start = number * piece.source.batch_rows
-            place = slice(start, start + len(rows))
-            x_LBTD, left_out_BT = _read_positions(piece.source, rows)
-            tokens_BT, special_BT = _tokens(piece.source, rows, left_out_BT)
-            self._put(tensors, place, x_LBTD.cpu(), rows)
-            tensors["tokens"][place], tensors["special"][place], tensors["rows"][place] = tokens_BT, special_BT, rows
-            tensors["left_out"][place] = left_out_BT & ~special_BT
-            self.progress(self.manifest.shard_bytes(len(rows)))
-        return tensors
-
-    def _put(self, tensors: dict[str, Tensor], place: slice, x_LBTD: Tensor, rows: Tensor) -> None:
-        kept = tensors["activations"]
-        if self.manifest.dtype == "int8":
-            kept[:, place], tensors["scales"][:, place] = quantized(x_LBTD)
-            return
-        kept[:, place] = x_LBTD.to(kept.dtype)
-        finite_LB = torch.isfinite(kept[:, place]).flatten(2).all(2)
-        if not finite_LB.all():
-            layer, row = (~finite_LB).nonzero()[0].tolist()
-            raise NumericalError(
-                f"Activations at {self.manifest.hookpoints[layer]} in row {int(rows[row])} are too large for "
-                f"{self.manifest.dtype}. Use dtype 'bfloat16' or 'float32'."
-            )
 
     def _with(self, done: Mapping[str, Shard]) -> CacheManifest:
         shards = tuple(done[piece.file] for piece in self.pieces if piece.file in done)
@@ -228,18 +191,6 @@ class _Writer:
 
     def _save(self, name: str, done: Mapping[str, Shard]) -> None:
         write_json(self.folder / name, self._with(done).model_dump(mode="json"))
-
-
-_TORCH = {
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "F32": torch.float32,
-    "I8": torch.int8,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "BOOL": torch.bool,
-}
-"""The types of a shard's tensors, by how the header spells them."""
 
 
 @contextlib.contextmanager
@@ -251,30 +202,6 @@ def _what_to_do(done: int, total: int) -> Iterator[None]:
         raise StorageError(
             f"{error} {done} of {total} shards of the cache are whole; harvest again into the same folder to go on."
         ) from error
-
-
-def _read_positions(source: PositionSource, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """x_LBTD, and the positions that are special or left out."""
-    masked = source.num_masked
-    x_LBTD, left_out_BT = source.read_positions(rows.tolist())
-    left_out_BT = left_out_BT.cpu()
-    if source.num_masked > masked and not source.skip_special:
-        located = left_out_BT & ~_tokens(source, rows, left_out_BT)[1]
-        if source.num_masked - masked > int(located.sum()):
-            raise NumericalError(
-                f"Special tokens in rows {int(rows[0])} to {int(rows[-1])} have activations with NaN or infinity, and "
-                "skip_special is off. Harvest with skip_special on, or give model.dtype = 'float32' or 'bfloat16'."
-            )
-    return x_LBTD, left_out_BT
-
-
-def _tokens(source: PositionSource, rows: Tensor, left_out_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """The token ids, and which of them are special; a source without token ids has zeros."""
-    text = getattr(source, "rows", None)
-    if text is None:
-        return torch.zeros(left_out_BT.shape, dtype=torch.int32), left_out_BT
-    ids_BT = text[rows.tolist()]
-    return ids_BT.to(torch.int32), ~text.keep(ids_BT)
 
 
 def _chosen(source: PositionSource, num_tokens: int | None, seed: int) -> Tensor:
@@ -298,13 +225,21 @@ def _rows_per_shard(manifest: CacheManifest, batch_rows: int) -> int:
 
 
 def _require_arguments(
-    source: PositionSource, held_out: PositionSource | None, dtype: str, rows_per_shard: int | None, *tokens: int | None
+    source: PositionSource,
+    held_out: PositionSource | None,
+    facts: Mapping[str, Any],
+    dtype: str,
+    *counts: int | None,
 ) -> None:
     require_rows(source)
     if dtype not in get_args(Dtype):
         raise ConfigError(f"A cache's dtype is one of {', '.join(get_args(Dtype))}, not {dtype!r}.")
-    if any(number is not None and number < 1 for number in (rows_per_shard, *tokens)):
+    if any(count is not None and count < 1 for count in counts):
         raise ConfigError("num_tokens, held_out_tokens and rows_per_shard must be at least 1, or left out.")
+    try:
+        json.dumps(dict(facts), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"A cache's facts must be values that JSON can hold: {error}.") from error
     if held_out is None:
         return
     for name in ("hookpoints", "d_model", "row_tokens", "skip_special"):
