@@ -190,7 +190,7 @@ class CachedActivations:
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory for a tensor, in huge pages where the system has them: in small ones, making it takes longer than reading."""
+    """Memory for a tensor, in huge pages if the system has them; making small ones takes longer than reading."""
     size = math.prod(shape) * dtype.itemsize
     if size < HUGE_FROM_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(shape, dtype=dtype)
