@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from tiny import tiny_model, tiny_rows
 
 from groupsae.activations import cache_writer
 from groupsae.activations.cache import CachedActivations
+from groupsae.activations.cache_format import CacheManifest
 from groupsae.activations.cache_tensors import quantized
 from groupsae.activations.cache_writer import text_digest, write_cache
 from groupsae.activations.harvest import Harvester
@@ -451,3 +454,26 @@ def test_memory_does_not_grow_with_the_cache(tmp_path):
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) > 95 * 2**20
     grown = subprocess.run([sys.executable, "-c", PEAK, tmp_path], capture_output=True, text=True)
     assert int(grown.stdout) < 32, grown.stderr
+
+
+# What another program writes
+
+
+def test_the_example_of_the_documentation_writes_a_cache(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "activation-cache.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[-1]
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(code, "activation-cache.md", "exec"), names)
+    cache = CachedActivations("cache", verify=True)
+    cache.require_cache_of({"model": "my model"}, ["layers.1"])
+    assert (cache.num_rows, cache.row_tokens, cache.d_model) == (8, 16, 32)
+    held_out = torch.from_numpy(names["tensors"]["activations"])
+    assert torch.equal(cache.held_out().read_positions([2, 3])[0], held_out[:, 2:4])
+
+
+def test_the_documentation_names_every_key_and_tensor():
+    page = (Path(__file__).parents[2] / "docs" / "activation-cache.md").read_text(encoding="utf-8")
+    manifest = CacheManifest(facts={}, hookpoints=("a",), d_model=1, dtype="int8", row_tokens=1, rows={"train": 1})
+    for name in [*CacheManifest.model_fields, *manifest.tensors(1)]:
+        assert f"| `{name}` |" in page
