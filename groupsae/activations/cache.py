@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from groupsae.activations.cache_format import MANIFEST, Shard, Split, compare, read_manifest, shard_tensors
-from groupsae.errors import ConfigError, HookpointError, RunError, TextError, unknown
+from groupsae.activations.cache_tensors import not_finite
+from groupsae.errors import ConfigError, HookpointError, NumericalError, RunError, TextError, unknown
 
 HUGE_FROM_BYTES = 4 * 2**20
 """Memory from this size on is asked for in huge pages."""
@@ -41,7 +42,8 @@ class CachedActivations:
 
     Activations come in the cache's dtype, int8 as float32. They are those of the harvester that was
     written, bit for bit in that dtype. Special tokens are left out as they were by that harvester,
-    unless `skip_special` says otherwise. With `verify`, every file's SHA-256 is checked first, which
+    unless `skip_special` says otherwise. Reads raise NumericalError for NaN and infinity, which
+    `write_cache` never writes. With `verify`, every file's SHA-256 is checked first, which
     reads the whole cache. Raises RunError naming the file if the cache is missing, damaged,
     unfinished, foreign, or of a newer version.
     """
@@ -145,11 +147,22 @@ class CachedActivations:
         special_BT = self._gather("special", torch.bool, rows, positions)
         left_out_BT = self._gather("left_out", torch.bool, rows, positions)
         if self.manifest.dtype == "int8":
-            q_LBTD = self._gather("activations", torch.int8, rows, width, self._layers)
+            x_LBTD = self._gather("activations", torch.int8, rows, width, self._layers).float()
             scales_LBT = self._gather("scales", torch.float32, rows, positions, self._layers)
-            return q_LBTD.float().mul_(scales_LBT[..., None]), special_BT, left_out_BT
-        dtype = getattr(torch, self.manifest.dtype)
-        return self._gather("activations", dtype, rows, width, self._layers), special_BT, left_out_BT
+            self._require_finite(scales_LBT, rows)
+            return x_LBTD.mul_(scales_LBT[..., None]), special_BT, left_out_BT
+        x_LBTD = self._gather("activations", getattr(torch, self.manifest.dtype), rows, width, self._layers)
+        self._require_finite(x_LBTD, rows)
+        return x_LBTD, special_BT, left_out_BT
+
+    def _require_finite(self, x: Tensor, rows: Sequence[int]) -> None:
+        found = not_finite(x)
+        if found:
+            raise NumericalError(
+                f"Activations at {self.hookpoints[found[0]]} hold NaN or infinity in row {rows[found[1]]} of the "
+                f"{self._split} side of {self.folder}. The cache is damaged, or another program wrote it so; "
+                "harvest again."
+            )
 
     def _gather(
         self,
@@ -194,7 +207,10 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     size = math.prod(shape) * dtype.itemsize
     if size < HUGE_FROM_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(shape, dtype=dtype)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError:  # out of memory, which torch reports as it does elsewhere
+        return torch.empty(shape, dtype=dtype)
     with contextlib.suppress(OSError):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=dtype).view(shape)

@@ -31,7 +31,8 @@ SCALE_BYTES, POSITION_BYTES = 4, 4 + 1 + 1
 
 _HEADER_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "int8": "I8"}
 _HEADER_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "I8": 1, "I32": 4, "I64": 8, "BOOL": 1}
-_LARGEST_HEADER = 2**20
+_HEADER_AT_MOST, _LARGEST_HEADER = 1024, 2**20
+"""Bytes of a header as groupsae writes it, and as it is still read."""
 
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
@@ -85,10 +86,13 @@ class CacheManifest(BaseModel):
             form["scales"] = ("F32", (layers, *positions))
         return form
 
+    def data_bytes(self, rows: int) -> int:
+        """Bytes of the tensors of so many rows."""
+        return sum(_HEADER_BYTES[name] * math.prod(shape) for name, shape in self.tensors(rows).values())
+
     def shard_bytes(self, rows: int) -> int:
         """Bytes of a shard with so many rows, at most."""
-        header = 1024
-        return header + sum(_HEADER_BYTES[name] * math.prod(shape) for name, shape in self.tensors(rows).values())
+        return _HEADER_AT_MOST + self.data_bytes(rows)
 
     def differences(self, other: CacheManifest) -> list[str]:
         """In what two caches differ, their shards aside; a sentence each."""

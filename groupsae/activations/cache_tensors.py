@@ -40,7 +40,7 @@ def read_shard(
         _put(tensors, place, x_LBTD.cpu(), batch, manifest)
         tensors["tokens"][place], tensors["special"][place], tensors["rows"][place] = tokens_BT, special_BT, batch
         tensors["left_out"][place] = left_out_BT & ~special_BT
-        progress(manifest.shard_bytes(len(batch)))
+        progress(manifest.data_bytes(len(batch)))
     return tensors
 
 
@@ -58,18 +58,26 @@ def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _put(tensors: dict[str, Tensor], place: slice, x_LBTD: Tensor, rows: Tensor, manifest: CacheManifest) -> None:
     """Keep the activations of a batch in the cache's dtype."""
-    kept = tensors["activations"]
+    kept, checked = tensors["activations"], tensors["scales" if manifest.dtype == "int8" else "activations"]
     if manifest.dtype == "int8":
-        kept[:, place], tensors["scales"][:, place] = quantized(x_LBTD)
-        return
-    kept[:, place] = x_LBTD.to(kept.dtype)
-    finite_LB = torch.isfinite(kept[:, place]).flatten(2).all(2)
-    if not finite_LB.all():
-        layer, row = (~finite_LB).nonzero()[0].tolist()
+        kept[:, place], checked[:, place] = quantized(x_LBTD)
+    else:
+        kept[:, place] = x_LBTD.to(kept.dtype)
+    found = not_finite(checked[:, place])
+    if found:
+        layer, row = found
         raise NumericalError(
-            f"Activations at {manifest.hookpoints[layer]} in row {int(rows[row])} are too large for "
+            f"Activations at {manifest.hookpoints[layer]} in row {int(rows[row])} are not finite, or too large for "
             f"{manifest.dtype}. Use dtype 'bfloat16' or 'float32'."
         )
+
+
+def not_finite(x: Tensor) -> tuple[int, int] | None:
+    """The first layer and row of x (L, B, ...) that hold NaN or infinity; None where all is finite."""
+    for layer, x_B in enumerate(x):
+        if x_B.numel() and not all(map(torch.isfinite, x_B.aminmax())):  # far faster than isfinite of all
+            return layer, int(torch.isfinite(x_B).flatten(1).all(1).logical_not().nonzero()[0])
+    return None
 
 
 def _read_positions(source: PositionSource, rows: Tensor) -> tuple[Tensor, Tensor]:

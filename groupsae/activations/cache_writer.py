@@ -57,7 +57,8 @@ def write_cache(
     `facts` say what the activations were computed from (model, tokenizer, text), as values that JSON
     can hold; `CachedActivations.require_cache_of` compares them. All rows are kept, or so many rows
     drawn by `seed` that they hold `num_tokens` tokens (`held_out_tokens` on the held-out side).
-    Every position is kept, special tokens too. `progress` is called with the bytes newly done.
+    Every position is kept, special tokens too. `progress` is called with the bytes newly done,
+    in all `planning.cache.cache_bytes` and 8 a row.
 
     A cache that was cut off is finished: shards that are whole, by their SHA-256, are not computed
     again. One process at a time may write into a folder. Raises ConfigError for impossible
@@ -76,7 +77,7 @@ def write_cache(
         dtype=dtype,
         row_tokens=source.row_tokens,
         rows={split: len(rows) for split, (_, rows) in sides.items()},
-        seed=None if num_tokens is held_out_tokens is None else seed,
+        seed=None if num_tokens is None and held_out_tokens is None else seed,
         skip_special=source.skip_special,
         on_nan=getattr(source, "on_nan", "stop"),
     )
@@ -122,7 +123,7 @@ class _Writer:
         self._require_space(done)
         for piece in self.pieces:
             if piece.file in done:
-                self.progress(self.manifest.shard_bytes(len(piece.rows)))
+                self.progress(self.manifest.data_bytes(len(piece.rows)))
                 continue
             with _what_to_do(len(done), len(self.pieces)):
                 done[piece.file] = self._write_shard(piece)

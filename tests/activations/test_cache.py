@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from permissions import binding
+from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_rows
 
 from groupsae.activations import cache_writer
@@ -232,10 +233,10 @@ def test_a_killed_harvest_goes_on_after_its_whole_shards(written, source, tmp_pa
         CachedActivations(tmp_path / "again")
     calls.clear()
     monkeypatch.setattr(SyntheticSource, "read_positions", lambda self, rows: (calls.append(rows), read(self, rows))[1])
-    write(source, tmp_path / "again", progress=done.append)
+    manifest = write(source, tmp_path / "again", progress=done.append)
     assert [rows[0] for rows in calls] == [20, 28, 30, 0, 8, 10]
     assert contents(tmp_path / "again") == contents(written)
-    assert sum(done) >= sum(path.stat().st_size for path in written.glob("*.safetensors"))
+    assert sum(done) == manifest.data_bytes(37) + manifest.data_bytes(13)
 
 
 def test_a_shard_that_was_damaged_meanwhile_is_written_again(written, source):
@@ -305,7 +306,7 @@ def test_a_disk_that_fills_up_leaves_what_can_be_gone_on_with(written, source, t
 def test_activations_beyond_float16_are_refused(tmp_path):
     model = tiny_model()
     model.get_input_embeddings().weight.data.mul_(1e7)
-    with pytest.raises(NumericalError, match=r"layers\.0 in row 0 are too large for float16"):
+    with pytest.raises(NumericalError, match=r"layers\.0 in row 0 are not finite, or too large for float16"):
         write_cache(Harvester(model, tiny_rows(), ["layers.0"]), tmp_path, dtype="float16", facts={})
 
 
@@ -426,6 +427,20 @@ def test_a_cache_on_a_read_only_disk_is_fine(written, source):
             assert torch.equal(CachedActivations(written, verify=True).read([30]), source.read([30]))
     finally:
         written.chmod(0o755)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_activations_that_are_not_finite_are_refused_when_read(source, tmp_path, dtype, value):
+    write(source, tmp_path, dtype=dtype)
+    path = tmp_path / "train-00001.safetensors"
+    tensors = load_file(path)
+    tensors["scales" if dtype == "int8" else "activations"][1, 4, 2] = value
+    save_file(tensors, path)
+    cache = CachedActivations(tmp_path)
+    with pytest.raises(NumericalError, match=r"layers\.1 hold NaN or infinity in row 14"):
+        cache.read([3, 14])
+    assert torch.isfinite(cache.narrowed(("layers.0",)).read([3, 14])).all()
 
 
 # What it occupies
