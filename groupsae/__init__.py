@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from groupsae.activations.cache import CachedActivations as CachedActivations
     from groupsae.activations.harvest import Harvester as Harvester
     from groupsae.config import BatchTopKConfig as BatchTopKConfig
     from groupsae.config import GatedConfig as GatedConfig
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BatchTopKConfig": "config",
+    "CachedActivations": "activations.cache",
     "Distances": "grouping.distances",
     "GatedConfig": "config",
     "GroupsaeError": "errors",

@@ -27,6 +27,7 @@ def test_the_code_runs(tmp_path, monkeypatch, capsys):
 def test_the_public_names_are_a_list_that_is_kept():
     assert groupsae.__all__ == [
         "BatchTopKConfig",
+        "CachedActivations",
         "Distances",
         "GatedConfig",
         "GroupsaeError",
