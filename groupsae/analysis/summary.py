@@ -30,10 +30,9 @@ _OVER_LAYERS = {
     "ce_score": "mean_ce_score",
     "kl": "mean_kl",
     "kl_score": "mean_kl_score",
-    "l0": "mean_l0",
-    "dead_share": "mean_dead_share",
 }
 """Means over layers, each layer counted once: the metric of a layer, and its name in the summary."""
+_WITHOUT_INTERVALS = {"l0": "mean_l0", "dead_share": "mean_dead_share"}
 _ALL_LAYERS = {"delta_ce": "all_layers_delta_ce", "kl": "all_layers_kl"}
 
 
@@ -52,7 +51,8 @@ def _summarize(records: RunRecords, name: str, partition: Partition) -> SuiteSum
     tokens = records.train.num_tokens if records.train else None
     fvu, delta_ce = records.by_layer(name, "fvu"), records.over_layers(name, "delta_ce")
     worst = max(fvu, key=fvu.__getitem__) if fvu else None
-    means = {title: _mean(records.by_layer(name, metric).values()) for metric, title in _OVER_LAYERS.items()}
+    layers = _OVER_LAYERS | _WITHOUT_INTERVALS
+    means = {title: _mean(records.by_layer(name, metric).values()) for metric, title in layers.items()}
     spliced = records.losses.all_layers[name] if records.losses and name in records.losses.all_layers else None
     return SuiteSummary(
         name=name,

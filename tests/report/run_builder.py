@@ -15,7 +15,7 @@ from scipy.spatial.distance import squareform
 
 from groupsae import metrics
 from groupsae.analysis.run_records import RunRecords
-from groupsae.config import GroupConfig, ModelConfig, RunConfig, TrainConfig
+from groupsae.config import GroupConfig, ModelConfig, RunConfig, TrainConfig, WarmStartConfig
 from groupsae.estimate import Estimate
 from groupsae.metrics import units
 from groupsae.partition import Group, Partition, group_name
@@ -54,15 +54,16 @@ def make_run(
     stages: tuple[str, ...] = STAGES[:-1],
     model: str = "demo",
     names: list[str] | None = None,
+    source: str | None = None,
     **choices: Any,
 ) -> RunDirectory:
-    """A run of which these stages are done."""
+    """A run of which these stages are done; `source` is a run whose SAEs it starts from."""
     made = Builder(names or hookpoints(layers), **choices)
     config = RunConfig(
         name=path.name,
         model=ModelConfig(name=model),
         group=GroupConfig(max_amad=0.2),
-        train=TrainConfig(num_tokens=NUM_TOKENS, baseline=made.baseline),
+        train=TrainConfig(num_tokens=NUM_TOKENS, baseline=made.baseline, warm_start=WarmStartConfig(source=source)),
     )
     run = RunDirectory.at(path, config)
     run.adopt()

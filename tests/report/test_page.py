@@ -91,6 +91,15 @@ def test_a_report_says_what_is_missing_and_how_to_make_it(tmp_path: Path, stages
     assert listed == [stage for stage in STAGES if stage not in (*stages, "report")]
 
 
+def test_a_run_that_starts_from_other_saes_has_no_section_of_what_it_does_not_do(tmp_path: Path):
+    groups = [[name] for name in hookpoints(3)]
+    made = {"layers": 3, "stages": ("tokens", "train", "eval"), "baseline": False, "groups": groups}
+    html = render(make_run(tmp_path / "warm", source="runs/first", **made))
+    assert figures_of(html) == ["seconds", "curves", "quality", "sparsity"]
+    assert not {'id="layers"', 'id="groups"', 'id="plan"'} & set(re.findall(r'<section (id="\w+")', html))
+    assert "3 SAEs serve 3 layers; mean FVU 0.110" in html
+
+
 def test_a_stage_made_from_another_config_is_called_out_of_date(tmp_path: Path):
     run = make_run(tmp_path / "changed", layers=4)
     changed = run.config.model_copy(update={"eval": run.config.eval.model_copy(update={"num_tokens": 7})})
