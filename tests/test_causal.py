@@ -5,7 +5,6 @@ import pytest
 import torch
 import transformers
 from families import BLOCKS, FAMILIES, IDS, NARROW, SHARED, VOCAB, family_model
-from groupsae.activations.scale import measure_scales
 from tiny import tiny_tokenizer
 from torch import nn
 
@@ -20,6 +19,7 @@ from groupsae.partition import Partition
 from groupsae.saes.registry import build_sae
 from groupsae.saes.suite import Suite
 from groupsae.text.tokens import TokenRows
+from groupsae.training.fit import measure_scales
 
 ROWS = TokenRows(np.random.default_rng(0).integers(3, VOCAB, (4, 12)).astype(np.uint16))
 SEES_AHEAD = {

@@ -1,12 +1,8 @@
-"""Every family of causal LMs, from rows of tokens to an evaluation; and from text to a report by the command line."""
-
-import json
+"""Every family of causal LMs, from rows of tokens to an evaluation."""
 
 import numpy as np
 import pytest
 from families import BLOCKS, FAMILIES, LENGTH, VOCAB, family_model
-from groupsae.activations.scale import measure_scales
-from tiny import save_model, tiny_text, tiny_tokenizer
 
 from groupsae.activations.harvest import Harvester
 from groupsae.config import TopKConfig, TrainConfig
@@ -18,6 +14,7 @@ from groupsae.partition import Partition
 from groupsae.planning.architecture import Architecture
 from groupsae.planning.cost import run_cost, sparse_step_flops
 from groupsae.text.tokens import TokenRows
+from groupsae.training.fit import measure_scales
 from groupsae.training.trainer import train_groups
 
 ROWS = TokenRows(np.random.default_rng(0).integers(3, VOCAB, (12, LENGTH)).astype(np.uint16))
@@ -42,16 +39,3 @@ def test_every_family_runs_from_tokens_to_evaluation(family):
     losses = evaluate_losses(suites, source, 32)
     assert all(np.isfinite(layer.fvu) for layer in found.values())
     assert all(np.isfinite(loss.ce) for loss in losses.suites["groups"].values())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_runs_from_text_to_report(family, here, call, monkeypatch):
-    kind, values = FAMILIES[family]
-    monkeypatch.setitem(FAMILIES, family, (kind, values | {"vocab_size": 300}))
-    save_model(here / "model", family_model(family), tiny_tokenizer())
-    lines = [json.dumps({"text": f"{number} {tiny_text(20, number)}"}) for number in range(40)]
-    (here / "text.jsonl").write_text("\n".join(lines))
-    code, _, err = call("run", "tiny.toml", "--model.name", here / "model", "--group.groups", "1")
-    assert code == 0, err
-    assert list((here / "runs").glob("*/report.html"))
