@@ -17,8 +17,8 @@ from groupsae.evaluation.losses import evaluate_losses
 from groupsae.evaluation.reconstruction import evaluate_reconstructions
 from groupsae.partition import Partition
 from groupsae.progress import bar
-from groupsae.recipes import run_stage
 from groupsae.recipes.context import RunContext
+from groupsae.recipes.run import run_stage
 from groupsae.records import RunDirectory
 from groupsae.records.types.partition import PartitionRecord
 from groupsae.saes.suite import Suite

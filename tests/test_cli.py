@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from groupsae import cli, recipes
+from groupsae import cli
 from groupsae.config import load_config
-from groupsae.recipes.evaluate import PARTS
-from groupsae.records import STAGES
+from groupsae.recipes.eval import PARTS
+from groupsae.records import STAGE_NAMES
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -68,7 +68,7 @@ def test_a_run_leaves_every_file_of_a_run_directory(done):
 
 
 def test_a_finished_run_is_done_in_every_stage(done, call):
-    assert statuses(call, done) == dict.fromkeys(STAGES, "done")
+    assert statuses(call, done) == dict.fromkeys(STAGE_NAMES, "done")
 
 
 def test_running_again_does_nothing(done, call):
@@ -98,9 +98,9 @@ def test_two_runs_of_one_config_give_the_same_bytes(done, call):
 
 
 def test_each_stage_can_be_run_alone_in_order(here, place, call):
-    for stage in STAGES:
+    for stage in STAGE_NAMES:
         assert call(stage, "tiny.toml")[0] == 0
-    assert statuses(call, here / "runs/tiny") == dict.fromkeys(STAGES, "done")
+    assert statuses(call, here / "runs/tiny") == dict.fromkeys(STAGE_NAMES, "done")
     for name in ("eval/losses.json", "groups/layers.0/sae.safetensors"):
         assert (here / "runs/tiny" / name).read_bytes() == (place / "runs/tiny" / name).read_bytes()
 
@@ -153,7 +153,7 @@ def test_a_changed_file_is_refused_for_the_run_of_the_old_one_and_the_keys_are_n
 def test_a_stage_made_again_makes_later_ones_stale(done, call):
     assert call("distances", "runs/tiny", "--num-tokens", "100", "--overwrite")[0] == 0
     found = statuses(call, done)
-    assert found == {"tokens": "done", "distances": "done"} | dict.fromkeys(STAGES[2:], "stale")
+    assert found == {"tokens": "done", "distances": "done"} | dict.fromkeys(STAGE_NAMES[2:], "stale")
     of_user(call("eval", "runs/tiny"), "eval/losses.json", "older results")
 
 
@@ -162,7 +162,7 @@ def test_overwriting_brings_a_run_up_to_date(done, call):
     file.write_text(file.read_text().replace("k = 4", "k = 3"))
     tokens = snapshot(done)["tokens/rows.safetensors"]
     assert call("run", "tiny.toml", "--overwrite")[0] == 0
-    assert statuses(call, done) == dict.fromkeys(STAGES, "done")
+    assert statuses(call, done) == dict.fromkeys(STAGE_NAMES, "done")
     assert json.loads((done / "train.json").read_text())["k"] == 3
     assert snapshot(done)["tokens/rows.safetensors"] == tokens
 
@@ -182,13 +182,13 @@ def test_a_lost_file_is_made_again(done, call):
     assert statuses(call, done)["eval"] == "missing"
     assert call("run", "runs/tiny")[0] == 0
     assert lost.read_bytes() == content
-    assert statuses(call, done) == dict.fromkeys(STAGES, "done")
+    assert statuses(call, done) == dict.fromkeys(STAGE_NAMES, "done")
 
 
 def test_lost_rows_that_come_out_the_same_leave_the_rest_done(done, call):
     (done / "tokens/rows.safetensors").unlink()
     assert call("run", "runs/tiny")[0] == 0
-    assert statuses(call, done) == dict.fromkeys(STAGES, "done")
+    assert statuses(call, done) == dict.fromkeys(STAGE_NAMES, "done")
 
 
 def test_another_device_or_log_interval_is_not_another_run(done, call):
@@ -228,18 +228,18 @@ def test_an_unknown_architecture_is_refused_with_the_nearest(call, here):
 
 
 def test_more_groups_than_layers_are_refused_before_text_is_read(here, call, monkeypatch):
-    monkeypatch.setattr("groupsae.recipes.measure.read_rows", lambda *_, **__: pytest.fail("text was read"))
+    monkeypatch.setattr("groupsae.recipes.tokens.read_rows", lambda *_, **__: pytest.fail("text was read"))
     of_user(call("run", "tiny.toml", "--group.groups", "4"), "group.groups = 4", "only 3 hookpoints", "1 to 3")
     assert not (here / "runs").exists()
 
 
 def test_more_latents_kept_than_there_are_are_refused_before_text_is_read(here, call, monkeypatch):
-    monkeypatch.setattr("groupsae.recipes.measure.read_rows", lambda *_, **__: pytest.fail("text was read"))
+    monkeypatch.setattr("groupsae.recipes.tokens.read_rows", lambda *_, **__: pytest.fail("text was read"))
     of_user(call("run", "tiny.toml", "--sae.k", "33"), "sae.k = 33 is more than the 32 latents")
 
 
 def test_a_hookpoint_that_is_not_there_is_refused_before_text_is_read(here, call, monkeypatch):
-    monkeypatch.setattr("groupsae.recipes.measure.read_rows", lambda *_, **__: pytest.fail("text was read"))
+    monkeypatch.setattr("groupsae.recipes.tokens.read_rows", lambda *_, **__: pytest.fail("text was read"))
     of_user(call("run", "tiny.toml", "--activations.hookpoints", "layer.1"), "Did you mean 'layers.1'?")
 
 
@@ -321,7 +321,7 @@ def test_a_wrong_flag_ends_with_exit_code_two(here, call, flags):
     assert flags[0] in err
 
 
-@pytest.mark.parametrize("verb", ["run", "demo", "init", "show", *STAGES])
+@pytest.mark.parametrize("verb", ["run", "demo", "init", "show", *STAGE_NAMES])
 def test_every_verb_has_help(here, call, verb):
     code, out, err = call(verb, "--help")
     assert code == 0
@@ -337,7 +337,7 @@ def test_help_names_every_verb(call, arguments):
 
 
 def test_every_stage_has_a_verb():
-    assert tuple(cli.STAGE_VERBS) == STAGES
+    assert tuple(cli.STAGE_VERBS) == STAGE_NAMES
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ def test_an_interruption_ends_with_exit_code_130(here, call, monkeypatch):
     def interrupted(bench):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(recipes.RECIPES, "tokens", interrupted)
+    monkeypatch.setattr("groupsae.recipes.tokens.tokenize", interrupted)
     code, _, err = call("tokens", "tiny.toml")
     assert code == 130
     assert "Traceback" not in err

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from groupsae.recipes.evaluate import PARTS
+from groupsae.recipes.eval import PARTS
 from groupsae.records import RunDirectory
 
 

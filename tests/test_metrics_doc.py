@@ -8,7 +8,7 @@ import pytest
 from groupsae import metrics
 from groupsae.analysis.run_records import RunRecords
 from groupsae.metrics import CANDIDATES, CIRCUITS, LOSSES, MATCHED_COST, METRICS, RECONSTRUCTION, SIMILARITY, SUMMARY
-from groupsae.recipes.evaluate import PARTS
+from groupsae.recipes.eval import PARTS
 from groupsae.records import RunDirectory
 from groupsae.records.types.candidate import Candidate
 from groupsae.records.types.measured import LossMetrics, ReconstructionMetrics

@@ -11,13 +11,14 @@ from groupsae.config import (
     EvalConfig,
     GroupConfig,
     ModelConfig,
+    PlanConfig,
     RunConfig,
     TextConfig,
     TopKConfig,
     TrainConfig,
 )
 from groupsae.errors import RunError, StorageError
-from groupsae.records import STAGES, RunDirectory
+from groupsae.records import STAGE_NAMES, RunDirectory
 from groupsae.storage import write_atomically
 
 
@@ -34,7 +35,7 @@ def finish(run, *stages):
 
 
 def statuses(run):
-    return {stage: run.status(stage) for stage in STAGES}
+    return {stage: run.status(stage) for stage in STAGE_NAMES}
 
 
 # ---- files
@@ -143,14 +144,14 @@ def test_a_damaged_manifest_is_an_error(tmp_path, text):
 # ---- what belongs to what
 
 CHANGES = {
-    "seed": (RunConfig(seed=1), STAGES),
-    "model": (RunConfig(model=ModelConfig(dtype="bfloat16")), STAGES),
-    "text": (RunConfig(text=TextConfig(context_length=64)), STAGES),
-    "group": (RunConfig(group=GroupConfig(max_amad=0.3)), STAGES[2:]),
-    "sae": (RunConfig(sae=TopKConfig(k=7)), STAGES[3:]),
-    "train": (RunConfig(train=TrainConfig(num_tokens=7)), STAGES[3:]),
-    "eval": (RunConfig(eval=EvalConfig(num_tokens=7)), STAGES[5:]),
-    "circuits": (RunConfig(circuits=CircuitsConfig(num_pairs=7)), STAGES[5:]),
+    "seed": (RunConfig(seed=1), STAGE_NAMES),
+    "model": (RunConfig(model=ModelConfig(dtype="bfloat16")), STAGE_NAMES),
+    "text": (RunConfig(text=TextConfig(context_length=64)), STAGE_NAMES),
+    "group": (RunConfig(group=GroupConfig(max_amad=0.3)), STAGE_NAMES[2:]),
+    "sae": (RunConfig(sae=TopKConfig(k=7)), STAGE_NAMES[3:]),
+    "train": (RunConfig(train=TrainConfig(num_tokens=7)), STAGE_NAMES[3:]),
+    "eval": (RunConfig(eval=EvalConfig(num_tokens=7)), STAGE_NAMES[5:]),
+    "circuits": (RunConfig(circuits=CircuitsConfig(num_pairs=7)), STAGE_NAMES[5:]),
     "name": (RunConfig(name="other"), ()),
     "device": (RunConfig(model=ModelConfig(device="cpu")), ()),
     "log_every_tokens": (RunConfig(train=TrainConfig(log_every_tokens=7, save_every_tokens=8)), ()),
@@ -160,10 +161,10 @@ CHANGES = {
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_changed_value_makes_stale_exactly_what_depends_on_it(tmp_path, what):
     changed, stale = CHANGES[what]
-    finish(RunDirectory(tmp_path, RunConfig()), *STAGES)
+    finish(RunDirectory(tmp_path, RunConfig()), *STAGE_NAMES)
     assert set(statuses(RunDirectory(tmp_path, RunConfig())).values()) == {"done"}
     found = statuses(RunDirectory(tmp_path, changed))
-    assert found == {stage: "stale" if stage in stale else "done" for stage in STAGES}
+    assert found == {stage: "stale" if stage in stale else "done" for stage in STAGE_NAMES}
 
 
 def test_a_stage_is_missing_until_it_is_finished_and_when_a_file_of_it_is_gone(tmp_path):
@@ -177,7 +178,7 @@ def test_a_stage_is_missing_until_it_is_finished_and_when_a_file_of_it_is_gone(t
 
 def test_an_earlier_stage_made_again_with_another_result_makes_later_ones_stale(tmp_path):
     run = RunDirectory(tmp_path, RunConfig())
-    finish(run, *STAGES)
+    finish(run, *STAGE_NAMES)
     run.write_text("group.txt", "another result")
     run.finish("group", 1.0, ["group.txt"])
     found = statuses(run)
@@ -186,7 +187,7 @@ def test_an_earlier_stage_made_again_with_another_result_makes_later_ones_stale(
 
 def test_an_earlier_stage_made_again_with_the_same_result_leaves_later_ones_alone(tmp_path):
     run = RunDirectory(tmp_path, RunConfig())
-    finish(run, *STAGES)
+    finish(run, *STAGE_NAMES)
     run.finish("tokens", 2.0, ["tokens.txt"])
     assert set(statuses(run).values()) == {"done"}
 
@@ -247,9 +248,10 @@ def test_a_run_can_be_opened_again(tmp_path):
 
 
 def test_a_run_directory_of_another_config_is_refused_and_the_keys_are_named(tmp_path):
-    RunDirectory(tmp_path, RunConfig()).adopt()
+    finish(RunDirectory(tmp_path, RunConfig()), "tokens", "train")
     other = RunConfig(seed=2, train=TrainConfig(num_tokens=5))
-    with pytest.raises(RunError, match=r"another config \(seed: 0 -> 2; train\.num_tokens: 100000000 -> 5\)"):
+    named = r"another config: seed: 0 -> 2 \(read by tokens and train\); train\.num_tokens: 100000000 -> 5 \(read by train\)"
+    with pytest.raises(RunError, match=named):
         RunDirectory.at(tmp_path, other)
     assert RunDirectory.at(tmp_path, other, overwrite=True).config == other
 
@@ -275,3 +277,15 @@ def test_what_is_not_a_run_directory_is_not_written_into(tmp_path, make):
 def test_opening_what_is_not_a_run_is_an_error(tmp_path):
     with pytest.raises(RunError, match=r"is not a run directory: it has no config\.toml"):
         RunDirectory.open(tmp_path)
+
+
+def test_a_key_may_change_until_a_stage_has_read_it(tmp_path):
+    before, after = RunConfig(plan=PlanConfig(calibrate=True)), RunConfig(plan=PlanConfig(calibrate=False))
+    run = RunDirectory(tmp_path, before)
+    run.adopt()
+    finish(run, "tokens", "distances", "group")
+    assert RunDirectory.at(tmp_path, after).config == after
+    finish(run, "plan")
+    with pytest.raises(RunError, match=r"plan\.calibrate: True -> False \(read by plan\)"):
+        RunDirectory.at(tmp_path, after)
+    assert RunDirectory.at(tmp_path, after, overwrite=True).config == after

@@ -24,7 +24,7 @@ def run(verb: str, rest: list[str]) -> None:
     opened = open_run(name, changed(config, options), options)
     with opened.blamed():
         if verb not in STAGE_VERBS:
-            from groupsae import recipes
+            from groupsae.recipes import run as recipes
 
             recipes.run_all(opened, overwrite=options.overwrite)
             print_results(opened, options.json)
@@ -33,7 +33,7 @@ def run(verb: str, rest: list[str]) -> None:
 
 
 def _run_stage(verb: str, run: RunDirectory, options: Any) -> None:
-    from groupsae import recipes
+    from groupsae.recipes import run as recipes
 
     against = directory_of(options.against) if verb == "eval" and options.against else None
     try:

@@ -10,7 +10,8 @@ from typing import Annotated, Any, NamedTuple
 from groupsae.cli.verbs import VERBS
 from groupsae.config import Direction, RunConfig, SAEConfig, as_architecture
 from groupsae.errors import ConfigError
-from groupsae.records import STAGE_SECTIONS
+from groupsae.records import STAGE_NAMES
+from groupsae.records.stages import stage_named
 
 
 class _Flag(NamedTuple):
@@ -24,8 +25,8 @@ def read_flags(verb: str, flags: list[str], config: RunConfig) -> Any:
     """The verb's flags: its stage's own section flat, what it reads besides under prefixes; others have all."""
     import tyro
 
-    whole = verb not in STAGE_SECTIONS
-    sections = list(RunConfig.model_fields) if whole else list(STAGE_SECTIONS[verb])
+    whole = verb not in STAGE_NAMES
+    sections = list(RunConfig.model_fields) if whole else list(stage_named(verb).sections)
     if "sae" in sections:
         config = config.model_copy(update={"sae": _sae_of(config.sae, flags)})
     fields = []

@@ -25,7 +25,7 @@ def transfer(rest: list[str]) -> None:
     if name is not None and name.is_dir() and options.out is None:
         options.out = name if was_warm else name.with_name(f"{name.name}-{start.direction}")
     run = open_run(name, config, options)
-    from groupsae import recipes
+    from groupsae.recipes import run as recipes
 
     with run.blamed():
         recipes.run_all(run, overwrite=options.overwrite)
@@ -44,7 +44,7 @@ def experiment(rest: list[str]) -> None:
     config = config_of(name)
     options = read_flags("experiment", flags, config)
     run = open_run(name, changed(config, options), options)
-    from groupsae import recipes
+    from groupsae.recipes import run as recipes
 
     with run.blamed():
         recipes.run_transfer_experiment(run, overwrite=options.overwrite)

@@ -22,11 +22,11 @@ class Spending:
     everything that all SAEs share.
     """
 
-    def __init__(self, bench: RunContext, partition: Partition, transfer_tokens: int, seconds: Mapping[str, float]):
-        self.bench, self.partition, self.transfer_tokens = bench, partition, transfer_tokens
-        self.base_tokens = bench.run.config.train.num_tokens
+    def __init__(self, ctx: RunContext, partition: Partition, transfer_tokens: int, seconds: Mapping[str, float]):
+        self.ctx, self.partition, self.transfer_tokens = ctx, partition, transfer_tokens
+        self.base_tokens = ctx.run.config.train.num_tokens
         self.layers = Partition.singletons(partition.hookpoints).groups
-        record = TrainRecord.read(bench.run)
+        record = TrainRecord.read(ctx.run)
         self._trained = record.seconds | {name: each.seconds for name, each in record.saes.items()}
         self._transferred = seconds
 
@@ -77,7 +77,7 @@ class Spending:
         ]
 
     def _flops(self, groups: Sequence[Group], num_tokens: int) -> float:
-        config, model = self.bench.run.config, self.bench.architecture
+        config, model = self.ctx.run.config, self.ctx.architecture
         step = sparse_step_flops(model.d_model, config.sae.width(model.d_model), config.sae.k)
         per_token = config.train.layers_per_token
         return run_cost(model, groups, step, num_tokens, config.text.context_length, per_token).total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ STATS_FILE = "stats.safetensors"
 
 
 class RunContext:
-    """Loads what a run needs when it is first asked for, and once. `overwrite`: nothing is gone on with."""
+    """Lazily loads the model, tokenizer and token rows of a run. With `overwrite`, existing results are not resumed."""
 
     def __init__(self, run: RunDirectory, overwrite: bool = False) -> None:
         self.run, self.overwrite = run, overwrite
@@ -78,11 +79,15 @@ class RunContext:
     @cached_property
     def source(self) -> Harvester:
         """Activations of the training rows."""
+        return self.harvester(self.rows, self.hookpoints)
+
+    def harvester(self, rows: TokenRows, hookpoints: Sequence[str]) -> Harvester:
+        """A reader of activations with this run's settings; the only place that builds one for its stages."""
         settings = self.run.config.activations
         return Harvester(
             self.model,
-            self.rows,
-            self.hookpoints,
+            rows,
+            hookpoints,
             batch_rows=settings.batch_rows,
             skip_special=settings.skip_special,
             on_nan=settings.on_nan,

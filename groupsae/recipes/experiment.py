@@ -54,28 +54,28 @@ def require_experiment(run: RunDirectory, *, overwrite: bool) -> bool:
     raise RunError(f"{run.file(RECORD)} was made from another config. Replace it with --overwrite, or give --out.")
 
 
-def transfer_experiment(bench: RunContext) -> TransferResults:
+def transfer_experiment(ctx: RunContext) -> TransferResults:
     """The whole experiment on a run whose train stage is done: `experiment/transfer.json`, `report/transfer.html`.
 
     Three parts, each kept when it is done: every base SAE on every layer; SAEs started forward, backward and
     from their group, with those from scratch beside them in one pass, looked at in equal steps; per-layer
     SAEs from scratch for what the groups and their specialization cost together.
     """
-    run = bench.run
-    experiment = _Experiment(bench)
+    run = ctx.run
+    experiment = _Experiment(ctx)
     zero_shot = experiment.once("zero-shot", experiment.zero_shot)
     looks, seconds = experiment.transfers()
     record = {
         "key": _key(run),
-        "hookpoints": bench.hookpoints,
+        "hookpoints": ctx.hookpoints,
         "num_tokens": {
             "base": run.config.train.num_tokens,
             "transfer": experiment.settings.num_tokens,
             "eval": run.config.eval.num_tokens,
         },
-        "sources": {direction: start.sources(bench.hookpoints) for direction, start in experiment.starts.items()},
+        "sources": {direction: start.sources(ctx.hookpoints) for direction, start in experiment.starts.items()},
         "partition": experiment.groups.partition.groups,
-        "zero_shot": {name: zero_shot[name] for name in bench.hookpoints},
+        "zero_shot": {name: zero_shot[name] for name in ctx.hookpoints},
         "groups": zero_shot["groups"],
         "looks": looks,
         "budgets": experiment.once("budgets", lambda: experiment.budgets(zero_shot, looks[-1]["scores"], seconds)),
@@ -89,13 +89,13 @@ def transfer_experiment(bench: RunContext) -> TransferResults:
 class _Experiment:
     """The parts of one experiment, and what they share."""
 
-    def __init__(self, bench: RunContext) -> None:
-        self.bench, self.run = bench, bench.run
+    def __init__(self, ctx: RunContext) -> None:
+        self.ctx, self.run = ctx, ctx.run
         config = self.run.config
-        device = str(bench.source.device)
+        device = str(ctx.source.device)
         self.base = Suite.load(self.run.path, "baseline", device=device)
         self.groups = Suite.load(self.run.path, "groups", device=device)
-        self.held_out = bench.source.held_out()
+        self.held_out = ctx.source.held_out()
         self.settings = _settings(config.train, _transfer_tokens(self.run))
         self.starts = {
             direction: WarmStart(
@@ -121,7 +121,7 @@ class _Experiment:
     def zero_shot(self) -> dict[str, Any]:
         """Scores of each layer's SAE on every layer, by source and hookpoint, and those of the groups."""
         say("experiment: every base SAE on every layer ...")
-        hookpoints = self.bench.hookpoints
+        hookpoints = self.ctx.hookpoints
         everywhere = Partition.singletons(hookpoints)
         suites = {
             source: Suite(everywhere, dict.fromkeys(hookpoints, self.base.saes[source]), self.base.scales)
@@ -140,7 +140,7 @@ class _Experiment:
 
     def transfers(self) -> tuple[list[Any], dict[str, float]]:
         """The looks at all directions and the SAEs from scratch, and where the seconds of the pass went."""
-        scales, hookpoints = self.base.scales, self.bench.hookpoints
+        scales, hookpoints = self.base.scales, self.ctx.hookpoints
         jobs = {f"scratch.{name}": TrainJob((name,), self.settings) for name in hookpoints}
         for direction, start in self.starts.items():
             for name, each in start.starts(hookpoints, scales).items():
@@ -192,7 +192,7 @@ class _Experiment:
         checkpoints = Checkpoints(folder, f"{_key(self.run)} {' '.join(jobs)} {longest}")
         with bar(f"experiment: {len(jobs)} SAEs", longest) as advance:
             trained = train_together(
-                self.bench.source,
+                self.ctx.source,
                 jobs,
                 self.base.scales,
                 config.sae,
@@ -207,16 +207,16 @@ class _Experiment:
 
     def budgets(self, zero_shot: Any, last: Any, seconds: dict[str, float]) -> list[dict[str, Any]]:
         """What each way to train all layers cost and gave, two of them per layer from scratch at equal cost."""
-        spending = Spending(self.bench, self.groups.partition, self.settings.num_tokens, seconds)
+        spending = Spending(self.ctx, self.groups.partition, self.settings.num_tokens, seconds)
         equal = spending.equal_tokens()
         jobs = {
             f"{kind}.{name}": TrainJob((name,), _settings(self.settings, tokens))
             for kind, tokens in equal.items()
-            for name in self.bench.hookpoints
+            for name in self.ctx.hookpoints
         }
         trained = self.train("controls", jobs)
         controls = self.scores({kind: self.suite(kind, trained.saes) for kind in equal})
-        base = {name: zero_shot[name][name] for name in self.bench.hookpoints}
+        base = {name: zero_shot[name][name] for name in self.ctx.hookpoints}
         scores = {"base": base, "groups": zero_shot["groups"], "specialized": last["group"]} | controls
         return spending.rows(equal, scores)
 

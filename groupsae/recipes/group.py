@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from groupsae.config import RunConfig
 from groupsae.errors import RunError
 from groupsae.grouping.choose import METHODS, candidates, choose, read_partition
 from groupsae.grouping.criteria import amad, largest_diameter, mean_angle, size_weighted_amad
@@ -62,3 +63,9 @@ def _candidate(method: str, distances: Distances, partition: Partition) -> Candi
         largest_diameter=largest_diameter(distances, partition),
         mean_angle=mean_angle(distances, partition),
     )
+
+
+def partition_files(config: RunConfig) -> list[Path]:
+    """The file that the partition is read from, if it is made by hand."""
+    method = Path(config.group.method)
+    return [method] if method.suffix else []

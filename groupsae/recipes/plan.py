@@ -35,24 +35,24 @@ ENOUGH_BATCHES = 8
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def plan(bench: RunContext) -> list[str]:
+def plan(ctx: RunContext) -> list[str]:
     """Prices and predictions for every candidate of every method, and the choice: `plan.json`.
 
     Without distances (a model whose weights are not at hand) equal chunks are priced. Raises
     ConfigError if nothing meets the budget; FitError, with the plan written, if the run does not fit.
     """
-    config = bench.run.config
-    _advise_on_layers_per_token(bench)
-    considered = _considered(bench)
-    pricing = _pricing(bench)
-    quality = _quality(bench, considered.choice)
+    config = ctx.run.config
+    _advise_on_layers_per_token(ctx)
+    considered = _considered(ctx)
+    pricing = _pricing(ctx)
+    quality = _quality(ctx, considered.choice)
     candidates = {
         name: tuple(_priced(pricing, quality, each) for each in row) for name, row in considered.candidates.items()
     }
     method = considered.choice.method
     own = candidates.get(method) or (_priced(pricing, quality, considered.choice),)
-    choice, why = _choose(bench, own) if config.plan.chooses else (_same(own, considered.choice), considered.why)
-    trained = with_baseline(bench.run, choice.partition)
+    choice, why = _choose(ctx, own) if config.plan.chooses else (_same(own, considered.choice), considered.why)
+    trained = with_baseline(ctx.run, choice.partition)
     price = pricing.price(union(*trained.values()))
     record = PlanRecord(
         method=method,
@@ -65,9 +65,9 @@ def plan(bench: RunContext) -> list[str]:
         pilot=config.plan.pilot,
         compute_optimal=_compute_optimal(quality, own, price.ours.total),
     )
-    written = record.write(bench.run)
-    if bench.has_weights:
-        require_fits(pricing.footprint_of(union(*trained.values())), _free(bench))
+    written = record.write(ctx.run)
+    if ctx.has_weights:
+        require_fits(pricing.footprint_of(union(*trained.values())), _free(ctx))
     return [written]
 
 
@@ -76,8 +76,8 @@ def _same(candidates: Sequence[Candidate], choice: Candidate) -> Candidate:
     return next(each for each in candidates if each.groups == choice.groups)
 
 
-def _advise_on_layers_per_token(bench: RunContext) -> None:
-    config = bench.run.config
+def _advise_on_layers_per_token(ctx: RunContext) -> None:
+    config = ctx.run.config
     if config.train.layers_per_token == 1 and not config.train.baseline:
         say(
             'plan: without a baseline, train.layers_per_token = "all" takes several times less text, and gave a lower '
@@ -92,14 +92,14 @@ def _advise_on_layers_per_token(bench: RunContext) -> None:
         )
 
 
-def _considered(bench: RunContext) -> PartitionRecord:
+def _considered(ctx: RunContext) -> PartitionRecord:
     """What the group stage found; without it, equal chunks of the residual stream of a model known by its sizes."""
-    run, config = bench.run, bench.run.config
+    run, config = ctx.run, ctx.run.config
     if run.status("group") == "done":
         return PartitionRecord.read(run)
-    if run.status("distances") != "missing" or bench.has_weights:
+    if run.status("distances") != "missing" or ctx.has_weights:
         run.require("tokens", "distances", "group")
-    layers = bench.architecture.num_layers - 1
+    layers = ctx.architecture.num_layers - 1
     hookpoints = [f"layers.{layer}" for layer in range(layers)]
     row = tuple(Candidate(method="equal", groups=equal(hookpoints, count).groups) for count in range(1, layers + 1))
     wanted = config.group.groups or layers
@@ -110,12 +110,12 @@ def _considered(bench: RunContext) -> PartitionRecord:
     return PartitionRecord(choice=row[wanted - 1], why=why, candidates={"equal": row})
 
 
-def _pricing(bench: RunContext) -> Pricing:
-    config, model = bench.run.config, bench.architecture
+def _pricing(ctx: RunContext) -> Pricing:
+    config, model = ctx.run.config, ctx.architecture
     d_sae = config.sae.width(model.d_model)
     footprint = Footprint(
         architecture=model,
-        num_hookpoints=len(bench.hookpoints) if bench.has_weights else model.num_layers - 1,
+        num_hookpoints=len(ctx.hookpoints) if ctx.has_weights else model.num_layers - 1,
         num_saes=1,
         d_sae=d_sae,
         batch_tokens=config.train.batch_tokens,
@@ -124,7 +124,7 @@ def _pricing(bench: RunContext) -> Pricing:
         buffer_tokens=config.activations.buffer_tokens,
         checkpoints=config.train.keep_checkpoints + len(config.train.snapshots),
         bytes_per_number=BYTES[config.model.dtype],
-        on_device=bench.on_device,
+        on_device=ctx.on_device,
         vectors=config.sae.vectors,
         dense_start=config.sae.dense_start,
     )
@@ -133,18 +133,18 @@ def _pricing(bench: RunContext) -> Pricing:
         config.sae.k,
         config.train.num_tokens,
         config.train.scale_tokens * config.group.layer_maps.rotation,
-        _rates(bench),
+        _rates(ctx),
         config.train.layers_per_token,
         config.group.layer_maps,
     )
 
 
-def _rates(bench: RunContext) -> Rates | None:
-    config = bench.run.config
-    if not config.plan.calibrate or not bench.has_weights:
+def _rates(ctx: RunContext) -> Rates | None:
+    config = ctx.run.config
+    if not config.plan.calibrate or not ctx.has_weights:
         return None
     say("plan: timing a few batches ...")
-    return time_steps(bench.source, config.sae, config.train, seed=config.seed)
+    return time_steps(ctx.source, config.sae, config.train, seed=config.seed)
 
 
 @dataclass(frozen=True)
@@ -172,18 +172,18 @@ class Quality:
         return {"fvu": fvu, "fvu_increase": increase, "delta_ce_increase": loss}
 
 
-def _quality(bench: RunContext, choice: Candidate) -> Quality | None:
+def _quality(ctx: RunContext, choice: Candidate) -> Quality | None:
     """None without distances, or where they are not angular, which is what the published fit is of."""
-    run, config = bench.run, bench.run.config
+    run, config = ctx.run, ctx.run.config
     if run.status("group") != "done":
         return None
-    distances = read_distances(bench)
+    distances = read_distances(ctx)
     law = None
     if config.plan.pilot:
         trained = with_baseline(run, choice.partition)
         law = run_pilot(
-            bench.source,
-            bench.source.held_out(),
+            ctx.source,
+            ctx.source.held_out(),
             distances,
             config.sae,
             config.train,
@@ -232,9 +232,9 @@ def _cost(price: Price) -> Cost:
     )
 
 
-def _choose(bench: RunContext, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
+def _choose(ctx: RunContext, candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
     """The candidate that the plan's rule takes, and why. Raises ConfigError, naming the cheapest, if none meets it."""
-    rules = bench.run.config.plan
+    rules = ctx.run.config.plan
     if rules.max_fvu_increase is not None:
         options = [Option(each.num_groups, {}, each.published_mflop) for each in candidates]
         increases = [each.fvu_increase.value if each.fvu_increase else float("inf") for each in candidates]
@@ -249,9 +249,9 @@ def _choose(bench: RunContext, candidates: Sequence[Candidate]) -> tuple[Candida
     return max(within, key=lambda each: each.num_groups), f"the most groups within {budget:g} {unit}"
 
 
-def _free(bench: RunContext) -> Available:
-    free = available(bench.run.path)
-    if not bench.on_device:
+def _free(ctx: RunContext) -> Available:
+    free = available(ctx.run.path)
+    if not ctx.on_device:
         return free
-    device = pick_device(bench.run.config.model.device)
+    device = pick_device(ctx.run.config.model.device)
     return Available(device=torch.cuda.mem_get_info(device)[0], host=free.host, disk=free.disk)

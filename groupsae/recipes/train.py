@@ -39,41 +39,41 @@ LOGS = ("metrics.jsonl", "timing.jsonl")
 """What was measured, which is the same in every run of a config; and when and how, which is not."""
 
 
-def train(bench: RunContext) -> list[str]:
+def train(ctx: RunContext) -> list[str]:
     """An SAE per group of every suite of the run: `groups/`, `suite.json`, `train.json`, `metrics.jsonl`.
 
     A run with a warm start has one suite, `groups`, of one SAE per layer.
     """
-    run, config = bench.run, bench.run.config
-    start = warm_start_of(bench)
+    run, config = ctx.run, ctx.run.config
+    start = warm_start_of(ctx)
     if start:
-        announce(start, bench)
-    partitions = {"groups": Partition.singletons(bench.hookpoints)} if start else partitions_of(run)
+        announce(start, ctx)
+    partitions = {"groups": Partition.singletons(ctx.hookpoints)} if start else partitions_of(run)
     groups = distinct_groups(partitions)
     logs = {name: LogFile(run.file(name)) for name in LOGS}
     checkpoints = _checkpoints(run, groups, start, tuple(logs.values()))
-    if bench.overwrite and run.status("train") == "done":
+    if ctx.overwrite and run.status("train") == "done":
         checkpoints.clear()
     if not checkpoints.exist:
-        _require_no_other(bench, checkpoints)
+        _require_no_other(ctx, checkpoints)
         for name in logs:
             run.write_text(name, "")
-    if config.train.precision == "bf16" and not has_bf16(bench.source.device):
-        say(f"train: {bench.source.device} has no bfloat16 in hardware; the encoder's product stays float32")
+    if config.train.precision == "bf16" and not has_bf16(ctx.source.device):
+        say(f"train: {ctx.source.device} has no bfloat16 in hardware; the encoder's product stays float32")
     began = time.perf_counter()
-    scales = _scales(bench, checkpoints)
-    layer_maps = _layer_maps(bench, checkpoints, groups, scales)
+    scales = _scales(ctx, checkpoints)
+    layer_maps = _layer_maps(ctx, checkpoints, groups, scales)
     measuring = time.perf_counter() - began
     with _resumable(run) as stop, bar("train", config.train.num_tokens) as advance:
         trained = train_groups(
-            bench.source,
+            ctx.source,
             groups,
             scales,
             config.sae,
             config.train,
             seed=config.seed,
             buffer_tokens=config.activations.buffer_tokens,
-            starts=start.starts(bench.hookpoints, scales) if start else None,
+            starts=start.starts(ctx.hookpoints, scales) if start else None,
             layer_maps=layer_maps,
             checkpoints=checkpoints,
             hooks=Hooks(
@@ -90,7 +90,7 @@ def train(bench: RunContext) -> list[str]:
     write_suite_index(run.path, partitions)
     _remove_other_groups(run, trained.saes)
     trained.seconds["language model"] += measuring
-    _write_facts(bench, trained, groups, checkpoints.snapshots())
+    _write_facts(ctx, trained, groups, checkpoints.snapshots())
     weights = [f"groups/{name}/{file}" for name in trained.saes for file in ("cfg.json", "sae.safetensors")]
     weights += [f"groups/{name}/{LAYER_MAPS_FILE}" for name in trained.layer_maps]
     return ["train.json", *LOGS, "suite.json", "scales.safetensors", *weights]
@@ -129,17 +129,17 @@ def _checkpoints(
     )
 
 
-def _require_no_other(bench: RunContext, checkpoints: Checkpoints) -> None:
+def _require_no_other(ctx: RunContext, checkpoints: Checkpoints) -> None:
     """Raises RunError, naming what differs, if an unfinished training of other settings would be lost."""
     other = checkpoints.others()
-    if other is None or bench.overwrite or bench.run.status("train") != "missing":
+    if other is None or ctx.overwrite or ctx.run.status("train") != "missing":
         return
     tokens, settings = other
     counts = (key for key in checkpoints.settings if key not in ("name", *MAY_CHANGE) and not key.startswith("eval."))
     now = {key: checkpoints.settings[key] for key in counts}
     differing = [f"{key}: {settings.get(key)!r} -> {now[key]!r}" for key in now if settings.get(key) != now[key]]
     raise RunError(
-        f"{bench.run.path} holds an unfinished training ({tokens:,} tokens) of other settings "
+        f"{ctx.run.path} holds an unfinished training ({tokens:,} tokens) of other settings "
         f"({'; '.join(differing)}). Only {', '.join(MAY_CHANGE)} may change. Go on with the settings of before, "
         "give --overwrite to train anew, or another place with --out."
     )
@@ -156,19 +156,19 @@ def _resumable(run: RunDirectory) -> Iterator[Callable[[], int]]:
         raise Interrupted(stopped.signal, message.strip()) from None
 
 
-def _scales(bench: RunContext, checkpoints: Checkpoints) -> Scales:
+def _scales(ctx: RunContext, checkpoints: Checkpoints) -> Scales:
     """Each hookpoint's scale and center: those of the checkpoint, or measured anew and kept beside it."""
-    run, config = bench.run, bench.run.config.train
+    run, config = ctx.run, ctx.run.config.train
     if checkpoints.exist and run.file(SCALES_IN_TRAINING).exists():
-        return Scales.load(run.file(SCALES_IN_TRAINING), bench.hookpoints).to(bench.source.device)
-    stats = _measured_stats(run, bench.hookpoints).get(config.scale_tokens)
+        return Scales.load(run.file(SCALES_IN_TRAINING), ctx.hookpoints).to(ctx.source.device)
+    stats = _measured_stats(run, ctx.hookpoints).get(config.scale_tokens)
     passes = 0 if stats else 1 + config.center
-    with bar("scales", passes * min(config.scale_tokens, bench.rows.ids_RT.size)) as advance:
+    with bar("scales", passes * min(config.scale_tokens, ctx.rows.ids_RT.size)) as advance:
         scales = measure_scales(
-            bench.source,
+            ctx.source,
             config.scale_tokens,
             center=config.center,
-            seed=bench.run.config.seed,
+            seed=ctx.run.config.seed,
             stats=stats,
             progress=advance,
         )
@@ -184,30 +184,30 @@ def _measured_stats(run: RunDirectory, hookpoints: tuple[str, ...]) -> dict[int,
 
 
 def _layer_maps(
-    bench: RunContext, checkpoints: Checkpoints, groups: Sequence[Group], scales: Scales
+    ctx: RunContext, checkpoints: Checkpoints, groups: Sequence[Group], scales: Scales
 ) -> dict[Group, LayerMaps]:
     """What layers have of their own: as the checkpoint's training had it, or fitted anew and written down."""
-    run, per_layer = bench.run, bench.run.config.group.layer_maps
-    d_sae = bench.run.config.sae.width(bench.source.d_model)
+    run, per_layer = ctx.run, ctx.run.config.group.layer_maps
+    d_sae = ctx.run.config.sae.width(ctx.source.d_model)
     if not per_layer.any:
         return {}
     folders = {group: run.file(f"{LAYER_MAPS_IN_TRAINING}/{group_name(group)}") for group in groups}
     if checkpoints.exist and all((folder / LAYER_MAPS_FILE).exists() for folder in folders.values()):
         found = {
-            group: load_layer_maps(folder, per_layer, bench.source.d_model, d_sae, len(group))
+            group: load_layer_maps(folder, per_layer, ctx.source.d_model, d_sae, len(group))
             for group, folder in folders.items()
         }
-        return {group: maps.to(bench.source.device) for group, maps in found.items()}
-    num_tokens = bench.run.config.train.scale_tokens
-    with bar("layer maps", min(num_tokens, bench.rows.ids_RT.size)) as advance:
+        return {group: maps.to(ctx.source.device) for group, maps in found.items()}
+    num_tokens = ctx.run.config.train.scale_tokens
+    with bar("layer maps", min(num_tokens, ctx.rows.ids_RT.size)) as advance:
         layer_maps = fit_layer_maps(
-            bench.source,
+            ctx.source,
             groups,
             scales,
             per_layer,
             num_tokens,
             d_sae=d_sae,
-            seed=bench.run.config.seed,
+            seed=ctx.run.config.seed,
             progress=advance,
         )
     for group, maps in layer_maps.items():
@@ -215,13 +215,13 @@ def _layer_maps(
     return layer_maps
 
 
-def _write_facts(bench: RunContext, trained: Trained, groups: Iterable[Group], snapshots: dict[int, list[str]]) -> None:
-    config = bench.run.config
+def _write_facts(ctx: RunContext, trained: Trained, groups: Iterable[Group], snapshots: dict[int, list[str]]) -> None:
+    config = ctx.run.config
     record = TrainRecord(
         num_tokens=config.train.num_tokens,
         tokens_saved=sum(config.train.num_tokens - sae.lineage.tokens for sae in trained.saes.values()),
-        d_model=bench.source.d_model,
-        d_sae=config.sae.width(bench.source.d_model),
+        d_model=ctx.source.d_model,
+        d_sae=config.sae.width(ctx.source.d_model),
         k=config.sae.k,
         seconds={part: trained.seconds[part] for part in PARTS},
         saes={
@@ -233,7 +233,7 @@ def _write_facts(bench: RunContext, trained: Trained, groups: Iterable[Group], s
         masked_positions=trained.masked,
         kernel=asdict(trained.kernel),
     )
-    record.write(bench.run)
+    record.write(ctx.run)
 
 
 def _log(logs: dict[str, LogFile], record: dict[str, Any]) -> None:

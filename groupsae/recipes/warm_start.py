@@ -16,30 +16,30 @@ from groupsae.storage import describe
 from groupsae.training.warm_start import WarmStart
 
 
-def warm_start_of(bench: RunContext) -> WarmStart | None:
+def warm_start_of(ctx: RunContext) -> WarmStart | None:
     """What this run's config starts from, or None.
 
     Raises ConfigError if the source is this run, or its SAEs are of another shape or architecture;
     RunError if it is missing or damaged; PartitionError if it lacks a hookpoint.
     """
-    config = bench.run.config.train.warm_start
+    config = ctx.run.config.train.warm_start
     if config.source is None:
         return None
     folder = Path(config.source)
-    if folder.resolve() == bench.run.path.resolve():
+    if folder.resolve() == ctx.run.path.resolve():
         raise ConfigError(f"{folder} cannot start from itself; give the new run another place with --out.")
     start = open_source(config)
-    groups = Partition.singletons(bench.hookpoints).groups
-    start.require_possible(groups, bench.width, bench.run.config.sae, bench.run.config.train)
+    groups = Partition.singletons(ctx.hookpoints).groups
+    start.require_possible(groups, ctx.width, ctx.run.config.sae, ctx.run.config.train)
     return start
 
 
-def announce(start: WarmStart, bench: RunContext) -> None:
+def announce(start: WarmStart, ctx: RunContext) -> None:
     """Say which settings differ from the source's, and which layers have nothing to start from."""
-    groups = Partition.singletons(bench.hookpoints).groups
-    for difference in start.require_possible(groups, bench.width, bench.run.config.sae, bench.run.config.train):
+    groups = Partition.singletons(ctx.hookpoints).groups
+    for difference in start.require_possible(groups, ctx.width, ctx.run.config.sae, ctx.run.config.train):
         say(f"warm start: {difference}; this run's is used")
-    for hookpoint, source in start.sources(bench.hookpoints).items():
+    for hookpoint, source in start.sources(ctx.hookpoints).items():
         if source is None:
             where = {"forward": "before", "backward": "after"}[start.direction]
             say(f"warm start: no layer comes {where} {hookpoint}, so it is trained from scratch")

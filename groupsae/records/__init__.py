@@ -2,6 +2,6 @@
 
 from groupsae.records.environment import environment, version_of
 from groupsae.records.run_directory import RunDirectory
-from groupsae.records.stages import MAY_CHANGE, STAGE_SECTIONS, STAGES
+from groupsae.records.stages import MAY_CHANGE, STAGE_NAMES, STAGES, Stage
 
-__all__ = ["MAY_CHANGE", "STAGES", "STAGE_SECTIONS", "RunDirectory", "environment", "version_of"]
+__all__ = ["MAY_CHANGE", "STAGES", "STAGE_NAMES", "RunDirectory", "Stage", "environment", "version_of"]

@@ -22,7 +22,7 @@ from groupsae.errors import GroupsaeError, RunError
 from groupsae.lock import LOCK_FILE
 from groupsae.records.environment import environment
 from groupsae.records.manifest import changes, describe_files, describe_inputs, is_manifest
-from groupsae.records.stages import MAY_CHANGE, fingerprint, has_effect, stages_before, stages_of
+from groupsae.records.stages import MAY_CHANGE, fingerprint, has_effect, readers_of, stages_before, stages_of
 from groupsae.storage import append_json, digest, within, write_atomically, write_json, write_text
 
 
@@ -47,16 +47,25 @@ class RunDirectory:
         Raises RunError if the path holds something else, or, without `overwrite`, a run of another config.
         """
         if (path / "config.toml").exists():
-            differing = list(filter(has_effect, differing_keys(cls.open(path).config, config)))
-            if differing and not overwrite:
+            before = cls.open(path)
+            differing = list(filter(has_effect, differing_keys(before.config, config)))
+            used = {each: before.done_among(readers_of(each)) for each in differing}
+            used = {each: stages for each, stages in used.items() if stages}
+            if used and not overwrite:
+                named = "; ".join(f"{each} (read by {' and '.join(stages)})" for each, stages in used.items())
                 raise RunError(
-                    f"{path} belongs to another config ({'; '.join(differing)}). Go on with that one by "
-                    f"`groupsae run {path}`, give this one another place with --out, or replace what "
-                    f"differs with --overwrite. Only {', '.join(MAY_CHANGE)} may change."
+                    f"{path} holds results of another config: {named}. Continue that run with `groupsae run {path}`, "
+                    "give this config another place with --out, or replace the results with --overwrite. Keys that no "
+                    f"finished stage has read may change, and always {', '.join(MAY_CHANGE)}."
                 )
         elif path.exists() and (not path.is_dir() or any(file.name != LOCK_FILE for file in path.iterdir())):
             raise RunError(f"{path} exists and is not a run directory (no config.toml). Choose another place.")
         return cls(path, config)
+
+    def done_among(self, stages: Iterable[str]) -> tuple[str, ...]:
+        """Those of some stages that have results in this run."""
+        recorded = self.manifest["stages"]
+        return tuple(stage for stage in stages if stage in recorded)
 
     def adopt(self) -> str | None:
         """Write this run's config down; returns the one that was there before, as text, or None.

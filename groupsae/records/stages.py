@@ -1,47 +1,134 @@
-"""The stages of a run, in order, and what of the config each depends on."""
+"""The stages of a run, in order: what each is called, reads of the config, reads from outside, and runs."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from groupsae.config import RunConfig
 from groupsae.storage import digest
 
-STAGES = ("tokens", "distances", "group", "plan", "train", "eval", "report")
 
-STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
-    "tokens": ("model", "text"),
-    "distances": ("activations", "distances"),
-    "group": ("group",),
-    "plan": ("sae", "train", "plan"),
-    "train": ("sae", "train"),
-    "eval": ("circuits", "eval"),
-    "report": (),
-}
-"""The config sections that each stage reads first; it depends on those of all stages before it as well."""
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run, and the verb of the same name.
+
+    help        what it does, in a line
+    sections    the sections of the config that it is the first to read
+    run         `module:function`, loaded when the stage is run. The function takes a RunContext and returns the names
+                of the files it wrote, or None where a part of the stage is still missing
+    inputs      `module:function` likewise, from a RunConfig to the files from outside the run that the stage reads:
+                it is out of date once they have changed
+    standalone  whether it makes do with what there is: a plan can be made before a model is loaded
+    """
+
+    name: str
+    help: str
+    sections: tuple[str, ...]
+    run: str
+    inputs: str = ""
+    standalone: bool = False
+
+    def load(self) -> Callable[[Any], list[str] | None]:
+        """The function that does the stage."""
+        return _load(self.run)
+
+    def input_files(self, config: RunConfig) -> list[Path]:
+        """The files from outside the run that the stage reads under a config."""
+        return _load(self.inputs)(config) if self.inputs else []
+
+
+def _load(place: str) -> Callable[[Any], Any]:
+    module, _, function = place.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+STAGES = (
+    Stage(
+        "tokens",
+        "read text, pack it into rows, keep some documents for evaluation",
+        ("model", "text"),
+        "groupsae.recipes.tokens:tokenize",
+        "groupsae.recipes.tokens:text_files",
+    ),
+    Stage(
+        "distances",
+        "measure how far apart the layers are",
+        ("activations", "distances"),
+        "groupsae.recipes.distances:measure_layers",
+    ),
+    Stage(
+        "group",
+        "divide the layers into groups",
+        ("group",),
+        "groupsae.recipes.group:group",
+        "groupsae.recipes.group:partition_files",
+    ),
+    Stage(
+        "plan",
+        "predict what each number of groups costs and gives, before training",
+        ("sae", "train", "plan"),
+        "groupsae.recipes.plan:plan",
+        standalone=True,
+    ),
+    Stage(
+        "train",
+        "train one SAE per group, and one per layer to compare with",
+        ("sae", "train"),
+        "groupsae.recipes.train:train",
+    ),
+    Stage(
+        "eval",
+        "evaluate on held-out text: reconstruction, losses, circuits, similarity",
+        ("circuits", "eval"),
+        "groupsae.recipes.eval:evaluate",
+        "groupsae.recipes.eval:task_files",
+    ),
+    Stage("report", "write report/index.html", (), "groupsae.recipes.report:report", standalone=True),
+)
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
+_NAMED = {stage.name: stage for stage in STAGES}
 
 SECTIONS_OF_A_PART = ("circuits",)
 """The sections that only the part of a stage reads whose file bears their name."""
-
 _WITHOUT_EFFECT = {
     "model": {"device", "trust_remote_code"},
     "train": {"log_every_tokens", "save_every_tokens", "keep_checkpoints", "snapshots"},
 }
 MAY_CHANGE = tuple(f"{section}.{key}" for section, keys in _WITHOUT_EFFECT.items() for key in sorted(keys))
-"""The keys that a run may be gone on with under another value."""
+"""Config keys that may change when a run is resumed."""
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of this name."""
+    return _NAMED[name]
 
 
 def has_effect(difference: str) -> bool:
     """Whether a difference, such as `model.device: 'auto' -> 'cpu'`, can change a result."""
+    section, key = _key_of(difference)
+    return section not in _WITHOUT_EFFECT or key not in _WITHOUT_EFFECT[section]
+
+
+def readers_of(difference: str) -> tuple[str, ...]:
+    """The stages that read the key of a difference themselves; all of them for a key of no section."""
+    section, key = _key_of(difference)
+    found = tuple(stage.name for stage in STAGES if key and section in stage.sections)
+    return found or STAGE_NAMES
+
+
+def _key_of(difference: str) -> tuple[str, str]:
     section, _, key = difference.partition(":")[0].partition(".")
-    return key not in _WITHOUT_EFFECT.get(section, ())
+    return section, key
 
 
 def stages_of(config: RunConfig) -> tuple[str, ...]:
     """The stages of a run: one that starts from another run's SAEs compares no layers and divides nothing."""
     warm = config.train.warm_start.source is not None
-    return tuple(stage for stage in STAGES if not warm or stage not in ("distances", "group", "plan"))
+    return tuple(name for name in STAGE_NAMES if not warm or name not in ("distances", "group", "plan"))
 
 
 def stages_before(config: RunConfig, stage: str) -> tuple[str, ...]:
@@ -58,12 +145,13 @@ def fingerprint(config: RunConfig, stage: str, part: str = "") -> str:
     """
     values: dict[str, Any] = {"seed": config.seed}
     for earlier in (*stages_before(config, stage), stage):
-        sections = STAGE_SECTIONS[earlier]
+        sections = stage_named(earlier).sections
         if earlier == "train" and "distances" not in stages_of(config):
             sections = ("activations", *sections)
         for section in sections:
             if part and section in SECTIONS_OF_A_PART and section != Path(part).stem:
                 continue
             dumped = getattr(config, section).model_dump(mode="json")
-            values[section] = {k: v for k, v in dumped.items() if k not in _WITHOUT_EFFECT.get(section, ())}
+            ignored = _WITHOUT_EFFECT.get(section, set())
+            values[section] = {key: value for key, value in dumped.items() if key not in ignored}
     return digest(values)

@@ -67,3 +67,11 @@ def test_a_run_that_was_stopped_counts_what_one_that_was_not_counts(train, tmp_p
     assert again["train.json"] == whole["train.json"]
     assert whole["train.json"]["masked_positions"] > 20
     assert again["metrics.jsonl"] == whole["metrics.jsonl"]
+
+
+def test_such_a_run_can_be_evaluated(train, tmp_path, call):
+    assert train("evaluated") == 0
+    code, _, err = call("eval", "runs/tiny", "reconstruction", "losses", "similarity")
+    assert code == 0, err
+    record = json.loads((tmp_path / "evaluated/runs/tiny/eval/reconstruction.json").read_text())
+    assert all(0 < layer["fvu"] < 10 for suite in record["suites"].values() for layer in suite.values())

@@ -19,7 +19,7 @@ from groupsae.config import GroupConfig, ModelConfig, RunConfig, TrainConfig, Wa
 from groupsae.estimate import Estimate
 from groupsae.metrics import units
 from groupsae.partition import Group, Partition, group_name
-from groupsae.records import STAGES, RunDirectory
+from groupsae.records import STAGE_NAMES, RunDirectory
 from groupsae.records.types.candidate import Candidate, Cost, TokenFlops
 from groupsae.records.types.distances import DistancesRecord
 from groupsae.records.types.losses import LossesRecord, LossesScope
@@ -51,7 +51,7 @@ def hookpoints(layers: int) -> list[str]:
 def make_run(
     path: Path,
     layers: int = 8,
-    stages: tuple[str, ...] = STAGES[:-1],
+    stages: tuple[str, ...] = STAGE_NAMES[:-1],
     model: str = "demo",
     names: list[str] | None = None,
     source: str | None = None,

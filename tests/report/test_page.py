@@ -14,7 +14,7 @@ from run_builder import change_candidates, hookpoints, logged_sae, make_run
 from groupsae.analysis.run_records import RunRecords
 from groupsae.errors import RunError
 from groupsae.partition import Partition
-from groupsae.records import STAGES, RunDirectory
+from groupsae.records import STAGE_NAMES, RunDirectory
 from groupsae.records.types.distances import DistancesRecord
 from groupsae.records.types.plan import PlanRecord
 from groupsae.records.types.training import MetricsLine
@@ -88,7 +88,7 @@ def test_a_report_says_what_is_missing_and_how_to_make_it(tmp_path: Path, stages
     html = render(run)
     assert tuple(figures_of(html)) == figures
     listed = re.findall(r"<li><span><b>\w+</b></span> <code>groupsae (\w+) ", html)
-    assert listed == [stage for stage in STAGES if stage not in (*stages, "report")]
+    assert listed == [stage for stage in STAGE_NAMES if stage not in (*stages, "report")]
 
 
 def test_a_run_that_starts_from_other_saes_has_no_section_of_what_it_does_not_do(tmp_path: Path):

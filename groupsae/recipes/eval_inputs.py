@@ -23,10 +23,10 @@ MODEL_KEYS = ("name", "revision", "dtype")
 
 
 @dataclass(frozen=True)
-class Contest:
+class EvalInputs:
     """The suites that are compared, by name, and where the results go. Another run's suites are `ITS-NAME/suite`."""
 
-    bench: RunContext
+    ctx: RunContext
     other: RunDirectory | None = None
 
     @property
@@ -49,8 +49,8 @@ class Contest:
     @cached_property
     def suites(self) -> dict[str, Suite]:
         """All suites by name, this run's first."""
-        device = str(self.bench.source.device)
-        runs = [("", self.bench.run.path), *([(f"{self.label}/", self.other.path)] if self.other else [])]
+        device = str(self.ctx.source.device)
+        runs = [("", self.ctx.run.path), *([(f"{self.label}/", self.other.path)] if self.other else [])]
         return {
             prefix + name: Suite.load(path, name, device=device)
             for prefix, path in runs
@@ -61,10 +61,7 @@ class Contest:
     def source(self) -> Harvester:
         """The held-out rows, read at every hookpoint that some suite serves."""
         served = {hookpoint for suite in self.suites.values() for hookpoint in suite.partition.hookpoints}
-        own = self.bench.source
-        return Harvester(
-            own.model, own.rows.held_out, sorted(served), batch_rows=own.batch_rows, skip_special=own.skip_special
-        )
+        return self.ctx.harvester(self.ctx.rows.held_out, sorted(served))
 
     @cached_property
     def means(self) -> MeanActivations:
@@ -74,12 +71,12 @@ class Contest:
     @property
     def num_tokens(self) -> int:
         """Tokens to evaluate on."""
-        return self.bench.run.config.eval.num_tokens
+        return self.ctx.run.config.eval.num_tokens
 
     @property
     def seed(self) -> int:
         """Decides which rows they are."""
-        return self.bench.run.config.seed
+        return self.ctx.run.config.seed
 
     @contextmanager
     def progress(self, part: str) -> Iterator[Callable[[int], None]]:
@@ -89,21 +86,21 @@ class Contest:
             yield advance
 
 
-def contest(bench: RunContext, against: Path | None = None) -> Contest:
+def eval_inputs(ctx: RunContext, against: Path | None = None) -> EvalInputs:
     """The suites of a run, and of another run beside them.
 
     Raises RunError, before anything is loaded, for another run that is not trained, is this run
     itself, or has another model or other tokens, saying what differs.
     """
     if against is None:
-        return Contest(bench)
+        return EvalInputs(ctx)
     other = RunDirectory.open(against)
-    if against.resolve() == bench.run.path.resolve():
+    if against.resolve() == ctx.run.path.resolve():
         raise RunError(f"{against} is this run itself; its suites are compared without --against.")
     other.require("tokens")
-    _require_comparable(bench.run, other)
+    _require_comparable(ctx.run, other)
     other.require("train")
-    return Contest(bench, other)
+    return EvalInputs(ctx, other)
 
 
 def _require_comparable(run: RunDirectory, other: RunDirectory) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from groupsae import metrics
 from groupsae.analysis.summary import write_summary
+from groupsae.config import RunConfig
 from groupsae.errors import ConfigError, RunError, unknown
 from groupsae.evaluation.aggregate import differences, summary
 from groupsae.evaluation.circuits import evaluate_circuits
@@ -20,8 +21,8 @@ from groupsae.evaluation.reconstruction import Reconstructions, evaluate_reconst
 from groupsae.evaluation.similarity import evaluate_similarity
 from groupsae.metrics import units
 from groupsae.progress import bar, say
-from groupsae.recipes.contest import Contest, contest
 from groupsae.recipes.context import RunContext
+from groupsae.recipes.eval_inputs import EvalInputs, eval_inputs
 from groupsae.records.types.circuits import CircuitsRecord
 from groupsae.records.types.losses import LossesRecord
 from groupsae.records.types.reconstruction import ReconstructionRecord
@@ -29,26 +30,26 @@ from groupsae.records.types.record import Record
 from groupsae.records.types.similarity import SimilarityRecord
 from groupsae.saes.suite import Suite
 
-Part = Callable[[Contest], Record]
+Part = Callable[[EvalInputs], Record]
 """Measures one thing of all suites; what it returns becomes `eval/<part>.json`."""
 
 
-def reconstruction(compared: Contest) -> ReconstructionRecord:
+def reconstruction(inputs: EvalInputs) -> ReconstructionRecord:
     """How well SAEs reconstruct activations."""
-    with compared.progress("reconstruction") as advance:
+    with inputs.progress("reconstruction") as advance:
         found = evaluate_reconstructions(
-            compared.suites,
-            compared.source,
-            compared.num_tokens,
-            seed=compared.seed,
-            means=compared.means,
+            inputs.suites,
+            inputs.source,
+            inputs.num_tokens,
+            seed=inputs.seed,
+            means=inputs.means,
             progress=advance,
         )
     return ReconstructionRecord(
         units=units(metrics.RECONSTRUCTION),
         density_edges=DENSITY_EDGES,
-        **_reconstruction_scope(compared.suites, found),
-        other_scope=found.other_scope and _reconstruction_scope(compared.suites, found.other_scope),
+        **_reconstruction_scope(inputs.suites, found),
+        other_scope=found.other_scope and _reconstruction_scope(inputs.suites, found.other_scope),
     )
 
 
@@ -62,21 +63,21 @@ def _reconstruction_scope(suites: dict[str, Suite], found: Reconstructions) -> d
     }
 
 
-def losses(compared: Contest) -> LossesRecord:
+def losses(inputs: EvalInputs) -> LossesRecord:
     """What splicing SAEs in costs the model."""
-    with compared.progress("losses") as advance:
+    with inputs.progress("losses") as advance:
         found = evaluate_losses(
-            compared.suites,
-            compared.source,
-            compared.num_tokens,
-            seed=compared.seed,
-            means=compared.means,
+            inputs.suites,
+            inputs.source,
+            inputs.num_tokens,
+            seed=inputs.seed,
+            means=inputs.means,
             progress=advance,
         )
     return LossesRecord(
         units=units(metrics.LOSSES),
-        **_losses_scope(compared.suites, found),
-        other_scope=found.other_scope and _losses_scope(compared.suites, found.other_scope),
+        **_losses_scope(inputs.suites, found),
+        other_scope=found.other_scope and _losses_scope(inputs.suites, found.other_scope),
     )
 
 
@@ -99,23 +100,21 @@ def _losses_scope(suites: dict[str, Suite], found: SplicedLosses) -> dict[str, A
     }
 
 
-def circuits(compared: Contest) -> CircuitsRecord:
+def circuits(inputs: EvalInputs) -> CircuitsRecord:
     """What a few latents carry of a task."""
-    bench = compared.bench
-    config = bench.run.config.circuits
+    ctx = inputs.ctx
+    config = ctx.run.config.circuits
     with bar("eval circuits", len(config.tasks), "tasks") as advance:
         found = evaluate_circuits(
-            compared.suites, compared.source, bench.tokenizer, config, seed=compared.seed, progress=advance
+            inputs.suites, inputs.source, ctx.tokenizer, config, seed=inputs.seed, progress=advance
         )
     return CircuitsRecord(units=units(metrics.CIRCUITS), **asdict(found))
 
 
-def similarity(compared: Contest) -> SimilarityRecord:
+def similarity(inputs: EvalInputs) -> SimilarityRecord:
     """What dictionaries share."""
-    with compared.progress("similarity") as advance:
-        found = evaluate_similarity(
-            compared.suites, compared.source, compared.num_tokens, seed=compared.seed, progress=advance
-        )
+    with inputs.progress("similarity") as advance:
+        found = evaluate_similarity(inputs.suites, inputs.source, inputs.num_tokens, seed=inputs.seed, progress=advance)
     return SimilarityRecord(units=units(metrics.SIMILARITY), **asdict(found))
 
 
@@ -134,47 +133,52 @@ def require_parts(names: Sequence[str]) -> None:
             raise ConfigError(unknown("part of an evaluation", name, PARTS))
 
 
-def evaluate(bench: RunContext, parts: Sequence[str] = (), against: Path | None = None) -> list[str] | None:
+def evaluate(ctx: RunContext, parts: Sequence[str] = (), against: Path | None = None) -> list[str] | None:
     """Some parts of the evaluation, or all if none is named: `eval/<part>.json`, and `eval/summary.json`.
 
     With `against`, another run's suites beside this one's: `eval/against/<run>/`. A part that is done
     is left as it is, unless all is to be made again. Returns the run's files once all parts are done.
     Raises RunError for a part made from another config or older results, unless it is to be made again.
     """
-    compared = contest(bench, against)
-    run, files = bench.run, _files(compared)
-    wanted = wanted_parts(bench, parts, against)
+    inputs = eval_inputs(ctx, against)
+    run, files = ctx.run, _files(inputs)
+    wanted = wanted_parts(ctx, parts, against)
     for part in wanted:
         began = time.perf_counter()
-        PARTS[part](compared).write(run, files[part])
-        inputs = run.config.circuits.files if part == "circuits" else []
-        run.finish("eval", time.perf_counter() - began, [files[part]], inputs, part=files[part], beside=compared.beside)
+        PARTS[part](inputs).write(run, files[part])
+        read = run.config.circuits.files if part == "circuits" else []
+        run.finish("eval", time.perf_counter() - began, [files[part]], read, part=files[part], beside=inputs.beside)
     if not wanted:
         say(f"eval {' '.join(parts or PARTS)}: done already (--overwrite makes it again)")
-    written = write_summary(run, compared.other)
-    done = all(run.status("eval", file, beside=compared.beside) == "done" for file in files.values())
+    written = write_summary(run, inputs.other)
+    done = all(run.status("eval", file, beside=inputs.beside) == "done" for file in files.values())
     return [*files.values(), written] if done and against is None else None
 
 
-def wanted_parts(bench: RunContext, parts: Sequence[str], against: Path | None) -> list[str]:
+def wanted_parts(ctx: RunContext, parts: Sequence[str], against: Path | None) -> list[str]:
     """The parts that `evaluate` will measure; raises what it raises before anything is loaded."""
-    bench.require_tasks()
-    compared = contest(bench, against)
-    files = _files(compared)
-    status = {part: bench.run.status("eval", file, beside=compared.beside) for part, file in files.items()}
-    wanted = [part for part in parts or PARTS if bench.overwrite or status[part] != "done"]
+    ctx.require_tasks()
+    inputs = eval_inputs(ctx, against)
+    files = _files(inputs)
+    status = {part: ctx.run.status("eval", file, beside=inputs.beside) for part, file in files.items()}
+    wanted = [part for part in parts or PARTS if ctx.overwrite or status[part] != "done"]
     stale = [files[part] for part in wanted if status[part] == "stale"]
-    if stale and not bench.overwrite:
+    if stale and not ctx.overwrite:
         raise RunError(
-            f"{bench.run.path} holds {', '.join(stale)}, made from another config or from older results. "
+            f"{ctx.run.path} holds {', '.join(stale)}, made from another config or from older results. "
             "Give --overwrite to replace them, or --out another run directory."
         )
     return wanted
 
 
-def _files(compared: Contest) -> dict[str, str]:
-    return {part: f"{compared.folder}/{part}.json" for part in PARTS}
+def _files(inputs: EvalInputs) -> dict[str, str]:
+    return {part: f"{inputs.folder}/{part}.json" for part in PARTS}
 
 
 def _by_layer(suites: Mapping[str, Mapping[str, Measured]]) -> dict[str, dict[str, Any]]:
     return {name: {hookpoint: one.as_record() for hookpoint, one in layers.items()} for name, layers in suites.items()}
+
+
+def task_files(config: RunConfig) -> list[Path]:
+    """The files of prompt pairs that circuits are evaluated on."""
+    return config.circuits.files

@@ -1,0 +1,124 @@
+"""Runs stages: `run_all` those that are missing, `run_stage` one of them.
+
+A stage reads what those before it wrote, writes its own files, and is then recorded in the manifest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from groupsae.errors import GroupsaeError, RunError
+from groupsae.lock import hold
+from groupsae.progress import say
+from groupsae.recipes.context import RunContext
+from groupsae.recipes.eval import evaluate, require_parts, wanted_parts
+from groupsae.recipes.experiment import require_experiment, transfer_experiment
+from groupsae.recipes.warm_start import warm_start_of
+from groupsae.records import RunDirectory
+from groupsae.records.stages import stage_named
+from groupsae.storage import sweep
+
+Recipe = Callable[[RunContext], list[str] | None]
+"""Does a stage, returns the names of the files it wrote; None if a part of the stage is still missing."""
+
+
+def run_all(run: RunDirectory, *, overwrite: bool = False) -> None:
+    """Every stage that is not done yet, in order; with `overwrite`, those made from another config again."""
+    unfinished = [stage for stage in run.own_stages if run.status(stage) != "done"]
+    for stage in unfinished:
+        _require_free(run, stage, overwrite)
+    if not unfinished:
+        say(f"{run.path} is complete.")
+        return
+    ctx = RunContext(run, overwrite)
+    ctx.require_possible()
+    warm_start_of(ctx)
+    with _alone(run):
+        for stage in dict.fromkeys((*unfinished, "report")):
+            if stage == "report" or run.status(stage) != "done":  # nobody did it before we had the lock
+                _make(ctx, stage)
+
+
+def run_stage(run: RunDirectory, stage: str, *, overwrite: bool = False) -> None:
+    """One stage. If it is done already, it is left as it is, or with `overwrite` made again.
+
+    Raises RunError, before anything is computed, if an earlier stage is missing, or if results
+    made from another config would be replaced without `overwrite`.
+    """
+    run.require_own(stage)
+    if run.status(stage) == "done" and not overwrite and stage != "report":
+        say(f"{stage}: done already (--overwrite makes it again)")
+        return
+    _require_free(run, stage, overwrite)
+    if not stage_named(stage).standalone:
+        run.require(*run.before(stage))
+    with _alone(run):
+        _make(RunContext(run, overwrite), stage)
+
+
+@contextlib.contextmanager
+def _alone(run: RunDirectory) -> Iterator[None]:
+    """While the block runs nobody else works on the run, and what killed processes left half-written is gone."""
+    with hold(run.path):
+        sweep(run.path)
+        yield
+
+
+def run_transfer_experiment(run: RunDirectory, *, overwrite: bool = False) -> None:
+    """The transfer experiment, with the stages up to train first where they are not done; nothing if it is done."""
+    if not require_experiment(run, overwrite=overwrite):
+        say(f"{run.path} holds the experiment already (--overwrite makes it again)")
+        return
+    unfinished = [stage for stage in (*run.before("train"), "train") if run.status(stage) != "done"]
+    for stage in unfinished:
+        _require_free(run, stage, overwrite)
+    ctx = RunContext(run, overwrite)
+    ctx.require_possible()
+    with _alone(run):
+        for stage in unfinished:
+            if run.status(stage) != "done":  # nobody did it before we had the lock
+                _make(ctx, stage)
+        transfer_experiment(ctx)
+
+
+def run_parts(run: RunDirectory, parts: Sequence[str], against: Path | None, *, overwrite: bool = False) -> None:
+    """Some parts of the eval stage, or all if none is named; with `against`, side by side with another run's suites.
+
+    Parts that are done are left as they are, or with `overwrite` made again. Raises as `run_stage`
+    does; RunError for a run that cannot be compared with, ConfigError for an unknown part.
+    """
+    require_parts(parts)
+    ctx = RunContext(run, overwrite)
+    wanted_parts(ctx, parts, against)
+    run.require(*run.before("eval"))
+    with _alone(run):
+        _make(ctx, "eval", lambda ctx: evaluate(ctx, parts, against))
+
+
+def _require_free(run: RunDirectory, stage: str, overwrite: bool) -> None:
+    if stage != "report" and not overwrite and run.status(stage) == "stale":
+        files = list(run.manifest["stages"][stage]["files"])
+        named = ", ".join(files[:4]) + (f" and {len(files) - 4} more" if len(files) > 4 else "")
+        why = "; ".join(run.changes(stage)[:4]) or "made from another config or from older results"
+        raise RunError(
+            f"{run.path} holds {named} of stage {stage!r}: {why}. "
+            "Give --overwrite to replace them, or --out another run directory."
+        )
+
+
+def _make(ctx: RunContext, stage: str, recipe: Recipe | None = None) -> None:
+    """Do a stage under the run's config; a refusal leaves the config on disk as it was."""
+    before = ctx.run.adopt()
+    began = time.perf_counter()
+    try:
+        files = (recipe or stage_named(stage).load())(ctx)
+    except GroupsaeError:
+        if before is not None:
+            ctx.run.write_text("config.toml", before)
+        raise
+    if files is not None:
+        inputs = stage_named(stage).input_files(ctx.run.config)
+        ctx.run.finish(stage, time.perf_counter() - began, files, inputs)
