@@ -1,8 +1,8 @@
 """Activations that were written to disk once and are read from there, without the language model.
 
-Rows are read straight into the memory that is returned, a stretch of consecutive rows at a time, so
-what is resident does not grow with the cache, and a file that is cut off while it is read is an error
-and no crash.
+Rows are read straight into memory, a stretch of consecutive rows at a time. Mapping the files would be
+slower (docs/activation-cache.md has the numbers), would count what was read as resident, and would end
+the process where a file is cut off while it is read.
 """
 
 from __future__ import annotations
@@ -147,10 +147,11 @@ class CachedActivations:
         special_BT = self._gather("special", torch.bool, rows, positions)
         left_out_BT = self._gather("left_out", torch.bool, rows, positions)
         if self.manifest.dtype == "int8":
-            x_LBTD = self._gather("activations", torch.int8, rows, width, self._layers).float()
+            q_LBTD = self._gather("activations", torch.int8, rows, width, self._layers)
             scales_LBT = self._gather("scales", torch.float32, rows, positions, self._layers)
             self._require_finite(scales_LBT, rows)
-            return x_LBTD.mul_(scales_LBT[..., None]), special_BT, left_out_BT
+            x_LBTD = _empty(tuple(q_LBTD.shape), torch.float32)
+            return torch.mul(q_LBTD, scales_LBT[..., None], out=x_LBTD), special_BT, left_out_BT
         x_LBTD = self._gather("activations", getattr(torch, self.manifest.dtype), rows, width, self._layers)
         self._require_finite(x_LBTD, rows)
         return x_LBTD, special_BT, left_out_BT
