@@ -42,10 +42,10 @@ class CachedActivations:
 
     Activations come in the cache's dtype, int8 as float32. They are those of the harvester that was
     written, bit for bit in that dtype. Special tokens are left out as they were by that harvester,
-    unless `skip_special` says otherwise. Reads raise NumericalError for NaN and infinity, which
-    `write_cache` never writes. With `verify`, every file's SHA-256 is checked first, which
-    reads the whole cache. Raises RunError naming the file if the cache is missing, damaged,
-    unfinished, foreign, or of a newer version.
+    unless `skip_special` says otherwise. Reads raise NumericalError for NaN and infinity in caches of
+    other programs; `write_cache` writes none, so that reads of its caches need not look. With
+    `verify`, every file's SHA-256 is checked first, which reads the whole cache. Raises RunError naming
+    the file if the cache is missing, damaged, unfinished, foreign, or of a newer version.
     """
 
     def __init__(
@@ -157,12 +157,11 @@ class CachedActivations:
         return x_LBTD, special_BT, left_out_BT
 
     def _require_finite(self, x: Tensor, rows: Sequence[int]) -> None:
-        found = not_finite(x)
+        found = None if self.manifest.finite else not_finite(x)
         if found:
             raise NumericalError(
                 f"Activations at {self.hookpoints[found[0]]} hold NaN or infinity in row {rows[found[1]]} of the "
-                f"{self._split} side of {self.folder}. The cache is damaged, or another program wrote it so; "
-                "harvest again."
+                f"{self._split} side of {self.folder}. The program that wrote the cache must leave them out."
             )
 
     def _gather(
