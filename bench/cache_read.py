@@ -82,7 +82,7 @@ def read_all(folder: Path) -> None:
         cache.read(rows.tolist())
 
 
-def speed(folder: Path, gib: float, repeats: int = 5) -> None:
+def speed(folder: Path, gib: float, repeats: int = 3) -> None:
     """Print the speed of both, and the ratio."""
     row_bytes = LAYERS * LENGTH * WIDTH * 2
     write_cache(Noise(max(BATCH_ROWS, round(gib * 2**30 / row_bytes))), folder, facts={"model": "noise"})

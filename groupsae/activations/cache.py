@@ -1,8 +1,8 @@
 """Activations that were written to disk once and are read from there, without the language model.
 
-Rows are read straight into the memory that is returned, a stretch of consecutive rows at a time, so
-what is resident does not grow with the cache, and a file that is cut off while it is read is an error
-and no crash.
+Rows are read straight into memory, a stretch of consecutive rows at a time. Mapping the files would be
+slower (docs/activation-cache.md has the numbers), would count what was read as resident, and would end
+the process where a file is cut off while it is read.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class CachedActivations:
 
     Activations come in the cache's dtype, int8 as float32. They are those of the harvester that was
     written, bit for bit in that dtype. Special tokens are left out as they were by that harvester,
-    unless `skip_special` says otherwise. Reads raise NumericalError for NaN and infinity, which
-    `write_cache` never writes. With `verify`, every file's SHA-256 is checked first, which
-    reads the whole cache. Raises RunError naming the file if the cache is missing, damaged,
-    unfinished, foreign, or of a newer version.
+    unless `skip_special` says otherwise. Reads raise NumericalError for NaN and infinity in caches of
+    other programs; `write_cache` writes none, so that reads of its caches need not look. With
+    `verify`, every file's SHA-256 is checked first, which reads the whole cache. Raises RunError naming
+    the file if the cache is missing, damaged, unfinished, foreign, or of a newer version.
     """
 
     def __init__(
@@ -147,21 +147,21 @@ class CachedActivations:
         special_BT = self._gather("special", torch.bool, rows, positions)
         left_out_BT = self._gather("left_out", torch.bool, rows, positions)
         if self.manifest.dtype == "int8":
-            x_LBTD = self._gather("activations", torch.int8, rows, width, self._layers).float()
+            q_LBTD = self._gather("activations", torch.int8, rows, width, self._layers)
             scales_LBT = self._gather("scales", torch.float32, rows, positions, self._layers)
             self._require_finite(scales_LBT, rows)
-            return x_LBTD.mul_(scales_LBT[..., None]), special_BT, left_out_BT
+            x_LBTD = _empty(tuple(q_LBTD.shape), torch.float32)
+            return torch.mul(q_LBTD, scales_LBT[..., None], out=x_LBTD), special_BT, left_out_BT
         x_LBTD = self._gather("activations", getattr(torch, self.manifest.dtype), rows, width, self._layers)
         self._require_finite(x_LBTD, rows)
         return x_LBTD, special_BT, left_out_BT
 
     def _require_finite(self, x: Tensor, rows: Sequence[int]) -> None:
-        found = not_finite(x)
+        found = None if self.manifest.finite else not_finite(x)
         if found:
             raise NumericalError(
                 f"Activations at {self.hookpoints[found[0]]} hold NaN or infinity in row {rows[found[1]]} of the "
-                f"{self._split} side of {self.folder}. The cache is damaged, or another program wrote it so; "
-                "harvest again."
+                f"{self._split} side of {self.folder}. The program that wrote the cache must leave them out."
             )
 
     def _gather(

@@ -65,6 +65,8 @@ class CacheManifest(BaseModel):
     """What drew the rows, where not all are kept."""
     skip_special: bool = True
     on_nan: Literal["stop", "mask"] = "stop"
+    finite: bool = False
+    """Whether the writer has seen to it that every number is finite; otherwise reads look."""
     shards: tuple[Shard, ...] = ()
 
     @property

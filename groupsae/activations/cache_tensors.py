@@ -74,10 +74,10 @@ def _put(tensors: dict[str, Tensor], place: slice, x_LBTD: Tensor, rows: Tensor,
 
 def not_finite(x: Tensor) -> tuple[int, int] | None:
     """The first layer and row of x (L, B, ...) that hold NaN or infinity; None where all is finite."""
-    for layer, x_B in enumerate(x):
-        if x_B.numel() and not all(map(torch.isfinite, x_B.aminmax())):  # far faster than isfinite of all
-            return layer, int(torch.isfinite(x_B).flatten(1).all(1).logical_not().nonzero()[0])
-    return None
+    if not x.numel() or all(map(torch.isfinite, x.aminmax())):  # far faster than isfinite of all
+        return None
+    layer, row = torch.isfinite(x).flatten(2).all(2).logical_not().nonzero()[0].tolist()
+    return layer, row
 
 
 def _read_positions(source: PositionSource, rows: Tensor) -> tuple[Tensor, Tensor]:

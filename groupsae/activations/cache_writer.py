@@ -80,6 +80,7 @@ def write_cache(
         seed=None if num_tokens is None and held_out_tokens is None else seed,
         skip_special=source.skip_special,
         on_nan=getattr(source, "on_nan", "stop"),
+        finite=True,
     )
     per_shard = rows_per_shard or _rows_per_shard(manifest, source.batch_rows)
     pieces = [piece for split, (side, rows) in sides.items() for piece in _pieces(split, side, rows, per_shard)]

@@ -433,6 +433,7 @@ def test_a_cache_on_a_read_only_disk_is_fine(written, source):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_activations_that_are_not_finite_are_refused_when_read(source, tmp_path, dtype, value):
     write(source, tmp_path, dtype=dtype)
+    change_manifest(tmp_path, finite=False)
     path = tmp_path / "train-00001.safetensors"
     tensors = load_file(path)
     tensors["scales" if dtype == "int8" else "activations"][1, 4, 2] = value
