@@ -250,7 +250,7 @@ def test_a_run_can_be_opened_again(tmp_path):
 def test_a_run_directory_of_another_config_is_refused_and_the_keys_are_named(tmp_path):
     finish(RunDirectory(tmp_path, RunConfig()), "tokens", "train")
     other = RunConfig(seed=2, train=TrainConfig(num_tokens=5))
-    named = r"another config: seed: 0 -> 2 \(read by tokens and train\); train\.num_tokens: 100000000 -> 5 \(read by train\)"
+    named = r"seed: 0 -> 2 \(read by tokens and train\); train\.num_tokens: 100000000 -> 5 \(read by train\)"
     with pytest.raises(RunError, match=named):
         RunDirectory.at(tmp_path, other)
     assert RunDirectory.at(tmp_path, other, overwrite=True).config == other

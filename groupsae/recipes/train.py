@@ -178,7 +178,7 @@ def _scales(ctx: RunContext, checkpoints: Checkpoints) -> Scales:
 
 def _measured_stats(run: RunDirectory, hookpoints: tuple[str, ...]) -> dict[int, ActivationStats]:
     """The statistics that the distances stage measured, by number of tokens; none where it did not run."""
-    if run.status("distances") != "done" or not run.file(STATS_FILE).exists():
+    if "distances" not in run.own_stages or run.status("distances") != "done":
         return {}
     return load_stats(run.file(STATS_FILE), hookpoints)
 

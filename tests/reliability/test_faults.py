@@ -78,7 +78,7 @@ def test_a_skipped_step_changes_neither_weights_nor_moments_nor_counters(archite
     for name, tensor in before.items():
         if name == "sae.W_dec":  # its rows are given unit norm once more
             torch.testing.assert_close(after[name], tensor)
-        elif name not in ("watch", "schedule"):  # the batch is seen, if not learnt from
+        elif name not in ("faults", "schedule"):  # the batch is seen, if not learnt from
             assert torch.equal(after[name], tensor), name
 
 
@@ -141,7 +141,7 @@ def test_skipping_goes_on_exactly_from_a_checkpoint(tmp_path):
 def look(watch, loss, step=0, z_ND=None):
     z_ND = torch.ones(2, 3) if z_ND is None else z_ND
     layers_N = torch.tensor([0, 1])
-    return watch.look(torch.tensor(loss), torch.tensor(1.0), z_ND, layers_N, step, 64.0 * step)
+    return watch.check(torch.tensor(loss), torch.tensor(1.0), z_ND, layers_N, step, 64.0 * step)
 
 
 def test_losses_that_jump_are_counted_against_the_interval_before():
