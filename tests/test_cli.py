@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -395,7 +395,7 @@ def test_an_interruption_ends_with_exit_code_130(here, call, monkeypatch):
 
 def test_an_interrupted_second_training_goes_on_by_the_same_command(done, call, monkeypatch):
     again = ("train", done, "--num-tokens", "1024", "--overwrite")
-    train = sys.modules["groupsae.recipes.train"]
+    train = importlib.import_module("groupsae.recipes.train")
     whole, logged = train.train_groups, []
 
     def stops_after_a_checkpoint(*arguments, log, **options):

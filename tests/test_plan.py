@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 from groupsae.planning.memory import Available
 from groupsae.recipes import pilot as pilot_recipe
+from groupsae.recipes import plan as plan_recipe
 from groupsae.records.types.plan import PlanRecord
 
-plan_recipe = sys.modules["groupsae.recipes.plan"]  # the name in the package is the function's
 ROOT = Path(__file__).parents[1]
 
 
