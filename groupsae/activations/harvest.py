@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from groupsae.activations.outputs import OutputReader
+from groupsae.activations.positions import SAMPLE_ROWS, OutlierRule, PositionFacts, beyond, measure_positions
+from groupsae.activations.source import row_order
 from groupsae.errors import HookpointError, ModelError, NumericalError, TextError
 from groupsae.hookpoints import natural_key
 from groupsae.models import base_model, first_tensor, longest_row, text_config
@@ -23,7 +25,9 @@ class Harvester:
     """Activations of a language model on rows of tokens, at several hookpoints at once.
 
     The model runs once per batch, without its head, and stops as soon as the last hookpoint has
-    been read. Positions that hold a special token are left out unless `skip_special` is false.
+    been read. Positions that hold a special token, and outliers (`groupsae.activations.positions`), are left
+    out unless `skip_special` is false. The limits on norms are measured when they are first needed, on a few
+    rows, unless `norm_limits` gives them.
 
         acts = Harvester(model, rows, ["layers.0", "layers.1"])
         x_LND = acts.read([0, 1, 2])
@@ -43,6 +47,8 @@ class Harvester:
         *,
         batch_rows: int = 16,
         skip_special: bool = True,
+        outliers: OutlierRule = OutlierRule(),  # noqa: B008 - frozen
+        norm_limits: Mapping[str, float] | None = None,
         on_nan: str = "stop",
     ) -> None:
         if any(module.training for module in model.modules()):
@@ -50,6 +56,8 @@ class Harvester:
         self.model, self.rows = model, rows
         self.hookpoints = tuple(sorted(hookpoints, key=natural_key))
         self.batch_rows, self.skip_special, self.on_nan = batch_rows, skip_special, on_nan
+        self.outliers, self._norm_limits = outliers, norm_limits
+        self._facts: PositionFacts | None = None
         self._split = SplitOnOOM("a read of activations", "one row of tokens", "Lower text.context_length.")
         self.num_rows, self.row_tokens = len(rows), rows.context_length
         self.device = next(model.parameters()).device
@@ -66,15 +74,18 @@ class Harvester:
             self.hookpoints,
             batch_rows=self.batch_rows,
             skip_special=self.skip_special,
+            outliers=self.outliers,
+            norm_limits=self.norm_limits,
             on_nan=self.on_nan,
         )
 
     def narrowed(self, hookpoints: tuple[str, ...]) -> Harvester:
         """The same text at some of the hookpoints; the model stops at the deepest of them.
 
-        Where positions are masked it stays at all, since any of them decides which positions are left out.
+        Where positions are left out by what is read there (NaN, large norms), it stays at all hookpoints, since any
+        of them decides.
         """
-        if self.on_nan == "mask":
+        if self.on_nan == "mask" or (self.skip_special and self.outliers.max_norm):
             return self
         narrow = copy.copy(self)
         narrow.hookpoints = tuple(name for name in self.hookpoints if name in hookpoints)
@@ -93,9 +104,10 @@ class Harvester:
         return torch.cat(self._in_parts(rows, self._read), dim=1)
 
     def read_positions(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The activations x_LBTD at every position of these rows, and special_BT, true at special tokens.
+        """The activations x_LBTD at every position of these rows, and out_BT, true at positions that are left out.
 
-        Positions that are masked because their activations are not finite count as special. Raises as `read` does.
+        Those are special tokens, outliers, and positions that are masked because their activations are not finite,
+        whatever `skip_special` says. Raises as `read` does.
         """
         parts = self._in_parts(rows, self._read_positions)
         return torch.cat([x_LBTD for x_LBTD, _ in parts], dim=1), torch.cat([special_BT for _, special_BT in parts])
@@ -120,8 +132,36 @@ class Harvester:
 
     def _read_positions(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         x_LBTD, out_BT = self._forward_checked(rows)
-        special_BT = ~self.rows.keep(self.rows[rows].to(self.device))
-        return torch.stack([torch.nan_to_num(x, 0.0, 0.0, 0.0) for x in x_LBTD]), special_BT | out_BT
+        left_out_BT = self.left_out(self.rows[rows].to(self.device), x_LBTD)
+        return torch.stack([torch.nan_to_num(x, 0.0, 0.0, 0.0) for x in x_LBTD]), left_out_BT | out_BT
+
+    def left_out(self, ids_BT: Tensor, x_LBTD: Sequence[Tensor]) -> Tensor:
+        """out_BT: true at special tokens and outliers, given the activations at every hookpoint of this source."""
+        out_BT = ~self.rows.keep(ids_BT) | self.outliers.first_BT(ids_BT)
+        if not self.outliers.max_norm:
+            return out_BT
+        return out_BT | beyond(x_LBTD, [self.norm_limits[hookpoint] for hookpoint in self.hookpoints])
+
+    @property
+    def norm_limits(self) -> Mapping[str, float]:
+        """The largest norm that counts as ordinary, by hookpoint; infinite where norms do not count."""
+        if self._norm_limits is None:
+            counts = bool(self.outliers.max_norm and len(self.rows))
+            self._norm_limits = self.position_facts.limit if counts else dict.fromkeys(self.hookpoints, float("inf"))
+        return self._norm_limits
+
+    @property
+    def position_facts(self) -> PositionFacts:
+        """What a sample of this source's rows says of the positions that are left out."""
+        if self._facts is None:
+            rows = row_order(len(self.rows), 0, 0)[:SAMPLE_ROWS].tolist()
+            parts = [
+                self._forward(self.rows[rows[start : start + self.batch_rows]].to(self.device))
+                for start in range(0, len(rows), self.batch_rows)
+            ]
+            x_LBTD = {name: torch.cat([part[i] for part in parts]) for i, name in enumerate(self.hookpoints)}
+            self._facts = measure_positions(x_LBTD, ~self.rows.keep(self.rows[rows].to(self.device)), self.outliers)
+        return self._facts
 
     def _forward_checked(self, rows: Sequence[int]) -> tuple[list[Tensor], Tensor]:
         """Activations at each hookpoint, and true at positions that are left out: special, or masked."""
@@ -130,7 +170,7 @@ class Harvester:
         faulty = _not_finite_among(x_LBTD)
         if faulty and self.on_nan == "stop":
             raise NumericalError(_not_finite(self.hookpoints[faulty[0]], x_LBTD[faulty[0]], rows))
-        out_BT = ~self.rows.keep(ids_BT) if self.skip_special else torch.zeros_like(ids_BT, dtype=torch.bool)
+        out_BT = self.left_out(ids_BT, x_LBTD) if self.skip_special else torch.zeros_like(ids_BT, dtype=torch.bool)
         if faulty:
             finite_BT = torch.stack([torch.isfinite(x_LBTD[index]).all(2) for index in faulty]).all(0)
             self.num_masked += int((~out_BT & ~finite_BT).sum())

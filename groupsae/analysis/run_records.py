@@ -17,6 +17,7 @@ from groupsae.records.types.losses import LossesRecord
 from groupsae.records.types.measured import Difference, OverLayers
 from groupsae.records.types.partition import PartitionRecord
 from groupsae.records.types.plan import PlanRecord
+from groupsae.records.types.positions import PositionsRecord
 from groupsae.records.types.reconstruction import ReconstructionRecord
 from groupsae.records.types.similarity import SimilarityRecord
 from groupsae.records.types.suites import SuitesRecord
@@ -38,6 +39,7 @@ class RunRecords:
 
     name: str
     tokens: TokensRecord | None = None
+    positions: PositionsRecord | None = None
     distances: DistancesRecord | None = None
     grouping: PartitionRecord | None = None
     plan: PlanRecord | None = None
@@ -64,6 +66,7 @@ class RunRecords:
         return cls(
             name=run.config.name,
             tokens=TokensRecord.find(run),
+            positions=PositionsRecord.find(run),
             distances=DistancesRecord.find(run),
             grouping=PartitionRecord.find(run),
             plan=PlanRecord.find(run),

@@ -23,6 +23,15 @@ from groupsae.progress import say
 
 __all__ = ["OTHER_VERBS", "STAGE_VERBS", "main"]
 
+ABOUT = """\
+groupsae trains sparse autoencoders (SAEs) for every layer of a language model at a fraction of the usual cost.
+
+usage: groupsae VERB RUN [--flags]
+
+RUN is a TOML file, or the directory of an earlier run. `groupsae init my.toml` writes a file to start from.
+Progress goes to stderr, results to stdout; --json prints them for scripts. Exit codes: 0 done, 1 a fault of
+groupsae, 2 wrong input, 130 interrupted by Ctrl-C, 143 by SIGTERM."""
+
 _COMMANDS = {"init": init, "show": show, "transfer": transfer, "experiment": experiment, "export": export}
 """The verbs that are no stages of a run, nor all of them."""
 
@@ -53,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> None:
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if verb in ("-h", "--help"):
-        print(f"{(__doc__ or '').strip()}\n\n{list_verbs()}")
+        print(f"{ABOUT}\n\n{list_verbs()}")
     elif verb == "--version":
         print(version("groupsae"))
     elif verb in _COMMANDS:

@@ -33,7 +33,12 @@ def read_flags(verb: str, flags: list[str], config: RunConfig) -> Any:
     if verb == "eval":
         names = tyro.conf.Positional[tuple[str, ...]]
         fields += [
-            _Flag("parts", names, (), "What to measure; everything, if nothing is named."),
+            _Flag(
+                "parts",
+                names,
+                (),
+                "What to evaluate: reconstruction, losses, circuits, similarity. Without a name, all four.",
+            ),
             _Flag(
                 "against",
                 Path | None,
@@ -85,7 +90,8 @@ def read_words(rest: list[str], usage: str, *, allowed: tuple[str, ...]) -> tupl
     flags = {"--help" if word == "-h" else word for word in rest if word.startswith("-")}
     strange = [*sorted(flags - {*allowed, "--help"}), *words[1:]]
     if strange:
-        raise ConfigError(f"{' '.join(strange)} is too much; usage: {usage}")
+        plural = "s" if len(strange) > 1 else ""
+        raise ConfigError(f"unrecognized argument{plural}: {' '.join(strange)}. Usage: {usage}")
     if "--help" in flags:
         print(f"usage: {usage}")
     return words, flags

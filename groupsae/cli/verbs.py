@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from groupsae.errors import ConfigError, unknown
+from groupsae.records import STAGES
 
-STAGE_VERBS = {
-    "tokens": "read text, pack it into rows, hold some documents out",
-    "distances": "measure how alike the layers are",
-    "group": "divide the layers into groups",
-    "plan": "price every division before training: FLOPs, seconds, memory, quality",
-    "train": "train one SAE per group, and one per layer to compare with",
-    "eval": "measure reconstruction, loss, circuits and similarity on held-out text: all, or those named",
-    "report": "write report/index.html",
-}
+STAGE_VERBS = {stage.name: stage.help for stage in STAGES}
 OTHER_VERBS = {
-    "run": "all of the above that is not done yet",
-    "demo": "the same, on the built-in model and your Python's standard library",
-    "transfer": "one SAE per layer, started from those of another run: the layer's before, after, or its group's",
-    "experiment": "`experiment transfer RUN`: what such starts save, against SAEs from scratch",
+    "run": "do all stages that are not done yet",
+    "demo": "do all stages on the built-in model and your Python's standard library",
+    "transfer": "train one SAE per layer, initialized from another run's SAEs (previous layer, next layer, or group)",
+    "experiment": "measure what transfer saves against SAEs from scratch: `groupsae experiment transfer RUN`",
     "export": "write the SAEs of one suite in the files of SAELens or sparsify",
-    "show": "what is done, what is missing, and the results so far",
+    "show": "print what is done, what is missing, and the results so far",
     "init": "write a config file to start from",
 }
 VERBS = STAGE_VERBS | OTHER_VERBS

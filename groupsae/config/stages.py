@@ -58,7 +58,12 @@ class ActivationsConfig(Section):
     buffer_tokens: Count = 65_536
     """Tokens that are shuffled together before they are trained on."""
     skip_special: bool = True
-    """Leave out positions that hold a special token (end of text, padding)."""
+    """Leave out positions that hold a special token (end of text, padding), and outliers. `false` keeps every
+    position, as published."""
+    skip_first: Annotated[Whole, Field(ge=0)] = 1
+    """Positions at the start of each row that count as outliers: in many models they have huge norms."""
+    max_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    """A position is an outlier if its norm at any hookpoint exceeds this many medians; 0 leaves none out by norm."""
     on_nan: Literal["stop", "mask"] = "stop"
     """At a position with NaN or infinity: `stop` with an error, or `mask`: leave it out and count it."""
 

@@ -149,11 +149,11 @@ class _Bench:
 
     def measure(self, ids_BT: Tensor) -> None:
         """Take note of a batch of rows."""
-        clean = CleanPass(self._source.model, ids_BT, self._hookpoints)
-        special_BT = ~self._source.rows.keep(ids_BT)
+        clean = CleanPass(self._source.model, ids_BT, self._source.hookpoints)
+        keep_CBT = self._counted(ids_BT, clean)
         place = slice(self._measured, self._measured + len(ids_BT))
         self._measured = place.stop
-        batch = _Batch(CleanPredictions(clean.logits_BTV, ids_BT), counted(self._source, special_BT), self._sums, place)
+        batch = _Batch(CleanPredictions(clean.logits_BTV, ids_BT), keep_CBT, self._sums, place)
         batch.note("clean", clean.logits_BTV)
         for hookpoints in self._ablated():
             for kind, change in (("zero", torch.zeros_like), ("mean", None)):
@@ -169,6 +169,12 @@ class _Bench:
             for scopes_, keep_BT in batch.splices:
                 changes = {one: _reconstruction(suite[one], keep_BT) for one in suite.partition.hookpoints}
                 batch.note(("all", name), clean.spliced_together(changes), scopes_)
+
+    def _counted(self, ids_BT: Tensor, clean: CleanPass) -> Tensor:
+        """keep_CBT: the positions that count in each scope, those with NaN or infinity in the clean pass in none."""
+        hidden = [clean.hidden[hookpoint] for hookpoint in self._source.hookpoints]
+        finite_BT = torch.stack([torch.isfinite(x_BTD).all(-1) for x_BTD in (*hidden, clean.logits_BTV)]).all(0)
+        return counted(self._source, self._source.left_out(ids_BT, hidden)) & finite_BT
 
     def _ablated(self) -> list[tuple[str, ...]]:
         """What is ablated: every hookpoint, and all of each suite's at once."""
@@ -239,7 +245,8 @@ class _Batch:
         ce_BT, kl_BT = self._predictions(logits_BTV)
         for scope in scopes_:
             keep_BT = self._keep_CBT[scope]
-            sums_4B = [part.sum(-1) for part in (keep_BT[:, :-1], ce_BT * keep_BT[:, :-1], keep_BT, kl_BT * keep_BT)]
+            ce_BT_, kl_BT_ = ce_BT.where(keep_BT[:, :-1] > 0, 0.0), kl_BT.where(keep_BT > 0, 0.0)  # NaN * 0 is NaN
+            sums_4B = [part.sum(-1) for part in (keep_BT[:, :-1], ce_BT_, keep_BT, kl_BT_)]
             self._sums[key, scope][:, self._place] = torch.stack(sums_4B).cpu().numpy()
 
 

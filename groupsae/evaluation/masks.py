@@ -16,20 +16,20 @@ from torch import Tensor
 from groupsae.activations.source import PositionSource, row_order
 from groupsae.errors import TextError
 
-Scope = Literal["special left out", "special counted"]
-"""Whether positions that hold a special token (begin and end of text, padding) count."""
+Scope = Literal["outliers left out", "all positions"]
+"""Whether positions that hold a special token (begin and end of text, padding), and outliers, count."""
 
 
 def scopes(source: PositionSource) -> tuple[Scope, Scope]:
     """The source's own scope, and the other one."""
     if source.skip_special:
-        return "special left out", "special counted"
-    return "special counted", "special left out"
+        return "outliers left out", "all positions"
+    return "all positions", "outliers left out"
 
 
 def counted(source: PositionSource, special_BT: Tensor) -> Tensor:
     """keep_CBT: the positions that count in each of `scopes(source)`."""
-    kept = {"special left out": ~special_BT, "special counted": torch.ones_like(special_BT)}
+    kept = {"outliers left out": ~special_BT, "all positions": torch.ones_like(special_BT)}
     return torch.stack([kept[scope] for scope in scopes(source)])
 
 

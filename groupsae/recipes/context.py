@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from groupsae.activations.harvest import Harvester
+from groupsae.activations.positions import OutlierRule
 from groupsae.errors import ConfigError, PartitionError
 from groupsae.models import (
     device_name,
@@ -25,6 +26,7 @@ from groupsae.models import (
 from groupsae.planning.architecture import Architecture
 from groupsae.progress import say
 from groupsae.records import RunDirectory
+from groupsae.records.types.positions import PositionsRecord
 from groupsae.text.tokens import TokenRows
 
 ROWS_FILE = "tokens/rows.safetensors"
@@ -81,7 +83,9 @@ class RunContext:
         """Activations of the training rows."""
         return self.harvester(self.rows, self.hookpoints)
 
-    def harvester(self, rows: TokenRows, hookpoints: Sequence[str]) -> Harvester:
+    def harvester(
+        self, rows: TokenRows, hookpoints: Sequence[str], norm_limits: Mapping[str, float] | None = None
+    ) -> Harvester:
         """A reader of activations with this run's settings; the only place that builds one for its stages."""
         settings = self.run.config.activations
         return Harvester(
@@ -90,8 +94,27 @@ class RunContext:
             hookpoints,
             batch_rows=settings.batch_rows,
             skip_special=settings.skip_special,
+            outliers=OutlierRule(settings.skip_first, settings.max_norm),
+            norm_limits=norm_limits,
             on_nan=settings.on_nan,
         )
+
+    def note_positions(self) -> list[str]:
+        """Write down which positions are left out, and say it; the file's name. Nothing where all are kept."""
+        settings = self.run.config.activations
+        if not settings.skip_special:
+            return []
+        facts = self.source.position_facts
+        record = PositionsRecord(
+            skip_first=settings.skip_first,
+            max_norm=settings.max_norm,
+            median_norm=facts.median_norm,
+            shares=facts.shares,
+            variance_share=facts.variance_share,
+            num_positions=facts.num_positions,
+        )
+        say(record.sentence)
+        return [record.write(self.run)]
 
     @cached_property
     def width(self) -> int:

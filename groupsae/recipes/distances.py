@@ -33,4 +33,5 @@ def measure_layers(ctx: RunContext) -> list[str]:
     if isinstance(source, CenteringSource):
         stats[train.scale_tokens] = source.finish()
     ctx.run.write(STATS_FILE, lambda path: save_stats(stats, path))
-    return [DistancesRecord(**distances.to_json()).write(ctx.run), STATS_FILE]
+    files = [DistancesRecord(**distances.to_json()).write(ctx.run), STATS_FILE]
+    return [*files, *ctx.note_positions()]

@@ -61,7 +61,9 @@ class EvalInputs:
     def source(self) -> Harvester:
         """The held-out rows, read at every hookpoint that some suite serves."""
         served = {hookpoint for suite in self.suites.values() for hookpoint in suite.partition.hookpoints}
-        return self.ctx.harvester(self.ctx.rows.held_out, sorted(served))
+        known = self.ctx.source.norm_limits
+        limits = known if served <= set(known) else self.ctx.harvester(self.ctx.rows, sorted(served)).norm_limits
+        return self.ctx.harvester(self.ctx.rows.held_out, sorted(served), limits)
 
     @cached_property
     def means(self) -> MeanActivations:

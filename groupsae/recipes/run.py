@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from groupsae.analysis.alarms import alarms
+from groupsae.analysis.run_records import RunRecords
 from groupsae.errors import GroupsaeError, RunError
 from groupsae.lock import hold
 from groupsae.progress import say
@@ -122,3 +124,6 @@ def _make(ctx: RunContext, stage: str, recipe: Recipe | None = None) -> None:
     if files is not None:
         inputs = stage_named(stage).input_files(ctx.run.config)
         ctx.run.finish(stage, time.perf_counter() - began, files, inputs)
+        if stage in ("train", "eval"):
+            for line in alarms(RunRecords.read(ctx.run), ctx.run.config):
+                say(f"ALARM: {line}")

@@ -61,6 +61,7 @@ def _text_facts(run: RunDirectory, records: RunRecords) -> Facts:
     evaluated = records.reconstruction or records.losses
     return [
         ("source", ", ".join(config.source)),
+        ("positions left out", records.positions and records.positions.sentence),
         ("training tokens", tokens and f"{tokens.training_tokens:,}"),
         ("training documents", tokens and f"{tokens.training_documents:,}"),
         ("held-out tokens", tokens and f"{tokens.held_out_tokens:,}"),

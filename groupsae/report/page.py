@@ -11,6 +11,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from groupsae.analysis.alarms import alarms
 from groupsae.analysis.candidates import view_plan
 from groupsae.analysis.frames import Frame, candidate_frame, equal_tokens, suite_frame
 from groupsae.analysis.run_records import RunRecords, suite_title
@@ -83,6 +84,7 @@ def render(run: RunDirectory) -> str:
         name=records.name,
         model=records.model.get("name", run.config.model.name),
         headline=wording.headline(summaries, len(records.hookpoints)),
+        alarms=alarms(records, run.config),
         key_figures=wording.key_figures(summaries),
         suite_titles=[suite_title(suite.name) for suite in summaries],
         suite_rows=tables.side_by_side(summaries, compared.matched_cost),

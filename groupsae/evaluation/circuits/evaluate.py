@@ -117,7 +117,9 @@ def _evaluate_task(
         return TaskCircuits(*counts, task.skill, task.skipped, full, circuits)
 
     def keep(ids_BT: Tensor) -> Tensor:
-        return source.rows.keep(ids_BT) if source.skip_special else torch.ones_like(ids_BT, dtype=torch.bool)
+        if not source.skip_special:
+            return torch.ones_like(ids_BT, dtype=torch.bool)
+        return source.rows.keep(ids_BT) & ~source.outliers.first_BT(ids_BT)
 
     if task.skipped:
         return result(None, {})
