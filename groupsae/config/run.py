@@ -55,6 +55,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _padding_is_left_out(self) -> RunConfig:
+        if self.text.packing == "none" and not self.activations.skip_special:
+            raise ValueError(
+                "text.packing = 'none' pads rows with special tokens, which activations.skip_special = false would "
+                "train on; set it to true, or text.packing to 'documents'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _encoder_can_be_fitted(self) -> RunConfig:
         if self.train.rescale_encoder_init and self.sae.architecture == "jumprelu":
             raise ValueError(

@@ -32,12 +32,20 @@ class TextConfig(Section):
     """What the model reads."""
 
     source: Names = ("demo",)
-    """Files and folders (.txt .md .py .jsonl .parquet), `-` for standard input, `hf:NAME` for a
-    Hugging Face dataset, or `demo` for the standard library of the Python that runs this."""
+    """Files and folders (.txt .md .py .jsonl .json, also with .gz or .zst; .parquet .arrow), `-` for standard
+    input, `hf:NAME` for a Hugging Face dataset, or `demo` for the standard library of the Python that runs this."""
     field: str = "text"
-    """The key or column that holds the text, in .jsonl, .parquet and datasets."""
+    """The key or column that holds the text, in .jsonl, .json, .parquet, .arrow and datasets. It may be nested
+    (`meta.text`), and may hold chat messages or token ids (`input_ids`) in place of a text."""
     split: str = "train"
-    """The split of a Hugging Face dataset."""
+    """The split of a Hugging Face dataset, or of a folder whose files name splits, as in `test-00000.parquet`;
+    `all` reads every file of a folder."""
+    packing: Literal["documents", "none"] = "documents"
+    """`documents` puts documents back to back and cuts rows out of that; with `none` each document has one row,
+    cut to its length or padded."""
+    special_in_text: Literal["split", "keep"] = "split"
+    """Special tokens that a text spells out (`</s>` in a story): `split` reads them as plain text where the
+    tokenizer can, `keep` as special tokens."""
     context_length: Annotated[Whole, Field(gt=1)] = 256
     """Tokens per row: what the language model sees at once."""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.1

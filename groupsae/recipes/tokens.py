@@ -26,6 +26,8 @@ def tokenize(ctx: RunContext) -> list[str]:
             split=config.split,
             max_tokens=config.max_tokens,
             max_held_out_tokens=config.max_held_out_tokens,
+            packing=config.packing,
+            special_in_text=config.special_in_text,
             progress=advance,
         )
     ctx.run.write(ROWS_FILE, rows.save)
@@ -38,8 +40,8 @@ def tokenize(ctx: RunContext) -> list[str]:
         held_out_documents=rows.held_out.num_documents,
         replaced=rows.num_replaced,
     )
-    if rows.num_replaced:
-        say(f"tokens: {rows.num_replaced:,} places were not UTF-8 and are read as U+FFFD")
+    for note in rows.notes:
+        say(f"tokens: {note}")
     return [index.write(ctx.run), ROWS_FILE]
 
 

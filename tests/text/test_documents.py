@@ -86,13 +86,15 @@ def test_a_lone_surrogate_in_json_is_replaced(tmp_path):
 def test_a_missing_file_is_an_error_before_any_text_is_read(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     reading = documents([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")])
-    with pytest.raises(TextError, match=r"There is no text at '.*b\.txt'\. Readable are \.txt"):
+    with pytest.raises(TextError, match=r"There is no text at '.*b\.txt'\. Readable are files and folders of \.txt"):
         next(reading)
 
 
 def test_a_file_of_an_unknown_kind_is_an_error_that_says_what_can_be_read(tmp_path):
     (tmp_path / "a.docx").write_text("a")
-    with pytest.raises(TextError, match=r"a\.docx is of an unknown kind\. Readable are \.txt \.md \.py"):
+    with pytest.raises(
+        TextError, match=r"a\.docx is of an unknown kind\. Readable are files and folders of \.txt \.md \.py"
+    ):
         texts(tmp_path / "a.docx")
 
 
@@ -113,7 +115,7 @@ def test_text_given_in_place_of_a_name_is_an_error(tmp_path):
         ("[" * 100_000, "line 2 is not JSON"),
         ('"text"', r"line 2 has no text under 'text' \(it has: str\)"),
         ('{"body": "a", "id": 1}', r"line 2 has no text under 'text' \(it has: body, id\)\. Set text\.field\."),
-        ('{"text": 5}', "line 2 has no text under 'text'"),
+        ('{"text": 5}', "line 2: 'text' holds the number 5"),
     ],
 )
 def test_a_bad_line_of_jsonl_is_an_error_with_its_number(tmp_path, line, message):
@@ -129,8 +131,8 @@ def test_a_missing_column_of_parquet_is_an_error(tmp_path):
 
 
 def test_a_column_of_parquet_that_is_not_text_is_an_error(tmp_path):
-    pyarrow.parquet.write_table(pyarrow.table({"text": [[1, 2]]}), tmp_path / "a.parquet")
-    with pytest.raises(TextError, match=r"holds list<.*>, not text"):
+    pyarrow.parquet.write_table(pyarrow.table({"text": [[1.5, 2]]}), tmp_path / "a.parquet")
+    with pytest.raises(TextError, match=r"row 0: 'text' holds a list of numbers\. It should hold a text"):
         texts(tmp_path / "a.parquet")
 
 

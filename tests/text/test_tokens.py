@@ -12,8 +12,9 @@ from tiny import tiny_text, tiny_tokenizer
 
 from groupsae.errors import RunError, TextError
 from groupsae.models import load_model
-from groupsae.text import tokens
+from groupsae.text import tokenizing
 from groupsae.text.documents import Document
+from groupsae.text.notes import ReadingNotes
 from groupsae.text.tokens import TokenRows
 
 END, BEGIN = 256, 257
@@ -261,17 +262,19 @@ def test_arrays_that_are_not_rows_are_an_error(tmp_path, train, held_out):
     ],
 )
 def test_a_long_document_is_tokenized_in_stretches_that_are_all_of_it(text, stretches, tmp_path, monkeypatch):
-    monkeypatch.setattr(tokens, "CHARACTERS_AT_ONCE", 8)
-    assert list(tokens._stretches(text)) == stretches
-    found = dict(tokens._tokenized(iter([Document("x"), Document(text), Document("y")]), tiny_tokenizer()))
+    monkeypatch.setattr(tokenizing, "CHARACTERS_AT_ONCE", 8)
+    assert list(tokenizing.stretches(text)) == stretches
+    found = dict(
+        tokenizing.tokenized(iter([Document("x"), Document(text), Document("y")]), tiny_tokenizer(), ReadingNotes())
+    )
     assert [tiny_tokenizer().decode(ids) for ids in found.values()] == ["x", text, "y"]
 
 
 def test_stretches_change_no_token_of_a_text_of_lines(monkeypatch):
     _, tokenizer = load_model("demo")
-    text = Path(tokens.__file__).read_text()
-    ((_, whole),) = tokens._tokenized(iter([Document(text)]), tokenizer)
-    monkeypatch.setattr(tokens, "CHARACTERS_AT_ONCE", 500)
-    ((_, stretched),) = tokens._tokenized(iter([Document(text)]), tokenizer)
-    assert len(list(tokens._stretches(text))) > 10
+    text = Path(tokenizing.__file__).read_text()
+    ((_, whole),) = tokenizing.tokenized(iter([Document(text)]), tokenizer, ReadingNotes())
+    monkeypatch.setattr(tokenizing, "CHARACTERS_AT_ONCE", 500)
+    ((_, stretched),) = tokenizing.tokenized(iter([Document(text)]), tokenizer, ReadingNotes())
+    assert len(list(tokenizing.stretches(text))) > 10
     assert np.array_equal(whole, stretched)
