@@ -1,15 +1,16 @@
 """Ratios of sums over rows, and how far to trust them.
 
-Tokens of one row are read in one context and are alike; rows are independent. So every metric is a
-ratio of two sums over rows, and its 95 % interval comes from how the rows differ (the delta method,
-also called linearization):
+Rows of one document are alike; documents are independent. So every metric is a ratio of two sums over
+rows, and its 95 % interval comes from how the documents differ (the delta method, also called
+linearization, with clusters):
 
-    R = sum_r a_r / sum_r b_r        u_r = (a_r - R b_r) / sum_r b_r
-    R +- t_{0.975, n-1} sqrt(n / (n - 1) sum_r u_r^2)
+    R = sum_r a_r / sum_r b_r        u_r = (a_r - R b_r) / sum_r b_r        u_c = sum of u_r over the rows of c
+    R +- t_{0.975, n-1} sqrt(n / (n - 1) sum_c u_c^2)        c = 1 ... n clusters
 
-u_r is what row r adds to the ratio. Means and differences of ratios on the same rows have the same
-means and differences of u_r, so a difference between two suites is judged row by row. Nothing is
-drawn at random.
+u_r is what row r adds to the ratio. A cluster is a document, or a few rows of short documents
+(`TokenRows.document_of_row`). Means and differences of ratios on the same rows have the same means and
+differences of u_c, so a difference between two suites is judged document by document. Nothing is drawn
+at random.
 """
 
 from __future__ import annotations
@@ -25,20 +26,24 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class RowEstimate:
-    """A ratio of sums over rows, None where it is undefined, and what each row adds to it (R,)."""
+    """A ratio of sums over rows, None where it is undefined, and what each row, or cluster of rows, adds to it (R,)."""
 
     value: float | None
     influence_R: np.ndarray = field(compare=False, repr=False)
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval (low, high); None for an undefined ratio, or fewer than two rows."""
+        """The 95 % interval (low, high); None for an undefined ratio, or fewer than two rows or clusters."""
         rows = len(self.influence_R)
         if self.value is None or rows < 2:
             return None
         error = float(np.sqrt(rows / (rows - 1) * np.square(self.influence_R).sum()))
         width = float(stats.t.ppf((1 + CONFIDENCE) / 2, rows - 1)) * error
         return self.value - width, self.value + width
+
+    def clustered(self, clusters_R: np.ndarray) -> RowEstimate:
+        """The same, with what the rows of each cluster add summed up. `clusters_R` numbers them from 0."""
+        return RowEstimate(self.value, np.bincount(clusters_R, weights=self.influence_R))
 
 
 def ratio(top_R: np.ndarray, bottom_R: np.ndarray, *, empty: float | None = None) -> RowEstimate:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from groupsae.activations.harvest import Harvester
 from groupsae.evaluation.intervals import RowEstimate, ratio
-from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, nothing_left, scopes
+from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, nothing_left, row_clusters, scopes
 from groupsae.evaluation.measures import Measured, numbers
 from groupsae.evaluation.predictions import CleanPredictions
 from groupsae.evaluation.sites import by_suite, sites
@@ -109,7 +109,7 @@ def evaluate_losses(
     rows = _special_first(source, chosen_rows(source, num_tokens, seed))
     require_causal(source.model, source.rows[rows[:1].tolist()].to(source.device), "The loss of the next token")
     means = means or MeanActivations(source, rows)
-    bench = _Bench(suites, source, means, len(rows))
+    bench = _Bench(suites, source, means, row_clusters(source, rows))
     for ids_BT in _batches(source, rows):
         bench.measure(ids_BT)
         if progress:
@@ -137,14 +137,17 @@ def _batches(source: Harvester, rows: Tensor) -> Iterator[Tensor]:
 class _Bench:
     """Splices everything that is measured into each batch, and keeps each row's sums in both scopes."""
 
-    def __init__(self, suites: Mapping[str, Suite], source: Harvester, means: MeanActivations, num_rows: int) -> None:
+    def __init__(
+        self, suites: Mapping[str, Suite], source: Harvester, means: MeanActivations, clusters_R: np.ndarray
+    ) -> None:
         self._suites, self._source = suites, source
         self._subjects = sites(suites)
         served = {site.hookpoint for site in self._subjects}
         self._hookpoints = [hookpoint for hookpoint in source.hookpoints if hookpoint in served]
         self._mean_D = dict(zip(source.hookpoints, means.mean_CLD[0].float(), strict=True))
         # One array per key from the start: small ones, batch by batch, would split the memory of freed logits.
-        self._sums: dict[Hashable, np.ndarray] = defaultdict(lambda: np.zeros((4, num_rows)))
+        self._sums: dict[Hashable, np.ndarray] = defaultdict(lambda: np.zeros((4, len(clusters_R))))
+        self._clusters_R = clusters_R
         self._measured = 0
 
     def measure(self, ids_BT: Tensor) -> None:
@@ -225,7 +228,8 @@ class _Bench:
             _, ablated_R, _, moved_R = self._rows((kind, hookpoints), scope)
             estimates[f"ce_score{suffix}"] = ratio(ablated_R - ce_R, ablated_R - clean_R)
             estimates[f"kl_score{suffix}"] = ratio(moved_R - kl_R, moved_R)
-        return SplicedLoss(**_not_negative(numbers(estimates), "kl"))
+        clustered = {name: one.clustered(self._clusters_R) for name, one in estimates.items()}
+        return SplicedLoss(**_not_negative(numbers(clustered), "kl"))
 
 
 class _Batch:

@@ -13,7 +13,7 @@ from groupsae.activations.source import PositionSource
 from groupsae.errors import NumericalError
 from groupsae.evaluation.density import FiringCounts
 from groupsae.evaluation.intervals import RowEstimate, ratio
-from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, scopes
+from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, row_clusters, scopes
 from groupsae.evaluation.measures import Measured, numbers
 from groupsae.evaluation.sites import Site, by_suite, sites
 from groupsae.saes.suite import BoundSAE, Suite
@@ -104,11 +104,11 @@ def evaluate_reconstructions(
         if progress:
             progress(special_BT.numel())
     _require_varying(spread.variances()[0], [layers[site.hookpoint] for site in pairs], source)
-    total_CLR = spread.total_CLR
+    total_CLR, clusters_R = spread.total_CLR, row_clusters(source, rows)
 
     def results(scope: int) -> Reconstructions:
         found = {
-            site: part.result(scope, total_CLR[scope, layers[site.hookpoint]], _family(sums, site))
+            site: part.result(scope, total_CLR[scope, layers[site.hookpoint]], _family(sums, site), clusters_R)
             for site, part in sums.items()
         }
         return Reconstructions(scopes(source)[scope], int(means.counts[scope]), len(rows), by_suite(suites, found))
@@ -193,7 +193,7 @@ class _Sums:
         ]
         self._parts.append(torch.einsum("cqbt,cbt->cqb", torch.stack(sums), keep_CBT.double()).cpu().numpy())
 
-    def result(self, scope: int, spread_R: np.ndarray, family: list[_Sums]) -> Reconstruction:
+    def result(self, scope: int, spread_R: np.ndarray, family: list[_Sums], clusters_R: np.ndarray) -> Reconstruction:
         """The metrics in a scope. `family` are the sums of the same SAE at all hookpoints it serves."""
         rows_QR = np.concatenate([part[scope] for part in self._parts], axis=-1)
         row = dict(zip(self.NAMES, rows_QR, strict=True))
@@ -205,7 +205,7 @@ class _Sums:
         }
         tokens = int(row["tokens"].sum())
         return Reconstruction(
-            **numbers(estimates),
+            **numbers({name: one.clustered(clusters_R) for name, one in estimates.items()}),
             dead_share=FiringCounts.silent_share([other.firing for other in family], scope),
             silent_share=FiringCounts.silent_share([self.firing], scope),
             dense_share=self.firing.dense_share(scope, tokens),

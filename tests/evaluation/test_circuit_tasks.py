@@ -130,6 +130,7 @@ def test_prompts_longer_than_the_model_reads_are_left_out():
 def test_answers_of_one_token_are_no_two_answers():
     class Blind:
         bos_token_id = None
+        all_special_ids = ()
 
         def __call__(self, text, **_):
             return {"input_ids": [ord(char) % 2 for char in text]}

@@ -1,15 +1,20 @@
 """Intervals of ratios of sums: known cases, coverage, and what follows for means and differences."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from evaluation_cases import random_suite
 from scipy import stats
 
 from groupsae.activations.source import SyntheticSource
 from groupsae.evaluation.aggregate import by_group, differences, over_layers
 from groupsae.evaluation.intervals import RowEstimate, difference, mean, ratio
+from groupsae.evaluation.masks import row_clusters
 from groupsae.evaluation.reconstruction import evaluate_reconstructions
 from groupsae.metrics import RECONSTRUCTION
+from groupsae.text.tokens import TokenRows
 
 GROUPS = (("layers.0", "layers.2"), ("layers.1",))
 
@@ -107,3 +112,28 @@ def test_differences_are_those_of_the_means(compared):
     assert change["mean"] == pytest.approx(means[0] - means[1])
     same = differences(found["one"], found["one"], RECONSTRUCTION)["fvu"]
     assert same["mean"] == 0 and same["interval"] == (0, 0)
+
+
+def test_intervals_by_document_hold_the_value_where_those_by_row_do_not():
+    """Documents of 16 alike rows: a nominal 95 % interval must hold the true mean about as often."""
+    random, trials, held = np.random.default_rng(0), 400, {"row": 0, "document": 0}
+    clusters_R = np.repeat(np.arange(20), 16)
+    for _ in range(trials):
+        top_R = 1 + np.repeat(random.normal(size=20), 16) + 0.5 * random.normal(size=320)
+        by_row = ratio(top_R, np.ones(320))
+        for name, one in (("row", by_row), ("document", by_row.clustered(clusters_R))):
+            low, high = one.interval
+            held[name] += low <= 1 <= high
+    assert held["row"] / trials < 0.6
+    assert 0.92 < held["document"] / trials < 0.98
+
+
+def test_rows_of_one_document_are_one_cluster_of_an_evaluation():
+    ids_RT = np.arange(24 * 8).reshape(24, 8).astype(np.uint16) % 60
+    alone = TokenRows(ids_RT)
+    rows = TokenRows(ids_RT, document_starts=np.array([0, 64, 128]))  # three documents of eight rows
+    chosen = torch.arange(24)
+    numbered = row_clusters(SimpleNamespace(rows=rows), chosen)
+    assert numbered.tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    assert row_clusters(SimpleNamespace(rows=alone), chosen).tolist() == list(range(24))
+    assert row_clusters(SyntheticSource(), chosen).tolist() == list(range(24))
