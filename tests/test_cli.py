@@ -106,6 +106,13 @@ def test_each_stage_can_be_run_alone_in_order(here, place, call):
         assert (here / "runs/tiny" / name).read_bytes() == (place / "runs/tiny" / name).read_bytes()
 
 
+@pytest.mark.parametrize("flag", ["--context-length", "--text.context-length"])
+def test_a_stages_own_key_is_a_flag_with_and_without_its_section(here, call, flag):
+    assert call("tokens", "tiny.toml", flag, "8")[0] == 0
+    assert call("tokens", "tiny.toml", f"{flag}=8")[0] == 0
+    assert json.loads((here / "runs/tiny/tokens/index.json").read_text())["context_length"] == 8
+
+
 def test_a_run_goes_to_the_place_given(here, call):
     assert call("tokens", "tiny.toml", "--out", "elsewhere/mine")[0] == 0
     assert (here / "elsewhere/mine/tokens/rows.safetensors").is_file()
@@ -244,6 +251,13 @@ def test_more_latents_kept_than_there_are_are_refused_before_text_is_read(here, 
 def test_a_hookpoint_that_is_not_there_is_refused_before_text_is_read(here, call, monkeypatch):
     monkeypatch.setattr("groupsae.recipes.tokens.read_rows", lambda *_, **__: pytest.fail("text was read"))
     of_user(call("run", "tiny.toml", "--activations.hookpoints", "layer.1"), "Did you mean 'layers.1'?")
+
+
+def test_a_hookpoint_that_is_not_there_is_refused_by_the_stage_that_reads_text(here, call, monkeypatch):
+    monkeypatch.setattr("groupsae.recipes.tokens.read_rows", lambda *_, **__: pytest.fail("text was read"))
+    file = here / "tiny.toml"
+    file.write_text(file.read_text().replace("[activations]", '[activations]\nhookpoints = "layer.1"'))
+    of_user(call("tokens", "tiny.toml"), "Did you mean 'layers.1'?")
 
 
 def test_rows_longer_than_the_model_reads_are_refused(here, call):

@@ -214,3 +214,13 @@ def test_an_encoder_is_not_fitted_where_that_spoils_the_thresholds():
     with pytest.raises(ConfigError, match=r"rescale_encoder_init.*jumprelu"):
         RunConfig(train={"rescale_encoder_init": True}, sae={"architecture": "jumprelu"})
     assert RunConfig(train={"rescale_encoder_init": True}, sae={"architecture": "batchtopk"}).train.rescale_encoder_init
+
+
+@pytest.mark.parametrize(("warmup", "decay"), [(0.3, 0.8), (1.0, 0.2)])
+def test_a_warmup_that_overlaps_the_decay_is_an_error(warmup, decay):
+    with pytest.raises(ConfigError, match=rf"warmup_share = {warmup} and decay_share = {decay} overlap.*lower one"):
+        TrainConfig(warmup_share=warmup, decay_share=decay)
+
+
+def test_a_warmup_may_end_where_the_decay_begins():
+    assert TrainConfig(warmup_share=0.25, decay_share=0.75).warmup_share == 0.25

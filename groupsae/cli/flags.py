@@ -27,6 +27,8 @@ def read_flags(verb: str, flags: list[str], config: RunConfig) -> Any:
 
     whole = verb not in STAGE_NAMES
     sections = list(RunConfig.model_fields) if whole else list(stage_named(verb).sections)
+    if sections and not whole:
+        flags = [_without_prefix(flag, sections[-1]) for flag in flags]
     if "sae" in sections:
         config = config.model_copy(update={"sae": _sae_of(config.sae, flags)})
     fields = []
@@ -95,6 +97,12 @@ def read_words(rest: list[str], usage: str, *, allowed: tuple[str, ...]) -> tupl
     if "--help" in flags:
         print(f"usage: {usage}")
     return words, flags
+
+
+def _without_prefix(flag: str, section: str) -> str:
+    """A stage's own keys are flags with and without the section's name: `--text.source` is `--source`."""
+    prefix = f"--{section}."
+    return f"--{flag.removeprefix(prefix)}" if flag.startswith(prefix) else flag
 
 
 def _sae_of(sae: SAEConfig, flags: list[str]) -> SAEConfig:

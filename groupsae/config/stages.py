@@ -262,6 +262,15 @@ class TrainConfig(Section):
     on_nan: Literal["stop", "skip"] = "stop"
     """At a NaN or infinity in loss or gradient: `stop` with an error, or `skip` the step and count it."""
 
+    @model_validator(mode="after")
+    def _warmup_ends_before_decay(self) -> TrainConfig:
+        if self.warmup_share + self.decay_share > 1 + 1e-9:
+            raise ValueError(
+                f"warmup_share = {self.warmup_share} and decay_share = {self.decay_share} overlap: together they are "
+                "more than all tokens, and the rate would fall before it has risen; lower one of them"
+            )
+        return self
+
 
 class EvalConfig(Section):
     """How the SAEs are judged, on held-out text."""

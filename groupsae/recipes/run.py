@@ -12,6 +12,7 @@ from pathlib import Path
 
 from groupsae.analysis.alarms import alarms
 from groupsae.analysis.run_records import RunRecords
+from groupsae.config import differing_keys
 from groupsae.errors import GroupsaeError, RunError
 from groupsae.lock import hold
 from groupsae.progress import say
@@ -20,8 +21,9 @@ from groupsae.recipes.eval import evaluate, require_parts, wanted_parts
 from groupsae.recipes.experiment import require_experiment, transfer_experiment
 from groupsae.recipes.warm_start import warm_start_of
 from groupsae.records import RunDirectory
-from groupsae.records.stages import stage_named
+from groupsae.records.stages import has_effect, stage_named
 from groupsae.storage import sweep
+from groupsae.training.checkpoint import Checkpoints
 
 Recipe = Callable[[RunContext], list[str] | None]
 """Does a stage, returns the names of the files it wrote; None if a part of the stage is still missing."""
@@ -105,10 +107,21 @@ def _require_free(run: RunDirectory, stage: str, overwrite: bool) -> None:
         files = list(run.manifest["stages"][stage]["files"])
         named = ", ".join(files[:4]) + (f" and {len(files) - 4} more" if len(files) > 4 else "")
         why = "; ".join(run.changes(stage)[:4]) or "made from another config or from older results"
-        raise RunError(
-            f"{run.path} holds {named} of stage {stage!r}: {why}. "
-            "Give --overwrite to replace them, or --out another run directory."
-        )
+        remedy = "Give --overwrite to replace them, or --out another run directory."
+        raise RunError(f"{run.path} holds {named} of stage {stage!r}: {why}. {_keep_training(run) or remedy}")
+
+
+def _keep_training(run: RunDirectory) -> str:
+    """What can be done about another config without losing an unfinished training; empty if there is none."""
+    unfinished = Checkpoints(run.path, key="").others()
+    if run.status("train") == "done" or unfinished is None:
+        return ""
+    differing = "; ".join(filter(has_effect, differing_keys(RunDirectory.open(run.path).config, run.config)))
+    return (
+        f"An unfinished training ({unfinished[0]:,} tokens) lies there as well, and --overwrite would discard it. "
+        f"Continue it with its own settings by `groupsae run {run.path}`, or give this config another place with "
+        "--out." + f" They differ in {differing}." * bool(differing)
+    )
 
 
 def _make(ctx: RunContext, stage: str, recipe: Recipe | None = None) -> None:

@@ -13,7 +13,7 @@ from groupsae.text.tokens import read_rows
 
 
 def tokenize(ctx: RunContext) -> list[str]:
-    """Text into rows, with documents held out: `tokens/`."""
+    """Text into rows, with documents held out: `tokens/`. A fault in hookpoints is an error before text is read."""
     config = ctx.run.config.text
     ctx.describe()
     with bar("tokens", None) as advance:

@@ -140,8 +140,9 @@ def _require_no_other(ctx: RunContext, checkpoints: Checkpoints) -> None:
     differing = [f"{key}: {settings.get(key)!r} -> {now[key]!r}" for key in now if settings.get(key) != now[key]]
     raise RunError(
         f"{ctx.run.path} holds an unfinished training ({tokens:,} tokens) of other settings "
-        f"({'; '.join(differing)}). Only {', '.join(MAY_CHANGE)} may change. Go on with the settings of before, "
-        "give --overwrite to train anew, or another place with --out."
+        f"({'; '.join(differing)}). Only {', '.join(MAY_CHANGE)} may change. Continue it with its own settings by "
+        f"`groupsae run {ctx.run.path}`, give this config another place with --out, or discard the unfinished training "
+        "with --overwrite."
     )
 
 

@@ -207,5 +207,9 @@ def test_an_unfinished_training_is_not_lost_to_other_settings(done, call):
     code, _, err = call("train", done, "--sae.k", "3")
     assert code == 2 and "unfinished training (512 tokens)" in err and "sae.k: 4 -> 3" in err
     assert "model.device" in err and "train.save_every_tokens" in err and "eval.num_tokens" not in err
+    code, _, err = call("run", done, "--train.batch-tokens", "32")
+    assert code == 2 and "train.batch_tokens: 64 -> 32" in err and "Give --overwrite" not in err
+    assert "unfinished training (512 tokens)" in err and "--overwrite would discard it" in err
+    assert f"Continue it with its own settings by `groupsae run {done}`" in err and "--out" in err
     assert call("train", done)[0] == 0
     note("kinds of lying headers refused: " + str(len(HEADERS)))
