@@ -87,7 +87,7 @@ def spans(group: GroupTrainer) -> Iterator[None]:
         ("Adam", group.optimizer, "step"),
         ("unit norm", group.sae, "normalize_decoder"),
         ("dead", group.dead, "update"),
-        ("watch", group.watch, "look"),
+        ("watch", group.faults, "check"),
         ("meter", group.meter, "add"),
     )
     with contextlib.ExitStack() as stack:

@@ -62,7 +62,7 @@ def test_a_contestant_that_cannot_be_imported_stops_nothing(bench, capsys, monke
     assert "absent: left out, No module named 'absent'" in capsys.readouterr().out
 
 
-def test_our_paths_are_measured_on_a_device_beside_their_floor(bench, capsys):
+def test_our_kernels_are_measured_on_a_device_beside_their_floor(bench, capsys):
     rows = bench("step").on_device(torch.device("cpu"), [bench("unit").Shape.parse("16x64x4x32")], repeats=3)
     assert {row["kernel"] for row in rows} == {"gather", "dense"}
     assert {row["kernel"] for row in rows if row["chosen"]} == {"gather"}
@@ -70,13 +70,13 @@ def test_our_paths_are_measured_on_a_device_beside_their_floor(bench, capsys):
     assert capsys.readouterr().out.count("| 16 | 64 | 4 | 32 |") == len(rows)
 
 
-def test_a_path_that_does_not_run_leaves_a_gap_in_the_table(bench, capsys, monkeypatch):
+def test_a_kernel_that_does_not_run_leaves_a_gap_in_the_table(bench, capsys, monkeypatch):
     def fails(*_):
         raise RuntimeError("no compiler was found\nand more")
 
-    paths = bench("paths")
-    monkeypatch.setattr(paths.DenseKernel, "decode", staticmethod(fails))
-    rows = paths.measure_paths(bench("unit").Shape(16, 64, 4, 32), torch.device("cpu"), repeats=2)
+    kernels = bench("kernels")
+    monkeypatch.setattr(kernels.DenseKernel, "decode", staticmethod(fails))
+    rows = kernels.measure_kernels(bench("unit").Shape(16, 64, 4, 32), torch.device("cpu"), repeats=2)
     assert {row["kernel"] for row in rows} == {"gather"}
     assert "dense: left out, no compiler was found |" in capsys.readouterr().out
 

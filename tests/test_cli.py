@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,7 +154,9 @@ def test_a_changed_file_is_refused_for_the_run_of_the_old_one_and_the_keys_are_n
     before = snapshot(done)
     file = Path("tiny.toml")
     file.write_text(file.read_text().replace("k = 4", "k = 3"))
-    of_user(call("run", "tiny.toml"), "belongs to another config", "sae.k: 4 -> 3", "--out", "--overwrite")
+    of_user(
+        call("run", "tiny.toml"), "another config", "sae.k: 4 -> 3 (read by plan and train)", "--out", "--overwrite"
+    )
     assert snapshot(done) == before
 
 
@@ -412,14 +415,14 @@ def test_an_interrupted_second_training_goes_on_by_the_same_command(done, call, 
     train = importlib.import_module("groupsae.recipes.train")
     whole, logged = train.train_groups, []
 
-    def stops_after_a_checkpoint(*arguments, log, **options):
+    def stops_after_a_checkpoint(*arguments, hooks, **options):
         def interrupt(record):
-            log(record)
+            hooks.log(record)
             logged.append(record["tokens"])
             if record["tokens"] > 600:
                 raise KeyboardInterrupt
 
-        return whole(*arguments, log=interrupt, **options)
+        return whole(*arguments, hooks=replace(hooks, log=interrupt), **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "train_groups", stops_after_a_checkpoint)

@@ -36,7 +36,7 @@ def read_shard(
     for batch in rows.split(source.batch_rows):
         place = slice(start, start := start + len(batch))
         x_LBTD, left_out_BT = _read_positions(source, batch)
-        tokens_BT, special_BT = _tokens(source, batch, left_out_BT)
+        tokens_BT, special_BT = _tokens(source, batch, left_out_BT, x_LBTD)
         _put(tensors, place, x_LBTD.cpu(), batch, manifest)
         tensors["tokens"][place], tensors["special"][place], tensors["rows"][place] = tokens_BT, special_BT, batch
         tensors["left_out"][place] = left_out_BT & ~special_BT
@@ -86,7 +86,7 @@ def _read_positions(source: PositionSource, rows: Tensor) -> tuple[Tensor, Tenso
     x_LBTD, left_out_BT = source.read_positions(rows.tolist())
     left_out_BT = left_out_BT.cpu()
     if source.num_masked > masked and not source.skip_special:
-        located = left_out_BT & ~_tokens(source, rows, left_out_BT)[1]
+        located = left_out_BT & ~_tokens(source, rows, left_out_BT, x_LBTD)[1]
         if source.num_masked - masked > int(located.sum()):
             raise NumericalError(
                 f"Special tokens in rows {int(rows[0])} to {int(rows[-1])} have activations with NaN or infinity, and "
@@ -95,10 +95,12 @@ def _read_positions(source: PositionSource, rows: Tensor) -> tuple[Tensor, Tenso
     return x_LBTD, left_out_BT
 
 
-def _tokens(source: PositionSource, rows: Tensor, left_out_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """The token ids, and which of them are special; a source without token ids has zeros."""
+def _tokens(source: PositionSource, rows: Tensor, left_out_BT: Tensor, x_LBTD: Tensor) -> tuple[Tensor, Tensor]:
+    """The token ids, and where they are special or outliers; a source without token ids has zeros."""
     text = getattr(source, "rows", None)
     if text is None:
         return torch.zeros(left_out_BT.shape, dtype=torch.int32), left_out_BT
     ids_BT = text[rows.tolist()]
+    if hasattr(source, "left_out"):
+        return ids_BT.to(torch.int32), source.left_out(ids_BT.to(x_LBTD.device), x_LBTD).cpu()
     return ids_BT.to(torch.int32), ~text.keep(ids_BT)

@@ -1,5 +1,6 @@
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -7,7 +8,8 @@ import torch
 from tiny import BLOCKS_NAME, CONTEXT_LENGTH, FAMILIES, tiny_model, tiny_rows
 from torch import nn
 
-from groupsae.activations.harvest import Harvester
+from groupsae.activations import harvest
+from groupsae.activations.positions import NO_OUTLIERS
 from groupsae.activations.shuffle import BufferLayout, ShuffledStream
 from groupsae.activations.source import stream
 from groupsae.errors import FitError, HookpointError, ModelError, NumericalError, TextError
@@ -20,6 +22,9 @@ from groupsae.models import (
     with_first_tensor,
 )
 from groupsae.text.tokens import TokenRows
+
+Harvester = partial(harvest.Harvester, outliers=NO_OUTLIERS)
+"""Outliers have tests of their own (test_positions.py)."""
 
 
 def calls(modules):
@@ -256,14 +261,14 @@ def test_where_positions_are_masked_the_rest_stays_the_same_at_fewer_hookpoints(
     """Otherwise the tokens of a run would change once a group is finished, and with a resume."""
     model, rows = tiny_model(), tiny_rows()
     harvester = Harvester(model, rows, residual_stream(model), on_nan="mask")
-    forward = Harvester._forward
+    forward = harvest.Harvester._forward
 
     def broken(self, ids_BT):
         x_LBTD = forward(self, ids_BT)
         x_LBTD[-1][0, 3] = torch.nan
         return x_LBTD
 
-    monkeypatch.setattr(Harvester, "_forward", broken)
+    monkeypatch.setattr(harvest.Harvester, "_forward", broken)
     assert torch.equal(harvester.narrowed(harvester.hookpoints[:1]).read([0])[0], harvester.read([0])[0])
 
 

@@ -5,6 +5,7 @@ import torch
 import transformers
 
 from groupsae.activations.harvest import Harvester
+from groupsae.activations.positions import NO_OUTLIERS
 from groupsae.config import TopKConfig
 from groupsae.models import base_model
 from groupsae.partition import Partition
@@ -61,8 +62,11 @@ def fluent_rows(model, num_rows=10):
 
 
 def make_source(model=None, hookpoints=("layers.0", "layers.1"), *, rows=None, batch_rows=4, **options):
+    """A reader that leaves out special tokens alone, unless `outliers` says otherwise."""
     rows = make_rows() if rows is None else rows
-    return Harvester(model or make_model(), rows, hookpoints, batch_rows=batch_rows, **options)
+    return Harvester(
+        model or make_model(), rows, hookpoints, batch_rows=batch_rows, **{"outliers": NO_OUTLIERS} | options
+    )
 
 
 def all_activations(source):

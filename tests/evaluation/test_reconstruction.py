@@ -289,7 +289,7 @@ def test_the_other_scope_is_what_a_source_of_the_other_choice_finds(skip_special
 def test_a_scope_without_a_token_is_left_out():
     source = make_source(rows=TokenRows(ids_RT=make_rows().ids_RT * 0, special_ids=(0,)), skip_special=False)
     found = evaluate_reconstructions({"a": random_suite()}, source, 10**6)
-    assert found.scope == "special counted"
+    assert found.scope == "all positions"
     assert found.other_scope is None
 
 

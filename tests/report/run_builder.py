@@ -258,7 +258,7 @@ class Builder:
         counted = {"num_tokens": 100_000, "num_rows": 400, "suites": suites}
         known = counted | self._over_layers(suites, metrics.RECONSTRUCTION)
         return ReconstructionRecord(
-            scope="special left out",
+            scope="outliers left out",
             units=units(metrics.RECONSTRUCTION),
             density_edges=(1e-3, 1e-2, 1e-1, 1.0),
             other_scope=ReconstructionScope(scope="all positions", **known | {"num_tokens": 101_000}),
@@ -287,7 +287,7 @@ class Builder:
             "all_layers_differences": {},
         }
         other = LossesScope(scope="all positions", **known)
-        return LossesRecord(scope="special left out", units=units(metrics.LOSSES), other_scope=other, **known)
+        return LossesRecord(scope="outliers left out", units=units(metrics.LOSSES), other_scope=other, **known)
 
     def _over_layers(self, suites: dict[str, dict[str, Any]], table: dict[str, metrics.Metric]) -> dict[str, Any]:
         """Means and worst layers of suites and groups, and differences from the first suite: +- 0.001"""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from groupsae.records.types.record import RecordPart
 
 Interval = tuple[float, float]
@@ -64,6 +62,3 @@ class AblatedLoss(RecordPart):
     kl_zero: float
     ce_mean: float
     kl_mean: float
-
-
-Scope = Literal["special left out", "all positions"]
