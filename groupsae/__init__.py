@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from groupsae.models import residual_stream as residual_stream
     from groupsae.partition import Partition as Partition
     from groupsae.planning.cost import paper_cost as paper_cost
+    from groupsae.recipes.context import RunContext as RunContext
+    from groupsae.recipes.run import run_all as run_all
+    from groupsae.records.run_directory import RunDirectory as RunDirectory
     from groupsae.saes.scales import Scales as Scales
     from groupsae.saes.suite import Suite as Suite
     from groupsae.text.tokens import TokenRows as TokenRows
@@ -53,6 +56,8 @@ _HOMES = {
     "Partition": "partition",
     "ReLUConfig": "config",
     "RunConfig": "config",
+    "RunContext": "recipes.context",
+    "RunDirectory": "records.run_directory",
     "Scales": "saes.scales",
     "Suite": "saes.suite",
     "TokenRows": "text.tokens",
@@ -72,6 +77,7 @@ _HOMES = {
     "measure_scales": "training.fit",
     "paper_cost": "planning.cost",
     "residual_stream": "models",
+    "run_all": "recipes.run",
     "train": "training.trainer",
 }
 

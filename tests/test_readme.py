@@ -37,6 +37,8 @@ def test_the_public_names_are_a_list_that_is_kept():
         "Partition",
         "ReLUConfig",
         "RunConfig",
+        "RunContext",
+        "RunDirectory",
         "Scales",
         "Suite",
         "TokenRows",
@@ -56,6 +58,7 @@ def test_the_public_names_are_a_list_that_is_kept():
         "measure_scales",
         "paper_cost",
         "residual_stream",
+        "run_all",
         "train",
     ]
     assert all(getattr(groupsae, name) for name in groupsae.__all__)
@@ -65,6 +68,11 @@ def test_the_public_names_are_a_list_that_is_kept():
 def test_every_command_has_a_verb(line):
     verbs = re.match(r"[a-z| ]+", line)[0].split("|") if "|" in line.split("RUN")[0] else [line.split()[0]]
     assert {verb.strip() for verb in verbs} <= {*STAGE_VERBS, *OTHER_VERBS}
+
+
+def test_every_script_it_names_is_there():
+    scripts = re.findall(r"^python ([\w/]+\.py)", README, re.MULTILINE)
+    assert scripts and all((ROOT / name).exists() for name in scripts)
 
 
 def test_every_config_it_names_is_there():

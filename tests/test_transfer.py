@@ -1,4 +1,4 @@
-"""`groupsae transfer` and `groupsae experiment transfer`, on a tiny model."""
+"""`groupsae transfer` on a tiny model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import shutil
 
 import pytest
 
-from groupsae import cli
 from groupsae.config import load_config
-from groupsae.recipes import experiment as module
-from groupsae.report.transfer import DIRECTIONS
 
 LAYERS = [f"layers.{layer}" for layer in range(3)]
 
@@ -104,108 +101,3 @@ def test_a_hookpoint_that_the_source_lacks_is_refused(done, here, refused):
 def test_a_run_with_a_warm_start_has_no_groups_to_plan(done, call, refused):
     assert call("transfer", "tiny.toml", "--from", done, "--num-tokens", 64)[0] == 0
     assert "has no stage 'plan'" in refused("plan", done.parent / "tiny-backward")
-
-
-# ---- the experiment
-
-
-FLAGS = ("--experiment.looks", "2")
-
-
-@pytest.fixture(scope="module")
-def experimented(place, tmp_path_factory):
-    """A folder with runs/tiny and its transfer experiment. Only to be copied."""
-    folder = tmp_path_factory.mktemp("experiment")
-    shutil.copytree(place / "runs", folder / "runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert cli.main(["experiment", "transfer", "runs/tiny", *FLAGS]) == 0
-    return folder
-
-
-@pytest.fixture
-def experiment(experimented, here, call):
-    """Runs the experiment on a copy of a run that has it."""
-    shutil.copytree(experimented / "runs", here / "runs")
-    return lambda *flags: call("experiment", "transfer", "runs/tiny", *FLAGS, *flags)
-
-
-def test_the_experiment_gives_looks_controls_matrix_and_budgets(here, experiment):
-    code, out, err = experiment("--json")
-    assert code == 0, err
-    record = json.loads(out)
-    assert record["num_tokens"] == {"base": 512, "transfer": 256, "eval": 64}
-    assert [look["tokens"] for look in record["looks"]] == [128, 256]
-    for look in record["looks"]:
-        assert set(look["scores"]) == {*DIRECTIONS, "scratch"}
-        assert sorted(look["scores"]["forward"]) == LAYERS[1:]
-        assert sorted(look["scores"]["backward"]) == LAYERS[:-1]
-        assert sorted(look["scores"]["scratch"]) == sorted(look["scores"]["group"]) == LAYERS
-        assert all(scores["l0"] <= 4 for kind in look["scores"].values() for scores in kind.values())
-    assert {(source, layer) for source, row in record["zero_shot"].items() for layer in row} == {
-        (source, layer) for source in LAYERS for layer in LAYERS
-    }
-    assert [row["key"] for row in record["budgets"]] == ["base", "groups", "specialized", "equal-flops", "equal-time"]
-    specialized, equal_flops, equal_time = record["budgets"][2:]
-    assert equal_flops["flops"] == pytest.approx(specialized["flops"], rel=0.01)
-    assert equal_time["seconds"] == pytest.approx(specialized["seconds"], rel=0.01)
-    done = here / "runs" / "tiny"
-    page = (done / "report" / "transfer.html").read_text()
-    assert page.count("<svg") == 2 and "https://" not in page
-    assert not list(done.glob("experiment/*/groups"))
-
-
-def test_the_base_of_the_experiment_is_what_evaluation_measures(here, experiment):
-    done = here / "runs" / "tiny"
-    record = json.loads((done / "experiment" / "transfer.json").read_text())
-    measured = json.loads((done / "eval" / "reconstruction.json").read_text())["suites"]
-    for layer in LAYERS:
-        assert record["zero_shot"][layer][layer]["fvu"] == pytest.approx(measured["baseline"][layer]["fvu"])
-        assert record["groups"][layer]["fvu"] == pytest.approx(measured["groups"][layer]["fvu"])
-
-
-def test_the_experiment_is_not_made_twice_nor_replaced_unasked(experiment):
-    code, out, err = experiment()
-    assert code == 0 and "holds the experiment already" in err and "zero-shot" in out
-    code, _, err = experiment("--eval.num-tokens", 32)
-    assert code == 2 and "--overwrite" in err
-
-
-@pytest.mark.slow
-def test_an_interrupted_experiment_goes_on_to_the_same_numbers(experimented, done, call, monkeypatch):
-    whole = json.loads((experimented / "runs" / "tiny" / "experiment" / "transfer.json").read_text())
-    real, calls = module.evaluate_losses, []
-
-    def interrupted(*arguments, **options):
-        calls.append(1)
-        if len(calls) == 3:  # the second look
-            raise KeyboardInterrupt
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(module, "evaluate_losses", interrupted)
-    again = ("experiment", "transfer", "runs/tiny", *FLAGS)
-    assert call(*again)[0] == 130
-    assert (done / "experiment" / "look-1.json").exists() and not (done / "experiment" / "look-2.json").exists()
-    assert call(*again)[0] == 0
-    found = json.loads((done / "experiment" / "transfer.json").read_text())
-    for part in ("zero_shot", "groups", "looks", "sources"):
-        assert found[part] == whole[part]
-    assert [row["scores"] for row in found["budgets"][:4]] == [row["scores"] for row in whole["budgets"][:4]]
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (("--train.no-baseline",), "set train.baseline = true"),
-        (("--train.warm-start.source", "runs/tiny"), "leave out train.warm_start.source"),
-        (("--experiment.looks", "9"), "lower experiment.looks"),
-    ],
-)
-def test_an_experiment_that_cannot_be_is_refused(done, call, flags, words):
-    code, _, err = call("experiment", "transfer", "tiny.toml", "--out", "runs/new", *flags)
-    assert code == 2 and words in err
-    assert not (done.parent / "new").exists()
-
-
-def test_there_is_one_experiment(refused):
-    assert "one experiment, transfer" in refused("experiment", "grouping", "tiny.toml")

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Callable
 from importlib.metadata import version
 from signal import SIGINT
 
 from groupsae.cli.commands import init, run, show
 from groupsae.cli.export import export
-from groupsae.cli.transfer import experiment, transfer
+from groupsae.cli.transfer import transfer
 from groupsae.cli.verbs import OTHER_VERBS, STAGE_VERBS, list_verbs, require_verb
 from groupsae.errors import GroupsaeError
 from groupsae.interrupt import terminable
 from groupsae.progress import say
 
-__all__ = ["OTHER_VERBS", "STAGE_VERBS", "main"]
+__all__ = ["OTHER_VERBS", "STAGE_VERBS", "exit_code", "main"]
 
 ABOUT = """\
 groupsae trains sparse autoencoders (SAEs) for every layer of a language model at a fraction of the usual cost.
@@ -32,16 +33,20 @@ RUN is a TOML file, or the directory of an earlier run. `groupsae init my.toml` 
 Progress goes to stderr, results to stdout; --json prints them for scripts. Exit codes: 0 done, 1 a fault of
 groupsae, 2 wrong input, 130 interrupted by Ctrl-C, 143 by SIGTERM."""
 
-_COMMANDS = {"init": init, "show": show, "transfer": transfer, "experiment": experiment, "export": export}
+_COMMANDS = {"init": init, "show": show, "transfer": transfer, "export": export}
 """The verbs that are no stages of a run, nor all of them."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    return exit_code(_dispatch, sys.argv[1:] if arguments is None else arguments)
+
+
+def exit_code(command: Callable[[list[str]], None], arguments: list[str]) -> int:
+    """Run a command on its arguments; print its error, if any, and return its exit code."""
     try:
         with terminable():
-            _dispatch(arguments)
+            command(arguments)
             return 0
     except GroupsaeError as error:
         say(f"{type(error).__name__}: {error}")

@@ -76,21 +76,6 @@ def print_plan(run: RunDirectory, as_json: bool) -> None:
     print(tables.verdict(plan))
 
 
-def print_experiment(run: RunDirectory, as_json: bool) -> None:
-    """What the transfer experiment found."""
-    from groupsae.report.transfer import RECORD, TransferResults
-
-    record = run.read_json(RECORD)
-    if as_json:
-        print_json(record)
-        return
-    from groupsae.cli import tables
-    from groupsae.cli.transfer_tables import transfer
-
-    tables.show(*transfer(TransferResults(record)))
-    _print_report(run, "report/transfer.html")
-
-
 def _print_report(run: RunDirectory, name: str) -> None:
     if run.file(name).exists():
         print(f"report: {run.file(name)}")

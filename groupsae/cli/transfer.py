@@ -1,9 +1,9 @@
-"""The verbs about transfer: SAEs that start from another run's, and the experiment that says what that saves."""
+"""The verb `transfer`: a run whose SAEs start from another run's."""
 
 from __future__ import annotations
 
-from groupsae.cli.flags import changed, read_flags, read_transfer_flags
-from groupsae.cli.printing import print_experiment, print_results
+from groupsae.cli.flags import read_transfer_flags
+from groupsae.cli.printing import print_results
 from groupsae.cli.target import config_of, open_run, split_name
 from groupsae.config import RunConfig, TrainConfig, WarmStartConfig
 from groupsae.errors import ConfigError
@@ -30,22 +30,3 @@ def transfer(rest: list[str]) -> None:
     with run.blamed():
         recipes.run_all(run, overwrite=options.overwrite)
         print_results(run, options.json)
-
-
-def experiment(rest: list[str]) -> None:
-    """`groupsae experiment transfer RUN`, with the stages it needs where they are not done."""
-    usage = "groupsae experiment transfer RUN [--json] [--overwrite] [--out DIR]"
-    if rest[:1] in (["-h"], ["--help"]):
-        print(f"usage: {usage}")
-        return
-    if rest[:1] != ["transfer"]:
-        raise ConfigError(f"There is one experiment, transfer; usage: {usage}")
-    name, flags = split_name("experiment transfer", rest[1:])
-    config = config_of(name)
-    options = read_flags("experiment", flags, config)
-    run = open_run(name, changed(config, options), options)
-    from groupsae.recipes import run as recipes
-
-    with run.blamed():
-        recipes.run_transfer_experiment(run, overwrite=options.overwrite)
-        print_experiment(run, options.json)

@@ -16,7 +16,6 @@ from groupsae.config.stages import (
     ActivationsConfig,
     DistancesConfig,
     EvalConfig,
-    ExperimentConfig,
     GroupConfig,
     ModelConfig,
     PlanConfig,
@@ -43,7 +42,6 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     circuits: CircuitsConfig = CircuitsConfig()
-    experiment: ExperimentConfig = ExperimentConfig()
 
     @model_validator(mode="after")
     def _buffer_holds_a_batch(self) -> RunConfig:

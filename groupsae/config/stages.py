@@ -277,12 +277,3 @@ class EvalConfig(Section):
 
     num_tokens: Count = 100_000
     """Held-out tokens; every SAE of a run sees the same ones."""
-
-
-class ExperimentConfig(Section):
-    """What `groupsae experiment transfer` trains once the base SAEs are there."""
-
-    num_tokens: Count | None = None
-    """Tokens each SAE sees that starts from another; without it, half of train.num_tokens."""
-    looks: Count = 5
-    """How often these SAEs are evaluated on the way, at equal distances."""

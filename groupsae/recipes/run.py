@@ -18,7 +18,6 @@ from groupsae.lock import hold
 from groupsae.progress import say
 from groupsae.recipes.context import RunContext
 from groupsae.recipes.eval import evaluate, require_parts, wanted_parts
-from groupsae.recipes.experiment import require_experiment, transfer_experiment
 from groupsae.recipes.warm_start import warm_start_of
 from groupsae.records import RunDirectory
 from groupsae.records.stages import has_effect, stage_named
@@ -29,19 +28,20 @@ Recipe = Callable[[RunContext], list[str] | None]
 """Does a stage, returns the names of the files it wrote; None if a part of the stage is still missing."""
 
 
-def run_all(run: RunDirectory, *, overwrite: bool = False) -> None:
-    """Every stage that is not done yet, in order; with `overwrite`, those made from another config again."""
-    unfinished = [stage for stage in run.own_stages if run.status(stage) != "done"]
+def run_all(run: RunDirectory, *, until: str = "report", overwrite: bool = False) -> None:
+    """Every stage up to `until` that is not done yet, in order; with `overwrite`, those of another config again."""
+    wanted = run.own_stages[: run.own_stages.index(until) + 1]
+    unfinished = [stage for stage in wanted if run.status(stage) != "done"]
     for stage in unfinished:
         _require_free(run, stage, overwrite)
     if not unfinished:
-        say(f"{run.path} is complete.")
+        say(f"{run.path} is complete." if until == "report" else f"{run.path} is complete up to {until}.")
         return
     ctx = RunContext(run, overwrite)
     ctx.require_possible()
     warm_start_of(ctx)
-    with _alone(run):
-        for stage in dict.fromkeys((*unfinished, "report")):
+    with alone(run):
+        for stage in dict.fromkeys((*unfinished, until)):
             if stage == "report" or run.status(stage) != "done":  # nobody did it before we had the lock
                 _make(ctx, stage)
 
@@ -59,33 +59,16 @@ def run_stage(run: RunDirectory, stage: str, *, overwrite: bool = False) -> None
     _require_free(run, stage, overwrite)
     if not stage_named(stage).standalone:
         run.require(*run.before(stage))
-    with _alone(run):
+    with alone(run):
         _make(RunContext(run, overwrite), stage)
 
 
 @contextlib.contextmanager
-def _alone(run: RunDirectory) -> Iterator[None]:
+def alone(run: RunDirectory) -> Iterator[None]:
     """While the block runs nobody else works on the run, and what killed processes left half-written is gone."""
     with hold(run.path):
         sweep(run.path)
         yield
-
-
-def run_transfer_experiment(run: RunDirectory, *, overwrite: bool = False) -> None:
-    """The transfer experiment, with the stages up to train first where they are not done; nothing if it is done."""
-    if not require_experiment(run, overwrite=overwrite):
-        say(f"{run.path} holds the experiment already (--overwrite makes it again)")
-        return
-    unfinished = [stage for stage in (*run.before("train"), "train") if run.status(stage) != "done"]
-    for stage in unfinished:
-        _require_free(run, stage, overwrite)
-    ctx = RunContext(run, overwrite)
-    ctx.require_possible()
-    with _alone(run):
-        for stage in unfinished:
-            if run.status(stage) != "done":  # nobody did it before we had the lock
-                _make(ctx, stage)
-        transfer_experiment(ctx)
 
 
 def run_parts(run: RunDirectory, parts: Sequence[str], against: Path | None, *, overwrite: bool = False) -> None:
@@ -98,7 +81,7 @@ def run_parts(run: RunDirectory, parts: Sequence[str], against: Path | None, *, 
     ctx = RunContext(run, overwrite)
     wanted_parts(ctx, parts, against)
     run.require(*run.before("eval"))
-    with _alone(run):
+    with alone(run):
         _make(ctx, "eval", lambda ctx: evaluate(ctx, parts, against))
 
 

@@ -53,7 +53,6 @@ def test_a_second_process_is_told_who_is_at_work(holder):
         ("train", ()),
         ("eval", ()),
         ("export", ("--to", "saelens")),
-        ("experiment transfer", ("--experiment.looks", "2")),
     ],
 )
 def test_a_command_on_a_run_that_is_in_use_is_refused_and_looking_at_it_is_not(done, call, holder, verb, flags):

@@ -152,13 +152,11 @@ def test_no_file_can_ask_for_code_of_a_model_to_be_run(here, call, monkeypatch):
     assert call("distances", "runs/tiny", "--trust-remote-code")[0] == 0
 
 
-@pytest.mark.parametrize("verb", [("transfer",), ("experiment", "transfer")])
-def test_nor_by_a_verb_that_starts_from_another_run(done, here, call, verb):
+def test_nor_by_a_verb_that_starts_from_another_run(done, here, call):
     for file in (here / "tiny.toml", done / "config.toml"):
         text = file.read_text().replace("trust_remote_code = false\n", "")
         file.write_text(text.replace("[model]", "[model]\ntrust_remote_code = true"))
-    flags = ("tiny.toml", "--from", done) if verb == ("transfer",) else (done,)
-    code, out, err = call(*verb, *flags)
+    code, out, err = call("transfer", "tiny.toml", "--from", done)
     assert code == 2 and "--trust-remote-code" in err and out == ""
     assert not (here / "runs" / "tiny-backward").exists()
 

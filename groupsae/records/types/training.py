@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, ValidationError
@@ -90,8 +91,12 @@ class TrainRecord(Record):
         """
         if any(name not in self.saes for name in partition.names):
             return None
-        shared = sum(spent for part, spent in self.seconds.items() if part != "SAE steps")
-        return shared + sum(self.saes[name].seconds for name in partition.names)
+        return suite_seconds(self.seconds, (self.saes[name].seconds for name in partition.names))
+
+
+def suite_seconds(parts: Mapping[str, float], own: Iterable[float]) -> float:
+    """Seconds of some SAEs as if trained alone: their own steps, and every part that all SAEs of a pass share."""
+    return sum(spent for part, spent in parts.items() if part != "SAE steps") + sum(own)
 
 
 class LoggedSAE(RecordPart):

@@ -60,9 +60,9 @@ class Bed:
         run = RunDirectory.at(folder, config)
         for stage in ("tokens", "distances", "group"):
             run_stage(run, stage)
-        self.config, self.bench = config, RunContext(run)
-        self.source = HeldActivations(self.bench.source, -(-num_tokens // self.bench.source.row_tokens))
-        self.held_out = self.bench.source.held_out()
+        self.config, self.ctx = config, RunContext(run)
+        self.source = HeldActivations(self.ctx.source, -(-num_tokens // self.ctx.source.row_tokens))
+        self.held_out = self.ctx.source.held_out()
         self.groups = PartitionRecord.read(run).choice.partition
         self.layers = Partition.singletons(self.groups.hookpoints)
 

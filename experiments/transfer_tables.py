@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from rich.table import Table
+from transfer_figures import TITLES
+from transfer_results import Mean, TransferResults
 
 from groupsae.cli.tables import titled_table
-from groupsae.report.figures.transfer import TITLES
-from groupsae.report.transfer import Mean, TransferResults
 from groupsae.units import format_duration
 
 
@@ -14,7 +14,7 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def transfer(results: TransferResults) -> list[Table]:
+def transfer_tables(results: TransferResults) -> list[Table]:
     """The looks at every direction, warm / from scratch, and the ways to spend a budget."""
     columns = ["tokens", "FVU", "delta CE", "CE score", "L0", "FVU at one L0", "progress: FVU, delta CE, CE score"]
     tables = []

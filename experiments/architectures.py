@@ -1,11 +1,11 @@
 """Does every architecture train per layer, per group and from a group's SAE, to its L0 and with few dead latents?
 
-    python bench/architectures.py [--tokens 200000] [--transfer 60000] [--architectures topk gated]
+    python experiments/architectures.py [--tokens 200000] [--transfer 60000] [--architectures topk gated]
 
 Trains, on the built-in model with one seed, for each architecture one SAE per layer; the groups; and one SAE per layer
 from its group's. All settings are the config's, the architecture's own their defaults. Prints a table: FVU, mean over
 layers; L0 on held-out text, mean over layers, and of the layer farthest from k; the share of dead latents of the SAE
-that has most. Writes all of it to runs/bench/architectures.json.
+that has most. Writes all of it to runs/experiments/architectures.json.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--transfer", type=int, default=60_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--out", type=Path, default=Path("runs/experiments"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     bed, rows = Bed(load_config(options.config), options.out / "bed", 2 * options.tokens), []

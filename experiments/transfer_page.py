@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
+from transfer_figures import TITLES, transfer_curves, zero_shot_map
+from transfer_results import RECORD, Look, Mean, TransferResults
 
 from groupsae.records import RunDirectory
-from groupsae.report.figures.transfer import TITLES, transfer_curves, zero_shot_map
-from groupsae.report.transfer import RECORD, Look, Mean, TransferResults
 from groupsae.report.wording import NONE, count, duration, fixed, flops
 
 _HERE = Path(__file__).parent
@@ -44,7 +45,7 @@ def write_transfer_report(run: RunDirectory) -> Path:
         budgets=budget_table(results),
         drawings=[transfer_curves(results), zero_shot_map(results)],
         tokens={key: count(value) for key, value in tokens.items()},
-        style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+        style=Markup((files("groupsae.report") / "style.css").read_text(encoding="utf-8")),
     )
     run.write_text(PAGE, text)
     return run.file(PAGE)

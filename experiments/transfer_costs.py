@@ -9,7 +9,7 @@ from groupsae.errors import RunError
 from groupsae.partition import Group, Partition
 from groupsae.planning.cost import run_cost, sparse_step_flops
 from groupsae.recipes.context import RunContext
-from groupsae.records.types.training import TrainRecord
+from groupsae.records.types.training import TrainRecord, suite_seconds
 from groupsae.training.loop import PARTS
 
 EQUAL_FLOPS, EQUAL_TIME = "equal-flops", "equal-time"
@@ -84,5 +84,5 @@ class Spending:
 
 
 def _seconds(spent: Mapping[str, float], saes: Iterable[str]) -> float:
-    """Seconds of some SAEs as if trained alone, as `TrainRecord.seconds_of` counts them."""
-    return sum(spent[part] for part in PARTS if part != "SAE steps") + sum(spent[name] for name in saes)
+    """Seconds of some SAEs of a pass as if trained alone, as `TrainRecord.seconds_of` counts them."""
+    return suite_seconds({part: spent[part] for part in PARTS}, (spent[name] for name in saes))

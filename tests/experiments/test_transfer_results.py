@@ -1,8 +1,7 @@
 """What is drawn from a transfer experiment's record."""
 
 import pytest
-
-from groupsae.report.transfer import TransferResults
+from transfer_results import TransferResults
 
 LAYERS = ("layers.0", "layers.1", "layers.2")
 

@@ -1,11 +1,11 @@
 """What does a layer gain from maps of its own inside a group, when every SAE sees the same number of tokens?
 
-    python bench/per_layer.py [--seeds 0 1 2] [--tokens 120000]
+    python experiments/per_layer.py [--seeds 0 1 2] [--tokens 120000]
 
 Trains the groups of the built-in model with nothing, with each of `group.per_layer`, and with both; and one SAE per
 layer. Prints a table: FVU and delta CE, means over layers with half the spread over seeds; FLOPs per token that every
 SAE sees, the language model's share included; and the share of the variance that latents explain, 1 - FVU.
-Writes all of it to runs/bench/per_layer.json.
+Writes all of it to runs/experiments/per_layer.json.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=120_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--out", type=Path, default=Path("runs/experiments"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     bed, rows = Bed(load_config(options.config), options.out / "bed", 2 * options.tokens), []

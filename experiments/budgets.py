@@ -1,13 +1,13 @@
 """For a total budget of FLOPs, which plan gives the lowest FVU and delta CE over all layers?
 
-    python bench/budgets.py [--seeds 0 1 2] [--tokens 40000 120000 360000] [--plans "per layer" groups]
+    python experiments/budgets.py [--seeds 0 1 2] [--tokens 40000 120000 360000] [--plans "per layer" groups]
 
 A budget is what one SAE per layer costs on so many tokens, by our own count (language model and sparse steps).
 Every plan spends it in its own way on the built-in model: one SAE per layer; groups; groups whose layers have maps
 of their own; every layer of a token; groups for three quarters, then each layer from its group's SAE; every other
 layer for three quarters, then those between from the layer after. Prints a line per plan, budget and seed, then a
-table; writes both to runs/bench/budgets.json and a plot beside it. With `--plans` only those are trained; what the file
-holds of other plans, budgets and seeds stays.
+table; writes both to runs/experiments/budgets.json and a plot beside it. With `--plans` only those are trained; the
+other plans, budgets and seeds in the file stay.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ PLANS: dict[str, Callable[[Spender, float], Suite]] = {
 
 def flops_per_token(bed: Bed, partition: Partition, per_token: str | int, own: PerLayer = NOTHING) -> float:
     """FLOPs for each token that every SAE of a partition sees, the language model's share included."""
-    model, sae = bed.bench.architecture, bed.config.sae
+    model, sae = bed.ctx.architecture, bed.config.sae
     step = sparse_step_flops(model.d_model, sae.width(model.d_model), sae.k) + own.flops(model.d_model)
     return run_cost(model, partition.groups, step, 10**6, bed.config.text.context_length, per_token).total / 10**6
 
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--plans", nargs="+", choices=PLANS, default=list(PLANS), metavar="PLAN")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--out", type=Path, default=Path("runs/experiments"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     bed = Bed(load_config(options.config), options.out / "bed", 2 * max(options.tokens))

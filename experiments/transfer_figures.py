@@ -8,10 +8,10 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
+from transfer_results import Look, TransferResults
 
 from groupsae.report.figures import theme
 from groupsae.report.figures.theme import GRAY, INK, MUTED, PAPER, Drawing
-from groupsae.report.transfer import Look, TransferResults
 from groupsae.report.wording import count, fixed
 
 _GOOD_TO_BAD = LinearSegmentedColormap.from_list(
