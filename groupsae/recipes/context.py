@@ -95,9 +95,18 @@ class RunContext:
             batch_rows=settings.batch_rows,
             skip_special=settings.skip_special,
             outliers=OutlierRule(settings.skip_first, settings.max_norm),
-            norm_limits=norm_limits,
+            norm_limits=norm_limits or self._known_limits(hookpoints),
             on_nan=settings.on_nan,
         )
+
+    def _known_limits(self, hookpoints: Sequence[str]) -> Mapping[str, float] | None:
+        """The limits on norms as the distances stage measured them; None where it has not, and they are measured."""
+        if "distances" not in self.run.own_stages or self.run.status("distances") != "done":
+            return None
+        record = PositionsRecord.find(self.run)
+        if record is None or not record.max_norm or not set(hookpoints) <= set(record.median_norm):
+            return None
+        return {name: record.max_norm * record.median_norm[name] or float("inf") for name in hookpoints}
 
     def note_positions(self) -> list[str]:
         """Write down which positions are left out, and say it; the file's name. Nothing where all are kept."""

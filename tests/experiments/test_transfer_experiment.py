@@ -54,7 +54,8 @@ def test_the_experiment_gives_looks_controls_matrix_and_budgets(here, experiment
     assert code == 0, err
     record = json.loads(out)
     assert record["num_tokens"] == {"base": 512, "transfer": 256, "eval": 64}
-    assert [look["tokens"] for look in record["looks"]] == [128, 256]
+    first, last = (look["tokens"] for look in record["looks"])
+    assert 128 <= first < 128 + 64 and last == 256  # the first step at or beyond 128 tokens; steps of at most 64
     for look in record["looks"]:
         assert set(look["scores"]) == {*DIRECTIONS, "scratch"}
         assert sorted(look["scores"]["forward"]) == LAYERS[1:]
