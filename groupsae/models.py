@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from groupsae.errors import HookpointError, ModelError, NumericalError
 from groupsae.hookpoints import expand, natural_key
+from groupsae.model_directory import config_place, require_model_files, tokenizer_place
+from groupsae.text.tokenizing import known_text
 
 DEMO_MODEL = Path(__file__).parent / "text" / "demo" / "model"
 
@@ -29,16 +31,18 @@ def load_model(
 ) -> tuple[nn.Module, Any]:
     """The causal LM and tokenizer of a hub id, a local directory, or `demo`: frozen, in eval mode.
 
+    The directory of a PEFT adapter gives its base model with the adapter; that needs the library peft.
     Raises ModelError if there is no such model or its files lack weights or a tokenizer (transformers
     would go on with random ones and an empty one), NumericalError if weights hold NaN or infinity.
     """
     import transformers
 
     path = model_path(name)
+    require_model_files(path)
     where = pick_device(device)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_place(path), **options)
         model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             path, dtype=getattr(torch, dtype), output_loading_info=True, **options
         )
@@ -60,7 +64,7 @@ def load_model_config(name: str, *, revision: str | None = None, trust_remote_co
 
     try:
         return transformers.AutoConfig.from_pretrained(
-            model_path(name), revision=revision, trust_remote_code=trust_remote_code
+            config_place(model_path(name)), revision=revision, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"The config of model {name!r} cannot be loaded: {_first_line(error)}") from error
@@ -109,7 +113,18 @@ def device_name(device: torch.device) -> str:
 
 
 def base_model(model: nn.Module) -> nn.Module:
-    """The model without its head: what hookpoints are counted from."""
+    """The model without its head: what hookpoints are counted from.
+
+    Of a model that peft wrapped it is that of the model inside, so hookpoints have the same names. Raises
+    ModelError for an adapter that puts tokens of its own before the text.
+    """
+    if hasattr(model, "get_base_model"):
+        if getattr(model, "active_peft_config", None) is not None and model.active_peft_config.is_prompt_learning:
+            raise ModelError(
+                f"{type(model).__name__} holds a prompt or prefix adapter, whose own positions come before the text. "
+                "Adapters inside the modules, such as LoRA, can be used."
+            )
+        model = model.get_base_model()
     return getattr(model, "base_model", model)
 
 
@@ -175,7 +190,7 @@ def _require_complete(missing: Iterable[str], tokenizer: Any, name: str) -> None
             f"The files of model {name!r} lack {', '.join(lacking[:3])}{more}. "
             "All weights of a causal LM are needed, its head included."
         )
-    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+    if known_text(tokenizer) is None:
         raise ModelError(
             f"The tokenizer of model {name!r} gives no tokens; its files are missing or empty. "
             "Put the tokenizer's files (tokenizer.json) beside the weights."
