@@ -93,8 +93,9 @@ def _readable_in(folder: Path, found: list[Path], split: str, notes: ReadingNote
     left_over = _not_in_saved_datasets(found)
     files = [file for file in found if file.name not in DESCRIPTIONS and file not in left_over]
     readable = [file for file in files if kind_of(file)]
-    unknown = [file for file in files if not kind_of(file)] + sorted(left_over)
+    unknown = [file for file in files if not kind_of(file)]
     notes.unknown += Counter(_suffix(file) for file in unknown)
+    notes.unknown += Counter(".arrow that state.json does not list" for _ in left_over)
     beside = _beside_data(readable)
     texts = [file for file in readable if file not in beside]
     if not beside:
