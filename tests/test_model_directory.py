@@ -12,7 +12,9 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from groupsae import model_directory
-from groupsae.errors import ModelError
+from groupsae.errors import ModelError, TextError
+from groupsae.evaluation.circuits.pairs import PromptPair
+from groupsae.evaluation.circuits.prompts import SPLIT_ANSWER, tokenize_pairs
 from groupsae.models import base_model, find_hookpoints, load_model, load_model_config, residual_stream
 from groupsae.text.tokenizing import begin_token, known_text
 from groupsae.text.tokens import TokenRows
@@ -171,6 +173,19 @@ def test_a_tokenizer_that_does_not_know_the_letter_a_is_used(make, text, tmp_pat
     assert begin_token(loaded) is None
     (tmp_path / "text.jsonl").write_text(json.dumps({"text": text}) + "\n")
     assert len(TokenRows.from_files(tmp_path / "text.jsonl", loaded, context_length=8)) >= 10
+
+
+@pytest.mark.parametrize("make", [letters_tokenizer, words_tokenizer])
+def test_prompts_that_a_tokenizer_does_not_know_are_left_out(make):
+    pair = PromptPair("he is", "she was", "o", "u")
+    pairs, dropped = tokenize_pairs([pair], make(), None)
+    assert (pairs, dropped) == ([], {SPLIT_ANSWER: 1})
+
+
+def test_text_that_a_tokenizer_refuses_is_an_error(tmp_path):
+    (tmp_path / "a.txt").write_text("Once there was a fox")
+    with pytest.raises(TextError, match=r"The tokenizer cannot read this text: .*begins with 'Once there"):
+        TokenRows.from_files(tmp_path / "a.txt", words_tokenizer(), context_length=4)
 
 
 def test_a_tokenizer_without_tokens_is_still_an_error(saved, tmp_path):

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from groupsae.errors import TextError
-from groupsae.text.notes import ReadingNotes
+from groupsae.text.notes import ReadingNotes, counted
 
 PLAIN = (".txt", ".md", ".py")
 """Kinds of files that are one document each."""
@@ -152,7 +152,7 @@ def _require_data(folder: Path, texts: list[Path], unknown: list[Path]) -> None:
     if not_data and data:
         kinds = ", ".join(sorted({_suffix(file) for file in data}))
         raise TextError(
-            f"The folder {folder} holds data of a kind that is not read ({len(data)} files: {kinds}), and beside it "
+            f"The folder {folder} holds data of a kind that is not read ({counted(len(data), 'file')}: {kinds}), and beside it "
             f"{not_data[0].relative_to(folder)}, which may only describe the data. {READABLE} Convert the data, "
             f"try text.source 'hf:{folder}', or name the files that you want read."
         )
@@ -166,7 +166,7 @@ def _of_split(folder: Path, files: list[Path], split: str, notes: ReadingNotes) 
     chosen = [file for file, name in named.items() if name in wanted or (name is None and "train" in wanted)]
     others = Counter(name or "no split" for file, name in named.items() if file not in set(chosen))
     if not chosen:
-        held = ", ".join(f"{name} ({count} files)" for name, count in sorted(others.items()))
+        held = ", ".join(f"{name} ({counted(count, 'file')})" for name, count in sorted(others.items()))
         raise TextError(
             f"The folder {folder} holds no files of the split {split!r} (text.split); it holds: {held}. "
             "Set text.split to one of these, or to 'all', or name the files."

@@ -60,7 +60,7 @@ def test_a_loading_script_beside_data_is_passed_over(tmp_path):
 @pytest.mark.parametrize("data", ["train.csv", "a.warc", "part.jsonl.xz"])
 def test_a_card_or_code_beside_data_of_an_unknown_kind_is_refused(tmp_path, code, data):
     fill(tmp_path, code, data)
-    with pytest.raises(TextError, match=rf"holds data of a kind that is not read \(1 files: \.\w+\).*{code}.*hf:"):
+    with pytest.raises(TextError, match=rf"holds data of a kind that is not read \(1 file: \.\w+\).*{code}.*hf:"):
         read(tmp_path)
 
 
@@ -136,7 +136,7 @@ def test_a_file_that_names_no_split_is_training_text(tmp_path):
 
 def test_a_folder_without_the_split_says_which_it_holds(tmp_path):
     fill(tmp_path, "a-test.txt", "b-valid.txt")
-    with pytest.raises(TextError, match=r"no files of the split 'train'.*test \(1 files\), validation \(1 files\)"):
+    with pytest.raises(TextError, match=r"no files of the split 'train'.*test \(1 file\), validation \(1 file\)"):
         read(tmp_path)
 
 
