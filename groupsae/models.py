@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from groupsae.errors import HookpointError, ModelError, NumericalError
 from groupsae.gguf_files import GGUFFacts, read_gguf, require_loadable
 from groupsae.hookpoints import expand, natural_key
+from groupsae.model_directory import config_place, require_model_files, tokenizer_place
+from groupsae.text.tokenizing import known_text
 
 OTHER_TOWERS = ("vision", "visual", "image", "audio", "speech")
 """Parts of the names of modules that read something else than text."""
@@ -35,17 +37,20 @@ def load_model(
     """The causal LM and tokenizer of a hub id, a local directory, a `.gguf` file, or `demo`: frozen, in eval mode.
 
     `gguf_file` names a GGUF file in the directory; its weights are dequantized, and `model.config.gguf` says which.
+    The directory of a PEFT adapter gives its base model with the adapter; that needs the library peft.
     Raises ModelError if there is no such model or its files lack weights or a tokenizer (transformers
     would go on with random ones and an empty one), NumericalError if weights hold NaN or infinity.
     """
     import transformers
 
     path, gguf = _place(name, gguf_file)
+    if not gguf:
+        require_model_files(path)
     where = pick_device(device)
     options = {"revision": revision, "trust_remote_code": trust_remote_code, **gguf}
     facts = _gguf_facts(path, gguf, getattr(torch, dtype))
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_place(path), **options)
         model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             path, dtype=getattr(torch, dtype), output_loading_info=True, **options
         )
@@ -72,7 +77,7 @@ def load_model_config(
     path, gguf = _place(name, gguf_file)
     try:
         return transformers.AutoConfig.from_pretrained(
-            path, revision=revision, trust_remote_code=trust_remote_code, **gguf
+            config_place(path), revision=revision, trust_remote_code=trust_remote_code, **gguf
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"The config of model {name!r} cannot be loaded: {_first_line(error)}") from error
@@ -189,7 +194,18 @@ def device_name(device: torch.device) -> str:
 
 
 def base_model(model: nn.Module) -> nn.Module:
-    """The model without its head: what hookpoints are counted from."""
+    """The model without its head: what hookpoints are counted from.
+
+    Of a model that peft wrapped it is that of the model inside, so hookpoints have the same names. Raises
+    ModelError for an adapter that puts tokens of its own before the text.
+    """
+    if hasattr(model, "get_base_model"):
+        if getattr(model, "active_peft_config", None) is not None and model.active_peft_config.is_prompt_learning:
+            raise ModelError(
+                f"{type(model).__name__} holds a prompt or prefix adapter, whose own positions come before the text. "
+                "Adapters inside the modules, such as LoRA, can be used."
+            )
+        model = model.get_base_model()
     return getattr(model, "base_model", model)
 
 
@@ -304,7 +320,7 @@ def _require_complete(missing: Iterable[str], tokenizer: Any, name: str) -> None
             f"The files of model {name!r} lack {', '.join(lacking[:3])}{more}. "
             "All weights of a causal LM are needed, its head included."
         )
-    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+    if known_text(tokenizer) is None:
         raise ModelError(
             f"The tokenizer of model {name!r} gives no tokens; its files are missing or empty. "
             "Put the tokenizer's files (tokenizer.json) beside the weights."

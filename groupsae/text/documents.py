@@ -34,7 +34,11 @@ def documents(
         if name == "demo":
             yield from _standard_library()
         elif name == "-":
-            yield Document.from_bytes(sys.stdin.buffer.read())
+            document = Document.from_bytes(sys.stdin.buffer.read())
+            if document.text:
+                yield document
+            else:
+                notes.num_empty += 1
         elif name.startswith("hf:"):
             yield from _dataset(name[3:], field, split, notes)
         else:
@@ -83,4 +87,6 @@ def _dataset(name: str, field: str, split: str, notes: ReadingNotes) -> Iterator
 def _standard_library() -> Iterator[Document]:
     root = standard_library_path()
     for path in standard_library_files():
-        yield Document.from_bytes(path.read_bytes(), held_out=is_held_out(path.relative_to(root)))
+        document = Document.from_bytes(path.read_bytes(), held_out=is_held_out(path.relative_to(root)))
+        if document.text:  # an empty __init__.py says nothing
+            yield document

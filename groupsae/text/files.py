@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from groupsae.errors import TextError
-from groupsae.text.notes import ReadingNotes
+from groupsae.text.notes import ReadingNotes, counted
 
 PLAIN = (".txt", ".md", ".py")
 """Kinds of files that are one document each."""
@@ -93,8 +93,9 @@ def _readable_in(folder: Path, found: list[Path], split: str, notes: ReadingNote
     left_over = _not_in_saved_datasets(found)
     files = [file for file in found if file.name not in DESCRIPTIONS and file not in left_over]
     readable = [file for file in files if kind_of(file)]
-    unknown = [file for file in files if not kind_of(file)] + sorted(left_over)
+    unknown = [file for file in files if not kind_of(file)]
     notes.unknown += Counter(_suffix(file) for file in unknown)
+    notes.unknown += Counter(".arrow that state.json does not list" for _ in left_over)
     beside = _beside_data(readable)
     texts = [file for file in readable if file not in beside]
     if not beside:
@@ -151,7 +152,7 @@ def _require_data(folder: Path, texts: list[Path], unknown: list[Path]) -> None:
     if not_data and data:
         kinds = ", ".join(sorted({_suffix(file) for file in data}))
         raise TextError(
-            f"The folder {folder} holds data of a kind that is not read ({len(data)} files: {kinds}), and beside it "
+            f"The folder {folder} holds data of a kind that is not read ({counted(len(data), 'file')}: {kinds}), and beside it "
             f"{not_data[0].relative_to(folder)}, which may only describe the data. {READABLE} Convert the data, "
             f"try text.source 'hf:{folder}', or name the files that you want read."
         )
@@ -165,7 +166,7 @@ def _of_split(folder: Path, files: list[Path], split: str, notes: ReadingNotes) 
     chosen = [file for file, name in named.items() if name in wanted or (name is None and "train" in wanted)]
     others = Counter(name or "no split" for file, name in named.items() if file not in set(chosen))
     if not chosen:
-        held = ", ".join(f"{name} ({count} files)" for name, count in sorted(others.items()))
+        held = ", ".join(f"{name} ({counted(count, 'file')})" for name, count in sorted(others.items()))
         raise TextError(
             f"The folder {folder} holds no files of the split {split!r} (text.split); it holds: {held}. "
             "Set text.split to one of these, or to 'all', or name the files."

@@ -36,36 +36,37 @@ class ReadingNotes:
             found.append(f"{_count(self.unknown)} of an unknown kind passed over: {_listed(self.unknown)}")
         if self.cards:
             names = ", ".join(sorted(self.cards)[:3]) + (" ..." if len(self.cards) > 3 else "")
-            found.append(f"{_number(len(self.cards), 'card or code file')} beside the data passed over: {names}")
+            found.append(f"{counted(len(self.cards), 'card or code file')} beside the data passed over: {names}")
         if self.other_splits:
             found.append(
                 f"{_count(self.other_splits)} of other splits passed over: {_listed(self.other_splits)} "
                 "(text.split chooses)"
             )
         if self.num_replaced:
-            found.append(f"{_number(self.num_replaced, 'place')} not in the text's encoding, read as U+FFFD")
+            found.append(f"{counted(self.num_replaced, 'place')} not in the text's encoding, read as U+FFFD")
         if self.num_empty:
-            found.append(f"{_number(self.num_empty, 'document')} left out: null or empty")
+            found.append(f"{counted(self.num_empty, 'document')} left out: null or empty")
         if self.num_without_tokens:
             found.append(
-                f"{_number(self.num_without_tokens, 'document')} left out: the tokenizer knows none of its text"
+                f"{counted(self.num_without_tokens, 'document')} left out: the tokenizer knows none of its text"
             )
         if self.num_cut:
-            found.append(f"{_number(self.num_cut, 'document')} longer than a row, cut to its length")
+            found.append(f"{counted(self.num_cut, 'document')} longer than a row, cut to its length")
         if self.num_special_split:
-            found.append(f"{_number(self.num_special_split, 'special token')} written in the text, read as plain text")
+            found.append(f"{counted(self.num_special_split, 'special token')} written in the text, read as plain text")
         if self.num_special_kept:
             found.append(
-                f"{_number(self.num_special_kept, 'special token')} written in the text, kept as special tokens"
+                f"{counted(self.num_special_kept, 'special token')} written in the text, kept as special tokens"
             )
         return found
 
 
 def _count(files: Counter[str]) -> str:
-    return _number(files.total(), "file")
+    return counted(files.total(), "file")
 
 
-def _number(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, in the plural where that is due."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 

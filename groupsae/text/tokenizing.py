@@ -83,7 +83,13 @@ class _Encoder:
     def _encode(self, texts: list[str], **options: Any) -> list[np.ndarray]:
         if not texts:
             return []
-        encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False, **options)["input_ids"]
+        try:
+            encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False, **options)["input_ids"]
+        except Exception as error:  # tokenizers raises bare exceptions for what a vocabulary lacks
+            raise TextError(
+                f"The tokenizer cannot read this text: {error}. The text begins with {texts[0][:40]!r}. Give text "
+                "of the kind that the model was trained on."
+            ) from error
         return [np.asarray(ids, dtype=np.int32) for ids in encoded]
 
     def _with_special(self, text: str, spelled: int) -> np.ndarray:
@@ -170,10 +176,10 @@ def _short_texts(tokenizer: Any) -> Iterator[str]:
 
 def begin_token(tokenizer: Any) -> int | None:
     """The token that a tokenizer puts before every text; None for one that does not."""
-    text, bos = known_text(tokenizer), tokenizer.bos_token_id
+    bos = tokenizer.bos_token_id
     if bos is None:
         return None
-    ids = tokenizer("" if text is None else text)["input_ids"]
+    ids = tokenizer(known_text(tokenizer) or "")["input_ids"]
     return bos if len(ids) and ids[0] == bos else None
 
 

@@ -10,6 +10,7 @@ import pytest
 from groupsae.errors import ConfigError, TextError
 from groupsae.text.demo.text import LEFT_OUT, is_held_out, standard_library_files, standard_library_path
 from groupsae.text.documents import documents
+from groupsae.text.notes import ReadingNotes
 
 
 def texts(*source, **options):
@@ -179,6 +180,20 @@ def test_a_dataset_without_the_field_is_an_error(monkeypatch):
         texts("hf:somebody/something")
 
 
+def test_null_and_empty_texts_of_a_dataset_are_left_out_and_counted(monkeypatch):
+    rows = [{"text": text} for text in ("one", None, "", "two")]
+    install_datasets(monkeypatch, lambda *_, **__: iter(rows))
+    notes = ReadingNotes()
+    found = [document.text for document in documents(["hf:somebody/something"], notes=notes)]
+    assert (found, notes.num_empty) == (["one", "two"], 2)
+
+
+def test_empty_standard_input_is_counted(monkeypatch):
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(b"")))
+    notes = ReadingNotes()
+    assert (list(documents(["-"], notes=notes)), notes.num_empty) == ([], 1)
+
+
 @pytest.mark.parametrize("error", [FileNotFoundError, ValueError, RuntimeError])
 def test_a_dataset_that_cannot_be_had_is_an_error(monkeypatch, error):
     def load_dataset(*_, **__):
@@ -210,7 +225,7 @@ def test_the_standard_library_leaves_tests_and_installed_packages_out():
 def test_the_demo_holds_out_the_files_that_its_model_was_not_trained_on():
     held_out = {document.text for document in documents(["demo"]) if document.held_out}
     expected = {file.read_text(encoding="utf-8", errors="replace") for file in standard_library_files(True)}
-    assert held_out == expected
+    assert held_out == expected - {""}
 
 
 def test_the_split_of_the_demo_is_pinned():

@@ -135,13 +135,16 @@ def _token_pair(pair: PromptPair, tokenizer: Any, longest: int | None) -> TokenP
 
 def _ids(text: str, tokenizer: Any) -> tuple[int, ...]:
     begin = begin_token(tokenizer)
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    try:
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    except Exception:  # tokenizers raises bare exceptions for what a vocabulary lacks
+        ids = ()
     return (*(() if begin is None else (begin,)), *ids)
 
 
 def _continuation(prefix: str, ids: tuple[int, ...], answer: str, tokenizer: Any) -> int | None:
     longer = _ids(prefix + answer, tokenizer)
-    return longer[-1] if longer[:-1] == ids else None
+    return longer[-1] if longer and longer[:-1] == ids else None
 
 
 def _disjoint(pairs: list[TokenPair], seed: int) -> tuple[list[TokenPair], list[TokenPair], int]:
