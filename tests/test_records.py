@@ -19,6 +19,7 @@ from groupsae.config import (
 )
 from groupsae.errors import RunError, StorageError
 from groupsae.records import STAGE_NAMES, RunDirectory
+from groupsae.records.types.manifest import ModelRecord
 from groupsae.storage import write_atomically
 
 
@@ -205,7 +206,7 @@ def test_a_stage_that_is_needed_names_the_command_that_does_it(tmp_path):
 
 def test_the_manifest_records_what_was_run_where(tmp_path):
     run = RunDirectory(tmp_path, RunConfig())
-    run.describe(model={"name": "demo"})
+    run.describe(ModelRecord(name="demo"))
     finish(run, "tokens")
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["model"] == {"name": "demo"}
