@@ -20,7 +20,7 @@ from groupsae.config import (
 from groupsae.errors import RunError, StorageError
 from groupsae.records import STAGE_NAMES, RunDirectory
 from groupsae.records.types.manifest import ModelRecord
-from groupsae.storage import write_atomically
+from groupsae.storage import sweep, write_atomically
 
 
 def files(folder):
@@ -290,3 +290,12 @@ def test_a_key_may_change_until_a_stage_has_read_it(tmp_path):
     with pytest.raises(RunError, match=r"plan\.calibrate: True -> False \(read by plan\)"):
         RunDirectory.at(tmp_path, after)
     assert RunDirectory.at(tmp_path, after, overwrite=True).config == after
+
+
+def test_what_killed_processes_left_half_written_is_removed_and_nothing_else(tmp_path):
+    names = [".x1y2z3.part", "groups/a/.tmpXuRy4f", "groups/a/.tmp", ".tmp-notes", "groups/a/sae.safetensors"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    sweep(tmp_path)
+    assert sorted(files(tmp_path)) == sorted(names[2:])
