@@ -296,8 +296,8 @@ def _missing() -> Any:
 
 def _key(run: RunDirectory, settings: Settings) -> str:
     """What the experiment is made of: the base SAEs' files, and the settings that are its own."""
-    files = run.manifest["stages"].get("train", {}).get("files", {})
-    made_from = {name: facts["sha256"] for name, facts in files.items() if name.startswith(("groups/", "scales"))}
+    files = run.manifest.files("train")
+    made_from = {name: facts.sha256 for name, facts in files.items() if name.startswith(("groups/", "scales"))}
     own = [asdict(settings), run.config.eval.model_dump(mode="json")]
     return digest([run.fingerprint("train"), made_from, *own])
 

@@ -17,6 +17,8 @@ from groupsae.errors import RunError, StorageError
 
 PART = ".part"
 """How the name of a file ends that is still being written."""
+SAFETENSORS_PART = ".tmp" + 6 * "[0-9A-Za-z]"
+"""A file that safetensors (0.8) writes before it renames it, such as `.tmp0fTRmt`."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -53,7 +55,7 @@ def write_json(path: Path, value: Any) -> None:
 def sweep(folder: Path) -> None:
     """Remove the temporary files that killed processes left in a folder; nobody else may be writing there."""
     with storage_errors(folder):
-        for path in folder.rglob(f".*{PART}"):
+        for path in (*folder.rglob(f".*{PART}"), *folder.rglob(SAFETENSORS_PART)):
             path.unlink(missing_ok=True)
 
 

@@ -19,7 +19,8 @@ from groupsae.config import (
 )
 from groupsae.errors import RunError, StorageError
 from groupsae.records import STAGE_NAMES, RunDirectory
-from groupsae.storage import write_atomically
+from groupsae.records.types.manifest import ModelRecord
+from groupsae.storage import sweep, write_atomically
 
 
 def files(folder):
@@ -205,7 +206,7 @@ def test_a_stage_that_is_needed_names_the_command_that_does_it(tmp_path):
 
 def test_the_manifest_records_what_was_run_where(tmp_path):
     run = RunDirectory(tmp_path, RunConfig())
-    run.describe(model={"name": "demo"})
+    run.describe(ModelRecord(name="demo"))
     finish(run, "tokens")
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["model"] == {"name": "demo"}
@@ -289,3 +290,12 @@ def test_a_key_may_change_until_a_stage_has_read_it(tmp_path):
     with pytest.raises(RunError, match=r"plan\.calibrate: True -> False \(read by plan\)"):
         RunDirectory.at(tmp_path, after)
     assert RunDirectory.at(tmp_path, after, overwrite=True).config == after
+
+
+def test_what_killed_processes_left_half_written_is_removed_and_nothing_else(tmp_path):
+    names = [".x1y2z3.part", "groups/a/.tmpXuRy4f", "groups/a/.tmp", ".tmp-notes", "groups/a/sae.safetensors"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    sweep(tmp_path)
+    assert sorted(files(tmp_path)) == sorted(names[2:])

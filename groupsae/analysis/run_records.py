@@ -14,6 +14,7 @@ from groupsae.records import RunDirectory
 from groupsae.records.types.circuits import CircuitsRecord
 from groupsae.records.types.distances import DistancesRecord
 from groupsae.records.types.losses import LossesRecord
+from groupsae.records.types.manifest import ModelRecord
 from groupsae.records.types.measured import Difference, OverLayers
 from groupsae.records.types.partition import PartitionRecord
 from groupsae.records.types.plan import PlanRecord
@@ -51,8 +52,7 @@ class RunRecords:
     similarity: SimilarityRecord | None = None
     log: tuple[MetricsLine, ...] = ()
     stage_seconds: dict[str, float] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-    """What the model is: name, kind, commit, blocks, d_model, parameters."""
+    model: ModelRecord | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     """What the run was made with."""
     with_baseline: bool = True
@@ -62,7 +62,7 @@ class RunRecords:
     @classmethod
     def read(cls, run: RunDirectory) -> RunRecords:
         """The records of a run. Raises RunError for a damaged file."""
-        manifest: dict[str, Any] = {"model": {}, "environment": {}, "device": None} | run.manifest
+        manifest = run.manifest
         return cls(
             name=run.config.name,
             tokens=TokensRecord.find(run),
@@ -77,9 +77,9 @@ class RunRecords:
             circuits=CircuitsRecord.find(run),
             similarity=SimilarityRecord.find(run),
             log=MetricsLine.read_all(run),
-            stage_seconds={stage: done["seconds"] for stage, done in manifest["stages"].items()},
-            model=manifest["model"],
-            environment=manifest["environment"] | {"device": manifest["device"]},
+            stage_seconds={stage: done.seconds for stage, done in manifest.stages.items()},
+            model=manifest.model,
+            environment=manifest.environment | {"device": manifest.device},
             with_baseline=run.config.train.baseline,
             max_amad=_bound(run),
         )

@@ -51,7 +51,7 @@ def _run_stage(verb: str, run: RunDirectory, options: Any) -> None:
     elif verb in ("eval", "report"):
         print_results(run, options.json)
     elif options.json:
-        print_json({"run": str(run.path), "stages": {verb: run.stages()[verb]}})
+        print_json({"run": str(run.path), "stages": {verb: run.stages()[verb].model_dump(exclude_unset=True)}})
     elif verb == "train":
         print_training(run)
 

@@ -25,7 +25,7 @@ def print_results(run: RunDirectory, as_json: bool) -> None:
     if as_json:
         values = {
             "run": str(run.path),
-            "stages": run.stages(),
+            "stages": {name: one.model_dump(exclude_unset=True) for name, one in run.stages().items()},
             "suites": [one.model_dump(mode="json") for one in suites],
         }
         saes = {name: sae.model_dump(mode="json") for name, sae in train.saes.items()} if train else {}

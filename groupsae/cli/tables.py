@@ -42,10 +42,10 @@ def stages(run: RunDirectory) -> Table:
     """What is done, stale or missing, and the command for what is missing."""
     table = titled_table(str(run.path), ("stage", "status", "seconds", "files"), right=("seconds",))
     for stage, facts in run.stages().items():
-        files = list(facts.get("files", {}))
+        files = list(facts.files)
         shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
-        advice = shown if facts["status"] == "done" else f"groupsae {stage} {run.path}"
-        table.add_row(stage, facts["status"], fixed(facts.get("seconds"), 1), advice)
+        advice = shown if facts.status == "done" else f"groupsae {stage} {run.path}"
+        table.add_row(stage, facts.status, fixed(facts.seconds, 1), advice)
     return table
 
 

@@ -26,6 +26,7 @@ from groupsae.models import (
 from groupsae.planning.architecture import Architecture
 from groupsae.progress import say
 from groupsae.records import RunDirectory
+from groupsae.records.types.manifest import ModelRecord
 from groupsae.records.types.positions import PositionsRecord
 from groupsae.text.tokens import TokenRows
 
@@ -184,16 +185,15 @@ class RunContext:
         """Write what the model is, and what it runs on, into the manifest."""
         parameters = sum(p.numel() for p in self.model.parameters())
         device = next(self.model.parameters()).device
-        self.run.describe(
-            model={
-                "name": self.run.config.model.name,
-                "kind": type(self.model).__name__,
-                "blocks": len(find_blocks(self.model)[1]),
-                "d_model": self.width,
-                "parameters": parameters,
-                "hookpoints": list(self.hookpoints),
-                "commit": getattr(self.model.config, "_commit_hash", None),
-                "gguf": getattr(self.model.config, "gguf", None),
-            },
-            device=device_name(device),
+        config = self.model.config
+        model = ModelRecord(
+            name=self.run.config.model.name,
+            kind=type(self.model).__name__,
+            blocks=len(find_blocks(self.model)[1]),
+            d_model=self.width,
+            parameters=parameters,
+            hookpoints=self.hookpoints,
+            commit=getattr(config, "_commit_hash", None),
+            gguf=getattr(config, "gguf", None),
         )
+        self.run.describe(model, device_name(device))

@@ -17,7 +17,6 @@ from groupsae.progress import bar
 from groupsae.recipes.context import ROWS_FILE, RunContext
 from groupsae.records import RunDirectory
 from groupsae.saes.suite import Suite, read_suite_index
-from groupsae.storage import digest
 
 MODEL_KEYS = ("name", "revision", "dtype")
 
@@ -44,7 +43,7 @@ class EvalInputs:
         """What the other run's suites are, as a hash; empty without another run."""
         if self.other is None:
             return ""
-        return digest(self.other.manifest["stages"]["train"]["files"])
+        return self.other.manifest.stages["train"].files_digest
 
     @cached_property
     def suites(self) -> dict[str, Suite]:
@@ -117,7 +116,7 @@ def _require_comparable(run: RunDirectory, other: RunDirectory) -> None:
             f"{run.path} and {other.path} are of different models ({'; '.join(differing)}); suites can only be "
             "compared on one model."
         )
-    mine, its = (one.manifest["stages"]["tokens"]["files"][ROWS_FILE]["sha256"] for one in (run, other))
+    mine, its = (one.manifest.files("tokens")[ROWS_FILE].sha256 for one in (run, other))
     if mine != its:
         texts = differing_keys(run.config.text, other.config.text, "text.") or ["the files they were read from"]
         raise RunError(

@@ -44,7 +44,10 @@ def read_distances(ctx: RunContext) -> Distances:
     """The run's distances. Raises RunError if they are of other hookpoints than the run reads."""
     run = ctx.run
     distances = Distances.from_json(DistancesRecord.read(run).model_dump())
-    read = tuple(run.manifest["model"]["hookpoints"])
+    model = run.manifest.model
+    if model is None:
+        raise RunError(f"{run.file('manifest.json')} names no model. Run `groupsae tokens {run.path} --overwrite`.")
+    read = model.hookpoints
     if distances.hookpoints != read:
         raise RunError(
             f"{run.file('distances.json')} is of {', '.join(distances.hookpoints)}, but this run reads "

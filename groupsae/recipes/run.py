@@ -87,7 +87,7 @@ def run_parts(run: RunDirectory, parts: Sequence[str], against: Path | None, *, 
 
 def _require_free(run: RunDirectory, stage: str, overwrite: bool) -> None:
     if stage != "report" and not overwrite and run.status(stage) == "stale":
-        files = list(run.manifest["stages"][stage]["files"])
+        files = list(run.manifest.files(stage))
         named = ", ".join(files[:4]) + (f" and {len(files) - 4} more" if len(files) > 4 else "")
         why = "; ".join(run.changes(stage)[:4]) or "made from another config or from older results"
         remedy = "Give --overwrite to replace them, or --out another run directory."

@@ -117,7 +117,7 @@ def _checkpoints(
     run: RunDirectory, groups: Sequence[Group], start: WarmStart | None, logs: Sequence[LogFile]
 ) -> Checkpoints:
     """The run's checkpoints. They must agree in config, the text as it was read, groups and first weights."""
-    text = run.manifest["stages"]["tokens"]["files"][ROWS_FILE]["sha256"]
+    text = run.manifest.files("tokens")[ROWS_FILE].sha256
     names = " ".join(map(group_name, groups))
     first = start.digest([group[0] for group in groups])[:16] if start else "random"
     return Checkpoints(

@@ -62,11 +62,11 @@ def _require_unharmed(folder: Path, groups: Iterable[str]) -> None:
     """Raises RunError for files that are not those that the run's manifest names; a saved suite has no manifest."""
     if not (folder / "config.toml").exists():
         return
-    recorded = RunDirectory.open(folder).manifest["stages"].get("train", {}).get("files", {})
+    recorded = RunDirectory.open(folder).manifest.files("train")
     files = ["scales.safetensors", *(f"groups/{name}/sae.safetensors" for name in groups)]
     for name in files:
-        file, known = folder / name, recorded.get(name)
-        if known and file.exists() and describe(file)["sha256"] != known["sha256"]:
+        file = folder / name
+        if name in recorded and file.exists() and describe(file)["sha256"] != recorded[name].sha256:
             raise RunError(
                 f"{file} is damaged: it is not the file that training wrote. Make it again: "
                 f"`groupsae train {folder} --overwrite`."

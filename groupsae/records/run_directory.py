@@ -21,9 +21,10 @@ from groupsae.config import RunConfig, differing_keys, dump_config, load_config
 from groupsae.errors import GroupsaeError, RunError
 from groupsae.lock import LOCK_FILE
 from groupsae.records.environment import environment
-from groupsae.records.manifest import changes, describe_files, describe_inputs, is_manifest
+from groupsae.records.manifest import changes, describe_files, describe_inputs
 from groupsae.records.stages import MAY_CHANGE, fingerprint, has_effect, readers_of, stages_before, stages_of
-from groupsae.storage import append_json, digest, within, write_atomically, write_json, write_text
+from groupsae.records.types.manifest import ManifestRecord, ModelRecord, StageRecord, StageStatus
+from groupsae.storage import append_json, within, write_atomically, write_json, write_text
 
 
 class RunDirectory:
@@ -64,7 +65,7 @@ class RunDirectory:
 
     def done_among(self, stages: Iterable[str]) -> tuple[str, ...]:
         """Those of some stages that have results in this run."""
-        recorded = self.manifest["stages"]
+        recorded = self.manifest.stages
         return tuple(stage for stage in stages if stage in recorded)
 
     def adopt(self) -> str | None:
@@ -112,12 +113,9 @@ class RunDirectory:
     # ---- stages
 
     @property
-    def manifest(self) -> dict[str, Any]:
-        """Versions, hardware, finished stages and finished parts of stages."""
-        found = self.read_json("manifest.json") if self.file("manifest.json").exists() else {}
-        if not is_manifest(found):
-            raise RunError(f"{self.file('manifest.json')} is damaged: it holds no stages. Remove it to start again.")
-        return {"stages": {}, "parts": {}} | found
+    def manifest(self) -> ManifestRecord:
+        """Versions, hardware, finished stages and finished parts of stages. Raises RunError if it is damaged."""
+        return ManifestRecord.find(self) or ManifestRecord(stages={}, parts={})
 
     @property
     def own_stages(self) -> tuple[str, ...]:
@@ -145,9 +143,9 @@ class RunDirectory:
         self.require_own(stage)
         return fingerprint(self.config, stage, part)
 
-    def describe(self, **facts: Any) -> None:
-        """Put facts about the run into the manifest: its model, its device."""
-        self.write_json("manifest.json", self.manifest | facts)
+    def describe(self, model: ModelRecord, device: str | None = None) -> None:
+        """Write into the manifest what the model is, and what it runs on."""
+        self.manifest.model_copy(update={"model": model, "device": device}).write(self)
 
     def status(self, stage: str, part: str = "", *, beside: str = "") -> str:
         """`done`, `missing` or `stale`: made from another config, from an older result or input, or changed since.
@@ -155,27 +153,31 @@ class RunDirectory:
         Of a stage, or of a part of it that is recorded by itself; `beside` is what else the part was made from.
         """
         manifest = self.manifest
-        done = manifest["parts"].get(part) if part else manifest["stages"].get(stage)
-        if not done or any(not self.file(name).exists() for name in done["files"]):
+        recorded, name = (manifest.parts, part) if part else (manifest.stages, stage)
+        if name not in recorded or any(not self.file(file).exists() for file in recorded[name].files):
             return "missing"
-        made_of = (done["fingerprint"], done.get("made_from"), done.get("beside", ""))
-        now = (self.fingerprint(stage, part), self._made_from(stage, manifest["stages"]), beside)
+        done = recorded[name]
+        made_of = (done.fingerprint, done.made_from, done.beside)
+        now = (self.fingerprint(stage, part), self._made_from(stage, manifest), beside)
         return "done" if made_of == now and not changes(self.path, done) else "stale"
 
     def changes(self, stage: str, *, verify: bool = False) -> list[str]:
         """What became of a stage's files and inputs since: sizes, which cost nothing, with `verify` SHA-256 too."""
-        return changes(self.path, self.manifest["stages"].get(stage, {"files": {}}), verify=verify)
+        recorded = self.manifest.stages
+        return changes(self.path, recorded[stage], verify=verify) if stage in recorded else []
 
-    def _made_from(self, stage: str, stages: dict[str, Any]) -> dict[str, str]:
+    def _made_from(self, stage: str, manifest: ManifestRecord) -> dict[str, str]:
         """The earlier stages' results, each as one hash of its files."""
-        return {earlier: digest(stages[earlier]["files"]) for earlier in self.before(stage) if earlier in stages}
+        return {name: manifest.stages[name].files_digest for name in self.before(stage) if name in manifest.stages}
 
-    def stages(self) -> dict[str, dict[str, Any]]:
+    def stages(self) -> dict[str, StageStatus]:
         """What is done, stale or missing, stage by stage; with seconds and files where it has run."""
-        recorded = self.manifest["stages"]
-        kept = ("seconds", "files")
+        recorded = self.manifest.stages
         return {
-            stage: {"status": self.status(stage)} | {k: v for k, v in recorded.get(stage, {}).items() if k in kept}
+            stage: StageStatus(
+                status=self.status(stage),
+                **({"seconds": recorded[stage].seconds, "files": recorded[stage].files} if stage in recorded else {}),
+            )
             for stage in self.own_stages
         }
 
@@ -207,7 +209,7 @@ class RunDirectory:
     def require_intact(self) -> None:
         """Raises RunError naming every file of the manifest whose size or SHA-256 is not as written."""
         manifest = self.manifest
-        records = (*manifest["stages"].values(), *manifest["parts"].values())
+        records = (*manifest.stages.values(), *manifest.parts.values())
         faults = dict.fromkeys(fault for record in records for fault in changes(self.path, record, verify=True))
         if faults:
             raise RunError(f"{self.path} is not as it was written: {'; '.join(faults)}. Make these stages again.")
@@ -224,15 +226,14 @@ class RunDirectory:
     ) -> None:
         """Record that a stage, or a part of it, is done, how long it took, what it wrote, and what else it read."""
         manifest = self.manifest
-        manifest["environment"] = environment()
-        done = manifest["parts" if part else "stages"]
-        done[part or stage] = {
-            "fingerprint": self.fingerprint(stage, part),
-            "made_from": self._made_from(stage, manifest["stages"]),
-            **({"beside": beside} if beside else {}),
-            "seconds": round(seconds, 3),
-            "finished": time.time(),
-            "files": describe_files(self.path, files),
-            "inputs": describe_inputs(inputs),
-        }
-        self.write_json("manifest.json", manifest)
+        done = StageRecord(
+            fingerprint=self.fingerprint(stage, part),
+            made_from=self._made_from(stage, manifest),
+            beside=beside,
+            seconds=round(seconds, 3),
+            finished=time.time(),
+            files=describe_files(self.path, files),
+            inputs=describe_inputs(inputs),
+        )
+        manifest = manifest.model_copy(update={"environment": environment()})
+        manifest.with_done(part or stage, done, part=bool(part)).write(self)

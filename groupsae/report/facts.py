@@ -11,9 +11,9 @@ from groupsae.analysis.run_records import RunRecords
 from groupsae.hookpoints import natural_key
 from groupsae.metrics import count
 from groupsae.records import RunDirectory
+from groupsae.records.types.manifest import ModelRecord
 
 Facts = list[tuple[str, Any]]
-_MODEL_FACTS = ("name", "kind", "commit", "blocks", "d_model", "parameters")
 _MADE_WITH = ("groupsae", "commit", "python", "torch", "transformers", "processor", "cores", "device", "platform")
 
 
@@ -43,14 +43,14 @@ def facts(run: RunDirectory, records: RunRecords) -> list[tuple[str, list[tuple[
 
 
 def _model_facts(run: RunDirectory, records: RunRecords) -> Facts:
-    config, model = run.config.model, dict.fromkeys(_MODEL_FACTS) | records.model
+    config, model = run.config.model, records.model or ModelRecord(name=run.config.model.name)
     return [
-        ("name", model["name"] or config.name),
-        ("kind", model["kind"]),
-        ("revision", model["commit"] or config.revision),
-        ("blocks", model["blocks"]),
-        ("width (d_model)", model["d_model"] or (records.train and records.train.d_model)),
-        ("parameters", count(model["parameters"]) if model["parameters"] else None),
+        ("name", model.name),
+        ("kind", model.kind),
+        ("revision", model.commit or config.revision),
+        ("blocks", model.blocks),
+        ("width (d_model)", model.d_model or (records.train and records.train.d_model)),
+        ("parameters", count(model.parameters) if model.parameters else None),
         ("precision", config.dtype),
         ("layers with SAEs", len(records.hookpoints) or None),
     ]

@@ -82,7 +82,7 @@ def render(run: RunDirectory) -> str:
     )
     return environment.get_template("template.html").render(
         name=records.name,
-        model=records.model.get("name", run.config.model.name),
+        model=records.model.name if records.model else run.config.model.name,
         headline=wording.headline(summaries, len(records.hookpoints)),
         alarms=alarms(records, run.config),
         key_figures=wording.key_figures(summaries),

@@ -23,6 +23,7 @@ from groupsae.records import STAGE_NAMES, RunDirectory
 from groupsae.records.types.candidate import Candidate, Cost, TokenFlops
 from groupsae.records.types.distances import DistancesRecord
 from groupsae.records.types.losses import LossesRecord, LossesScope
+from groupsae.records.types.manifest import ModelRecord
 from groupsae.records.types.measured import AblatedLoss, Difference, LossMetrics, OverLayers, ReconstructionMetrics
 from groupsae.records.types.partition import PartitionRecord
 from groupsae.records.types.plan import ComputeOptimal, PlanRecord, StepRates
@@ -76,7 +77,7 @@ def make_run(
             files += [SuitesRecord.path, MetricsLine.path]
         run.finish(stage, SECONDS.get(stage, 1.0), files)
     if stages:
-        run.describe(model={"name": model, "blocks": len(made.names) + 1, "d_model": 256, "parameters": 19_123_456})
+        run.describe(ModelRecord(name=model, blocks=len(made.names) + 1, d_model=256, parameters=19_123_456))
     return run
 
 

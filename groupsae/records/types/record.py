@@ -23,6 +23,8 @@ class Record(RecordPart):
 
     path: ClassVar[str]
     """Where the file lies, below the run directory."""
+    remedy: ClassVar[str] = "Make it again with --overwrite."
+    """What to do about a file of another form."""
 
     @classmethod
     def read(cls, run: RunDirectory, path: str | None = None) -> Self:
@@ -34,9 +36,7 @@ class Record(RecordPart):
         except ValidationError as error:
             fault = error.errors()[0]
             where = ".".join(map(str, fault["loc"])) or "the file"
-            raise RunError(
-                f"{run.file(name)} is damaged: {where}: {fault['msg']}. Make it again with --overwrite."
-            ) from None
+            raise RunError(f"{run.file(name)} is damaged: {where}: {fault['msg']}. {cls.remedy}") from None
 
     @classmethod
     def find(cls, run: RunDirectory, path: str | None = None) -> Self | None:
