@@ -152,9 +152,9 @@ def _require_data(folder: Path, texts: list[Path], unknown: list[Path]) -> None:
     if not_data and data:
         kinds = ", ".join(sorted({_suffix(file) for file in data}))
         raise TextError(
-            f"The folder {folder} holds data of a kind that is not read ({counted(len(data), 'file')}: {kinds}), and beside it "
-            f"{not_data[0].relative_to(folder)}, which may only describe the data. {READABLE} Convert the data, "
-            f"try text.source 'hf:{folder}', or name the files that you want read."
+            f"The folder {folder} holds data of a kind that is not read ({counted(len(data), 'file')}: {kinds}), and "
+            f"beside it {not_data[0].relative_to(folder)}, which may only describe the data. {READABLE} "
+            f"Convert the data, try text.source 'hf:{folder}', or name the files that you want read."
         )
 
 
