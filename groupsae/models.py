@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from groupsae.errors import HookpointError, ModelError, NumericalError
 from groupsae.hookpoints import expand, natural_key
-from groupsae.model_directory import config_place, require_model_files, tokenizer_place
+from groupsae.model_directory import config_place, require_config, require_model_files, tokenizer_place
 from groupsae.text.tokenizing import known_text
 
 DEMO_MODEL = Path(__file__).parent / "text" / "demo" / "model"
@@ -62,9 +62,11 @@ def load_model_config(name: str, *, revision: str | None = None, trust_remote_co
     """The config of a model, without its weights. Raises ModelError if there is none."""
     import transformers
 
+    path = model_path(name)
+    require_config(path)
     try:
         return transformers.AutoConfig.from_pretrained(
-            config_place(model_path(name)), revision=revision, trust_remote_code=trust_remote_code
+            config_place(path), revision=revision, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"The config of model {name!r} cannot be loaded: {_first_line(error)}") from error
