@@ -19,14 +19,18 @@ def require_model_files(name: str) -> None:
 
     An adapter's directory needs the library peft, and has the config of its base model.
     """
+    require_config(name)
     folder = Path(name).expanduser()
-    if not folder.is_dir():
-        return
     if (folder / CONFIG).is_file():
         _require_tokenizer(name, folder)
-    elif (folder / ADAPTER).is_file():
+    elif folder.is_dir():
         _require_peft(name, adapter_base(folder))
-    else:
+
+
+def require_config(name: str) -> None:
+    """Raises ModelError, which says what is there, for a local directory without the config of a model or adapter."""
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not any((folder / file).is_file() for file in (CONFIG, ADAPTER)):
         raise ModelError(f"Model {name!r} cannot be loaded: the directory holds no {CONFIG}. {_remedy(name, folder)}")
 
 

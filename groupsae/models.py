@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from groupsae.errors import HookpointError, ModelError, NumericalError
 from groupsae.gguf_files import GGUFFacts, read_gguf, require_loadable
 from groupsae.hookpoints import expand, natural_key
-from groupsae.model_directory import config_place, require_model_files, tokenizer_place
+from groupsae.model_directory import config_place, require_config, require_model_files, tokenizer_place
 from groupsae.text.tokenizing import known_text
 
 OTHER_TOWERS = ("vision", "visual", "image", "audio", "speech")
@@ -75,6 +75,8 @@ def load_model_config(
     import transformers
 
     path, gguf = _place(name, gguf_file)
+    if not gguf:
+        require_config(path)
     try:
         return transformers.AutoConfig.from_pretrained(
             config_place(path), revision=revision, trust_remote_code=trust_remote_code, **gguf

@@ -35,6 +35,12 @@ def test_an_empty_directory_is_said_to_be_empty(tmp_path):
     assert "holds no config.json. It holds nothing. A directory with config.json" in message_of(tmp_path)
 
 
+def test_the_config_alone_says_the_same(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "checkpoint-5")
+    with pytest.raises(ModelError, match=r"holds no config\.json\. It holds checkpoint-5/"):
+        load_model_config(str(tmp_path))
+
+
 def test_a_model_in_checkpoints_is_found_in_the_last(saved, tmp_path):
     for name in ("checkpoint-90", "checkpoint-500"):
         shutil.copytree(saved, tmp_path / name)
