@@ -132,15 +132,20 @@ class Harvester:
 
     def _read_positions(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         x_LBTD, out_BT = self._forward_checked(rows)
-        left_out_BT = self.left_out(self.rows[rows].to(self.device), x_LBTD)
-        return torch.stack([torch.nan_to_num(x, 0.0, 0.0, 0.0) for x in x_LBTD]), left_out_BT | out_BT
+        if not self.skip_special:  # otherwise they are among those that are left out already
+            out_BT = out_BT | self.left_out(self.rows[rows].to(self.device), x_LBTD)
+        return torch.stack([torch.nan_to_num(x, 0.0, 0.0, 0.0) for x in x_LBTD]), out_BT
 
     def left_out(self, ids_BT: Tensor, x_LBTD: Sequence[Tensor]) -> Tensor:
         """out_BT: true at special tokens and outliers, given the activations at every hookpoint of this source."""
-        out_BT = ~self.rows.keep(ids_BT) | self.outliers.first_BT(ids_BT)
+        out_BT = self.left_out_by_token(ids_BT)
         if not self.outliers.max_norm:
             return out_BT
         return out_BT | beyond(x_LBTD, [self.norm_limits[hookpoint] for hookpoint in self.hookpoints])
+
+    def left_out_by_token(self, ids_BT: Tensor) -> Tensor:
+        """out_BT: true at special tokens and at the first positions of a row, which no activation decides."""
+        return ~self.rows.keep(ids_BT) | self.outliers.first_BT(ids_BT)
 
     @property
     def norm_limits(self) -> Mapping[str, float]:

@@ -119,7 +119,7 @@ def _evaluate_task(
     def keep(ids_BT: Tensor) -> Tensor:
         if not source.skip_special:
             return torch.ones_like(ids_BT, dtype=torch.bool)
-        return source.rows.keep(ids_BT) & ~source.outliers.first_BT(ids_BT)
+        return ~source.left_out_by_token(ids_BT)
 
     if task.skipped:
         return result(None, {})
