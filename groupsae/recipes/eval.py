@@ -36,15 +36,7 @@ Part = Callable[[EvalInputs], Record]
 
 def reconstruction(inputs: EvalInputs) -> ReconstructionRecord:
     """How well SAEs reconstruct activations."""
-    with inputs.progress("reconstruction") as advance:
-        found = evaluate_reconstructions(
-            inputs.suites,
-            inputs.source,
-            inputs.num_tokens,
-            seed=inputs.seed,
-            means=inputs.means,
-            progress=advance,
-        )
+    found = inputs.evaluated("reconstruction", evaluate_reconstructions, means=True)
     return ReconstructionRecord(
         units=units(metrics.RECONSTRUCTION),
         density_edges=DENSITY_EDGES,
@@ -65,15 +57,7 @@ def _reconstruction_scope(suites: dict[str, Suite], found: Reconstructions) -> d
 
 def losses(inputs: EvalInputs) -> LossesRecord:
     """What splicing SAEs in costs the model."""
-    with inputs.progress("losses") as advance:
-        found = evaluate_losses(
-            inputs.suites,
-            inputs.source,
-            inputs.num_tokens,
-            seed=inputs.seed,
-            means=inputs.means,
-            progress=advance,
-        )
+    found = inputs.evaluated("losses", evaluate_losses, means=True)
     return LossesRecord(
         units=units(metrics.LOSSES),
         **_losses_scope(inputs.suites, found),
@@ -113,8 +97,7 @@ def circuits(inputs: EvalInputs) -> CircuitsRecord:
 
 def similarity(inputs: EvalInputs) -> SimilarityRecord:
     """What dictionaries share."""
-    with inputs.progress("similarity") as advance:
-        found = evaluate_similarity(inputs.suites, inputs.source, inputs.num_tokens, seed=inputs.seed, progress=advance)
+    found = inputs.evaluated("similarity", evaluate_similarity)
     return SimilarityRecord(units=units(metrics.SIMILARITY), **asdict(found))
 
 

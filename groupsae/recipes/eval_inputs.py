@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from groupsae.activations.harvest import Harvester
 from groupsae.analysis.summary import AGAINST, label_of
@@ -17,6 +17,8 @@ from groupsae.progress import bar
 from groupsae.recipes.context import ROWS_FILE, RunContext
 from groupsae.records import RunDirectory
 from groupsae.saes.suite import Suite, read_suite_index
+
+Result = TypeVar("Result")
 
 MODEL_KEYS = ("name", "revision", "dtype")
 
@@ -79,12 +81,12 @@ class EvalInputs:
         """Decides which rows they are."""
         return self.ctx.run.config.seed
 
-    @contextmanager
-    def progress(self, part: str) -> Iterator[Callable[[int], None]]:
-        """A bar for a part that reads all rows once."""
+    def evaluated(self, part: str, evaluate: Callable[..., Result], *, means: bool = False) -> Result:
+        """What `evaluate` finds for these suites on these tokens, with a bar. `means`: it takes mean activations."""
         rows = min(self.source.num_rows, -(-self.num_tokens // self.source.row_tokens))
         with bar(f"eval {part}", rows * self.source.row_tokens) as advance:
-            yield advance
+            options = {"means": self.means} if means else {}
+            return evaluate(self.suites, self.source, self.num_tokens, seed=self.seed, progress=advance, **options)
 
 
 def eval_inputs(ctx: RunContext, against: Path | None = None) -> EvalInputs:
