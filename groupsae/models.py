@@ -17,6 +17,7 @@ from groupsae.errors import HookpointError, ModelError, NumericalError
 from groupsae.gguf_files import GGUFFacts, read_gguf, require_loadable
 from groupsae.hookpoints import expand, natural_key
 from groupsae.model_directory import config_place, require_config, require_model_files, tokenizer_place
+from groupsae.storage import describe, digest
 from groupsae.text.tokenizing import known_text
 
 OTHER_TOWERS = ("vision", "visual", "image", "audio", "speech")
@@ -66,6 +67,34 @@ def load_model(
     _require_finite(model, name)
     find_blocks(model)
     return model.to(where).eval().requires_grad_(False), tokenizer
+
+
+def load_tokenizer(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False, gguf_file: str | None = None
+) -> Any:
+    """The tokenizer of a model, without its weights. Raises ModelError if there is none."""
+    import transformers
+
+    path, gguf = _place(name, gguf_file)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            tokenizer_place(path), revision=revision, trust_remote_code=trust_remote_code, **gguf
+        )
+    except Exception as error:
+        raise ModelError(f"The tokenizer of model {name!r} cannot be loaded: {_first_line(error)}") from error
+    _require_complete((), tokenizer, name)
+    return tokenizer
+
+
+def weights_digest(name: str, gguf_file: str | None = None) -> str | None:
+    """SHA-256 of the names and contents of a local model's weight files; None for a model of the hub."""
+    path, gguf = _place(name, gguf_file)
+    folder = Path(path)
+    if not folder.is_dir():
+        return None
+    wanted = [gguf["gguf_file"]] if gguf else ["*.safetensors", "*.bin"]
+    files = sorted(file for pattern in wanted for file in folder.glob(pattern))
+    return digest([[file.name, describe(file)["sha256"]] for file in files])
 
 
 def load_model_config(

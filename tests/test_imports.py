@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gguf_files": {"errors", "oom"},
     "model_directory": {"errors", "hookpoints"},
     "models": {*VALUES, "gguf_files", "model_directory", "text"},
-    "activations": {*VALUES, "progress", "oom", "models", "text"},
+    "activations": {*VALUES, "lock", "progress", "oom", "models", "text"},
     "grouping": {*VALUES, "activations"},
     "saes": {*VALUES},
     "planning": {*VALUES, "oom", "activations", "grouping"},

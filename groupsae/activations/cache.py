@@ -26,6 +26,7 @@ from torch import Tensor
 
 from groupsae.activations.cache_format import MANIFEST, Shard, Split, compare, read_manifest, shard_tensors
 from groupsae.activations.cache_tensors import not_finite
+from groupsae.activations.positions import OutlierRule, PositionFacts
 from groupsae.errors import ConfigError, HookpointError, NumericalError, RunError, TextError, unknown
 
 HUGE_FROM_BYTES = 4 * 2**20
@@ -80,6 +81,19 @@ class CachedActivations:
         """What the cache says that its activations were computed from."""
         return self.manifest.facts
 
+    @property
+    def position_facts(self) -> PositionFacts | None:
+        """What the harvester measured of positions that are left out; None for caches of other programs."""
+        measured = self.facts.get("positions")
+        rule = OutlierRule(self.facts.get("skip_first", 0), self.facts.get("max_norm", 0.0))
+        return PositionFacts.from_json(measured, rule) if measured else None
+
+    @property
+    def norm_limits(self) -> Mapping[str, float]:
+        """The largest norm that counted as ordinary, by hookpoint; infinite where none was measured."""
+        measured = self.position_facts
+        return measured.limit if measured else dict.fromkeys(self.hookpoints, float("inf"))
+
     def require_cache_of(self, facts: Mapping[str, Any], hookpoints: Sequence[str] = ()) -> None:
         """Raises RunError unless the cache has these facts and these hookpoints; it may have more of both."""
         different = compare(facts, self.manifest.facts)
@@ -131,6 +145,10 @@ class CachedActivations:
         x_LBTD, special_BT, left_out_BT = self._read(rows)
         self.num_masked += int(left_out_BT.sum())
         return x_LBTD.to(self.device), (special_BT | left_out_BT).to(self.device)
+
+    def documents(self, rows: Sequence[int]) -> Tensor:
+        """The number of each row's document, int64 (B,): rows that share one are not independent."""
+        return self._gather("documents", torch.int64, rows, ())
 
     def tokens(self, rows: Sequence[int]) -> Tensor:
         """The token ids of these rows, int64 (B, T)."""

@@ -112,6 +112,10 @@ class Harvester:
         parts = self._in_parts(rows, self._read_positions)
         return torch.cat([x_LBTD for x_LBTD, _ in parts], dim=1), torch.cat([special_BT for _, special_BT in parts])
 
+    def documents(self, rows: Sequence[int]) -> Tensor:
+        """The number of each row's document, int64 (B,), as `TokenRows.document_of_row` has it."""
+        return torch.from_numpy(self.rows.document_of_row())[list(rows)]
+
     def _in_parts(self, rows: Sequence[int], read: Callable[[Sequence[int]], Result]) -> list[Result]:
         numbers, masked = torch.arange(len(rows)), self.num_masked
 

@@ -61,6 +61,10 @@ class PositionSource(ActivationSource, Protocol):
         """
         ...
 
+    def documents(self, rows: Sequence[int]) -> Tensor:
+        """The number of each row's document, int64 (B,): rows that share one are not independent."""
+        ...
+
 
 def row_order(num_rows: int, seed: int, epoch: int) -> Tensor:
     """The order in which rows are read in an epoch: a permutation, decided by its arguments alone."""
@@ -136,6 +140,10 @@ class SyntheticSource:
         x_LND = self.read(rows)
         shape = (len(rows), self.row_tokens)
         return x_LND.reshape(len(x_LND), *shape, self.d_model), torch.zeros(shape, dtype=torch.bool)
+
+    def documents(self, rows: Sequence[int]) -> Tensor:
+        """Each row is a document of its own."""
+        return torch.tensor(list(rows), dtype=torch.int64)
 
     def narrowed(self, hookpoints: tuple[str, ...]) -> SyntheticSource:
         """The same at some of its hookpoints."""

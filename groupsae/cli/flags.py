@@ -7,6 +7,7 @@ import itertools
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+from groupsae.activations.cache_format import Dtype
 from groupsae.cli.verbs import VERBS
 from groupsae.config import Direction, RunConfig, SAEConfig, as_architecture
 from groupsae.errors import ConfigError
@@ -55,6 +56,18 @@ def read_flags(verb: str, flags: list[str], config: RunConfig) -> Any:
     return _read(verb, fields, flags)
 
 
+def read_harvest_flags(flags: list[str], config: RunConfig) -> Any:
+    """The flags of `harvest`: what to keep and where, and the sections that decide what is read."""
+    fields = [
+        _Flag("num_tokens", int | None, None, "Tokens of the training text to keep; else all."),
+        _Flag("held_out_tokens", int | None, None, "Tokens of the held-out text to keep; else all."),
+        _Flag("dtype", Dtype, "bfloat16", "Precision of the kept activations; int8 has a scale per token and layer."),
+        *(_Flag(name, type(getattr(config, name)), getattr(config, name)) for name in ("model", "text", "activations")),
+    ]
+    out = "The folder of the cache, instead of activations.cache or `activations` in the run directory."
+    return _read("harvest", fields, flags, out=out)
+
+
 def read_transfer_flags(flags: list[str], config: RunConfig) -> Any:
     """The flags of `transfer`: what to start from, and how."""
     import tyro
@@ -77,7 +90,7 @@ def read_transfer_flags(flags: list[str], config: RunConfig) -> Any:
         ),
         _Flag("learning_rate", float | None, start.learning_rate, "Adam's rate; else a third of the run's."),
     ]
-    return _read("transfer", fields, flags, place="runs/NAME-DIRECTION")
+    return _read("transfer", fields, flags, out="The run directory, instead of runs/NAME-DIRECTION.")
 
 
 def changed(config: RunConfig, options: Any) -> RunConfig:
@@ -114,7 +127,9 @@ def _sae_of(sae: SAEConfig, flags: list[str]) -> SAEConfig:
     return sae
 
 
-def _read(verb: str, fields: list[_Flag], flags: list[str], place: str = "runs/NAME") -> Any:
+def _read(
+    verb: str, fields: list[_Flag], flags: list[str], out: str = "The run directory, instead of runs/NAME."
+) -> Any:
     """The values of a verb's own flags and of those that all such verbs have."""
     import tyro
 
@@ -128,7 +143,7 @@ def _read(verb: str, fields: list[_Flag], flags: list[str], place: str = "runs/N
             False,
             "Run code that comes with the model. Only for models you trust; no file can ask for it.",
         ),
-        _Flag("out", Path | None, None, f"The run directory, instead of {place}."),
+        _Flag("out", Path | None, None, out),
         *fields,
     ]
     made = [(flag.name, flag.kind, dataclasses.field(default=flag.default)) for flag in fields]

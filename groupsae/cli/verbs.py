@@ -9,6 +9,7 @@ STAGE_VERBS = {stage.name: stage.help for stage in STAGES}
 OTHER_VERBS = {
     "run": "do all stages that are not done yet",
     "demo": "do all stages on the built-in model and your Python's standard library",
+    "harvest": "read activations once and keep them in a cache that later trainings read",
     "transfer": "train one SAE per layer, initialized from another run's SAEs (previous layer, next layer, or group)",
     "export": "write the SAEs of one suite in the files of SAELens or sparsify",
     "show": "print what is done, what is missing, and the results so far",

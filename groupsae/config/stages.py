@@ -61,6 +61,9 @@ class ActivationsConfig(Section):
 
     hookpoints: Names = ("residual",)
     """`residual` for every block but the last, or module paths with wildcards: `layers.*.mlp`."""
+    cache: str | None = None
+    """The folder of an activation cache that `groupsae harvest` wrote. Training, distances, scales, reconstruction
+    and similarity then read it, and the language model is loaded for losses and circuits only."""
     batch_rows: Count = 16
     """Rows per forward pass of the language model."""
     buffer_tokens: Count = 65_536

@@ -49,10 +49,7 @@ def row_clusters(source: PositionSource, rows: Tensor) -> np.ndarray:
 
     Each row is a cluster of its own where the source knows no documents.
     """
-    text = getattr(source, "rows", None)
-    if not hasattr(text, "document_of_row"):
-        return np.arange(len(rows))
-    return np.unique(text.document_of_row()[rows.numpy()], return_inverse=True)[1]
+    return np.unique(source.documents(rows.tolist()).numpy(), return_inverse=True)[1]
 
 
 def nothing_left() -> TextError:

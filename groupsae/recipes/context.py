@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from groupsae.activations.cache import CachedActivations
 from groupsae.activations.harvest import Harvester
 from groupsae.activations.positions import OutlierRule
 from groupsae.errors import ConfigError, PartitionError
@@ -20,11 +21,13 @@ from groupsae.models import (
     has_weights,
     load_model,
     load_skeleton,
+    load_tokenizer,
     longest_row,
     pick_device,
 )
 from groupsae.planning.architecture import Architecture
 from groupsae.progress import say
+from groupsae.recipes.run_cache import open_cache, read_cache_manifest
 from groupsae.records import RunDirectory
 from groupsae.records.types.manifest import ModelRecord
 from groupsae.records.types.positions import PositionsRecord
@@ -35,10 +38,16 @@ STATS_FILE = "stats.safetensors"
 
 
 class RunContext:
-    """Lazily loads the model, tokenizer and token rows of a run. With `overwrite`, existing results are not resumed."""
+    """Lazily loads the model, tokenizer and token rows of a run.
 
-    def __init__(self, run: RunDirectory, overwrite: bool = False) -> None:
+    With `overwrite`, existing results are not resumed. With `from_model`, activations are read from the language model
+    even where the config names a cache.
+    """
+
+    def __init__(self, run: RunDirectory, overwrite: bool = False, *, from_model: bool = False) -> None:
         self.run, self.overwrite = run, overwrite
+        self.cached = run.config.activations.cache is not None and not from_model
+        """Whether activations are read from a cache."""
 
     @cached_property
     def _loaded(self) -> tuple[nn.Module, Any]:
@@ -63,15 +72,29 @@ class RunContext:
         """The language model."""
         return self._loaded[0]
 
-    @property
+    @cached_property
     def tokenizer(self) -> Any:
         """Its tokenizer."""
-        return self._loaded[1]
+        return load_tokenizer(**self._place) if self.cached else self._loaded[1]
+
+    @property
+    def structure(self) -> nn.Module:
+        """The modules of the language model; without its weights where activations come from a cache."""
+        return self._skeleton if self.cached else self.model
+
+    @cached_property
+    def _skeleton(self) -> nn.Module:
+        return load_skeleton(**self._place)
+
+    @property
+    def _place(self) -> dict[str, Any]:
+        settings = self.run.config.model
+        return settings.model_dump(include={"name", "revision", "trust_remote_code", "gguf_file"})
 
     @cached_property
     def hookpoints(self) -> tuple[str, ...]:
         """The hookpoints of this run."""
-        return find_hookpoints(self.model, self.run.config.activations.hookpoints)
+        return find_hookpoints(self.structure, self.run.config.activations.hookpoints)
 
     @cached_property
     def rows(self) -> TokenRows:
@@ -80,9 +103,9 @@ class RunContext:
         return TokenRows.load(self.run.file(ROWS_FILE))
 
     @cached_property
-    def source(self) -> Harvester:
-        """Activations of the training rows."""
-        return self.harvester(self.rows, self.hookpoints)
+    def source(self) -> Harvester | CachedActivations:
+        """Activations of the training rows, from the language model or from the config's cache."""
+        return open_cache(self) if self.cached else self.harvester(self.rows, self.hookpoints)
 
     def harvester(
         self, rows: TokenRows, hookpoints: Sequence[str], norm_limits: Mapping[str, float] | None = None
@@ -115,6 +138,8 @@ class RunContext:
         if not settings.skip_special:
             return []
         facts = self.source.position_facts
+        if facts is None:
+            return []
         record = PositionsRecord(
             skip_first=settings.skip_first,
             max_norm=settings.max_norm,
@@ -129,17 +154,14 @@ class RunContext:
     @cached_property
     def width(self) -> int:
         """Width of the activations at this run's hookpoints, known before there is any text."""
+        if self.cached:
+            return read_cache_manifest(self.run.config).d_model
         return Harvester(self.model, TokenRows(np.zeros((1, 2), dtype=np.uint16)), self.hookpoints).d_model
 
     @cached_property
     def architecture(self) -> Architecture:
         """The model's sizes, counted from its modules; its weights are not needed for that."""
-        settings = self.run.config.model
-        if self.has_weights:
-            model = self.model
-        else:
-            options = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-            model = load_skeleton(settings.name, gguf_file=settings.gguf_file, **options)
+        model = self.structure if self.has_weights else self._skeleton
         counted = Architecture.of(model, find_blocks(model)[1])
         if counted.unpriced:
             say(f"plan: the FLOPs of the language model leave out {'; '.join(counted.unpriced)}")
@@ -161,7 +183,7 @@ class RunContext:
         if method.suffix and not method.is_file():
             raise ConfigError(f"group.method names the file {method}, which is not there.")
         self.require_tasks()
-        longest = longest_row(self.model)
+        longest = longest_row(self.structure)
         if longest and self.run.config.text.context_length > longest:
             raise ConfigError(
                 f"text.context_length = {self.run.config.text.context_length}, but the model reads at most {longest} "
@@ -181,19 +203,25 @@ class RunContext:
             if not task.is_file():
                 raise ConfigError(f"circuits.tasks names the file {task}, which is not there.")
 
+    @property
+    def _gguf(self) -> Any:
+        """What was dequantized, where the weights came from a GGUF file."""
+        if self.cached:
+            return read_cache_manifest(self.run.config).facts.get("gguf")
+        return getattr(self.model.config, "gguf", None)
+
     def describe(self) -> None:
         """Write what the model is, and what it runs on, into the manifest."""
-        parameters = sum(p.numel() for p in self.model.parameters())
-        device = next(self.model.parameters()).device
-        config = self.model.config
+        parameters = sum(p.numel() for p in self.structure.parameters())
+        config = self.structure.config
         model = ModelRecord(
             name=self.run.config.model.name,
-            kind=type(self.model).__name__,
-            blocks=len(find_blocks(self.model)[1]),
+            kind=type(self.structure).__name__,
+            blocks=len(find_blocks(self.structure)[1]),
             d_model=self.width,
             parameters=parameters,
             hookpoints=self.hookpoints,
             commit=getattr(config, "_commit_hash", None),
-            gguf=getattr(config, "gguf", None),
+            gguf=self._gguf,
         )
-        self.run.describe(model, device_name(device))
+        self.run.describe(model, device_name(pick_device(self.run.config.model.device)))

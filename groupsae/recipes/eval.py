@@ -36,7 +36,7 @@ Part = Callable[[EvalInputs], Record]
 
 def reconstruction(inputs: EvalInputs) -> ReconstructionRecord:
     """How well SAEs reconstruct activations."""
-    found = inputs.evaluated("reconstruction", evaluate_reconstructions, means=True)
+    found = inputs.evaluated("reconstruction", evaluate_reconstructions, inputs.reader, means=True)
     return ReconstructionRecord(
         units=units(metrics.RECONSTRUCTION),
         density_edges=DENSITY_EDGES,
@@ -57,7 +57,7 @@ def _reconstruction_scope(suites: dict[str, Suite], found: Reconstructions) -> d
 
 def losses(inputs: EvalInputs) -> LossesRecord:
     """What splicing SAEs in costs the model."""
-    found = inputs.evaluated("losses", evaluate_losses, means=True)
+    found = inputs.evaluated("losses", evaluate_losses, inputs.source, means=True)
     return LossesRecord(
         units=units(metrics.LOSSES),
         **_losses_scope(inputs.suites, found),
@@ -97,7 +97,7 @@ def circuits(inputs: EvalInputs) -> CircuitsRecord:
 
 def similarity(inputs: EvalInputs) -> SimilarityRecord:
     """What dictionaries share."""
-    found = inputs.evaluated("similarity", evaluate_similarity)
+    found = inputs.evaluated("similarity", evaluate_similarity, inputs.reader)
     return SimilarityRecord(units=units(metrics.SIMILARITY), **asdict(found))
 
 

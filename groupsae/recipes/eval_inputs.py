@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from groupsae.activations.harvest import Harvester
+from groupsae.activations.source import PositionSource
 from groupsae.analysis.summary import AGAINST, label_of
 from groupsae.config import differing_keys
 from groupsae.errors import RunError
@@ -67,9 +68,23 @@ class EvalInputs:
         return self.ctx.harvester(self.ctx.rows.held_out, sorted(served), limits)
 
     @cached_property
-    def means(self) -> MeanActivations:
-        """The mean activations of the evaluated rows, measured once for all parts that need them."""
-        return MeanActivations(self.source, chosen_rows(self.source, self.num_tokens, self.seed))
+    def reader(self) -> PositionSource:
+        """The held-out activations for the parts that need no language model: from the run's cache, if it has them."""
+        if not self.ctx.cached:
+            return self.source
+        held_out = self.ctx.source.held_out()
+        served = {hookpoint for suite in self.suites.values() for hookpoint in suite.partition.hookpoints}
+        return held_out if served <= set(held_out.hookpoints) else self.source
+
+    def means(self, source: PositionSource) -> MeanActivations:
+        """The mean activations of the evaluated rows, measured once for all parts that read this source."""
+        if source not in self._means:
+            self._means[source] = MeanActivations(source, chosen_rows(source, self.num_tokens, self.seed))
+        return self._means[source]
+
+    @cached_property
+    def _means(self) -> dict[PositionSource, MeanActivations]:
+        return {}
 
     @property
     def num_tokens(self) -> int:
@@ -81,12 +96,14 @@ class EvalInputs:
         """Decides which rows they are."""
         return self.ctx.run.config.seed
 
-    def evaluated(self, part: str, evaluate: Callable[..., Result], *, means: bool = False) -> Result:
-        """What `evaluate` finds for these suites on these tokens, with a bar. `means`: it takes mean activations."""
-        rows = min(self.source.num_rows, -(-self.num_tokens // self.source.row_tokens))
-        with bar(f"eval {part}", rows * self.source.row_tokens) as advance:
-            options = {"means": self.means} if means else {}
-            return evaluate(self.suites, self.source, self.num_tokens, seed=self.seed, progress=advance, **options)
+    def evaluated(
+        self, part: str, evaluate: Callable[..., Result], source: PositionSource, *, means: bool = False
+    ) -> Result:
+        """What `evaluate` finds for these suites on a source, with a bar. `means`: it takes mean activations."""
+        rows = min(source.num_rows, -(-self.num_tokens // source.row_tokens))
+        with bar(f"eval {part}", rows * source.row_tokens) as advance:
+            options = {"means": self.means(source)} if means else {}
+            return evaluate(self.suites, source, self.num_tokens, seed=self.seed, progress=advance, **options)
 
 
 def eval_inputs(ctx: RunContext, against: Path | None = None) -> EvalInputs:

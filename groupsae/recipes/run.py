@@ -46,11 +46,12 @@ def run_all(run: RunDirectory, *, until: str = "report", overwrite: bool = False
                 _make(ctx, stage)
 
 
-def run_stage(run: RunDirectory, stage: str, *, overwrite: bool = False) -> None:
+def run_stage(run: RunDirectory, stage: str, *, overwrite: bool = False, from_model: bool = False) -> None:
     """One stage. If it is done already, it is left as it is, or with `overwrite` made again.
 
-    Raises RunError, before anything is computed, if an earlier stage is missing, or if results
-    made from another config would be replaced without `overwrite`.
+    With `from_model`, the language model is read even where the config names an activation cache.
+    Raises RunError, before anything is computed, if an earlier stage is missing, or if results made from another
+    config would be replaced without `overwrite`.
     """
     run.require_own(stage)
     if run.status(stage) == "done" and not overwrite and stage != "report":
@@ -60,7 +61,7 @@ def run_stage(run: RunDirectory, stage: str, *, overwrite: bool = False) -> None
     if not stage_named(stage).standalone:
         run.require(*run.before(stage))
     with alone(run):
-        _make(RunContext(run, overwrite), stage)
+        _make(RunContext(run, overwrite, from_model=from_model), stage)
 
 
 @contextlib.contextmanager

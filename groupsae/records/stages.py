@@ -59,6 +59,7 @@ STAGES = (
         "measure how far apart the layers are",
         ("activations", "distances"),
         "groupsae.recipes.distances:measure_layers",
+        "groupsae.recipes.run_cache:cache_files",
     ),
     Stage(
         "group",
