@@ -240,6 +240,9 @@ class TrainConfig(Section):
     """The first share of the tokens, over which a sparsity penalty (relu, jumprelu, gated) rises linearly from zero."""
     clip_norm: Positive = 1.0
     """Largest norm of one SAE's gradient."""
+    freeze_decoder: bool = False
+    """Keep the decoder rows as they were drawn and train the rest: a control that tells what training them is worth
+    (arXiv 2602.14111)."""
     center: bool = True
     """Subtract each hookpoint's mean before encoding; false is as published."""
     scale_tokens: Count = 1_000_000

@@ -117,6 +117,8 @@ class GroupTrainer:
             self.optimizer.zero_grad,
             len(z_ND),
         )
+        if self.train.freeze_decoder:
+            self.sae.W_dec.grad = None
         norm = clip(self._learned.values(), self.train.clip_norm)
         sound = self.faults.check(result.total, norm, z_ND, layers_N, number, progress * self.train.num_tokens)
         self._apply(rate, sound)

@@ -301,3 +301,14 @@ def test_latents_that_are_dead_before_a_step_get_the_auxiliary_loss():
     assert group.meter.read()["auxk"] == 0
     group.step(*batch(16), 0.0)
     assert group.meter.read()["auxk"] > 0
+
+
+def test_a_frozen_decoder_stays_as_it_was_drawn_while_the_rest_learns():
+    frozen, free = (make_group(train=TRAIN.model_copy(update={"freeze_decoder": value})) for value in (True, False))
+    before = frozen.sae.W_dec.detach().clone(), frozen.sae.W_enc.detach().clone()
+    for one in (frozen, free):
+        for _ in range(4):
+            one.step(*batch(), progress=0.0)
+    torch.testing.assert_close(frozen.sae.W_dec, before[0], atol=1e-6, rtol=0)
+    assert not torch.allclose(free.sae.W_dec, before[0], atol=1e-3)
+    assert not torch.allclose(frozen.sae.W_enc, before[1], atol=1e-3)
