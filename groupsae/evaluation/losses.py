@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,6 +94,8 @@ def evaluate_losses(
     *,
     seed: int = 0,
     means: MeanActivations | None = None,
+    alone: Collection[str] | None = None,
+    both_scopes: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> SplicedLosses:
     """Losses with SAEs spliced in, one hookpoint at a time and all at once, on about `num_tokens` tokens in whole rows.
@@ -103,13 +105,14 @@ def evaluate_losses(
     each SAE sees what the model computes under the splices below it. Cross-entropies are means over
     the scope's positions that have a next token (`num_tokens`), KL divergences over all of its
     positions; both are summed in float64. All suites see the same tokens. `means` are those of these
-    rows, if they were measured before. Raises ModelError, before anything is computed, for a model
-    whose predictions depend on later tokens.
+    rows, if they were measured before. Each hookpoint spliced alone costs about half a forward pass: `alone` names
+    those to measure, by default all. Without `both_scopes` only the source's own is measured. Raises ModelError,
+    before anything is computed, for a model whose predictions depend on later tokens.
     """
     rows = _special_first(source, chosen_rows(source, num_tokens, seed))
     require_causal(source.model, source.rows[rows[:1].tolist()].to(source.device), "The loss of the next token")
     means = means or MeanActivations(source, rows)
-    bench = _Bench(suites, source, means, row_clusters(source, rows))
+    bench = _Bench(suites, source, means, row_clusters(source, rows), alone, both_scopes)
     for ids_BT in _batches(source, rows):
         bench.measure(ids_BT)
         if progress:
@@ -117,7 +120,7 @@ def evaluate_losses(
     if not bench.tokens_R(0).sum():
         raise nothing_left()
     own, other = scopes(source)
-    beside = bench.result(1, other) if bench.tokens_R(1).sum() else None
+    beside = bench.result(1, other) if both_scopes and bench.tokens_R(1).sum() else None
     return replace(bench.result(0, own), other_scope=beside)
 
 
@@ -138,10 +141,17 @@ class _Bench:
     """Splices everything that is measured into each batch, and keeps each row's sums in both scopes."""
 
     def __init__(
-        self, suites: Mapping[str, Suite], source: Harvester, means: MeanActivations, clusters_R: np.ndarray
+        self,
+        suites: Mapping[str, Suite],
+        source: Harvester,
+        means: MeanActivations,
+        clusters_R: np.ndarray,
+        alone: Collection[str] | None,
+        both_scopes: bool,
     ) -> None:
-        self._suites, self._source = suites, source
-        self._subjects = sites(suites)
+        self._suites, self._source, self._both_scopes = suites, source, both_scopes
+        wanted = set(source.hookpoints if alone is None else alone)
+        self._subjects = {site: bound for site, bound in sites(suites).items() if site.hookpoint in wanted}
         served = {site.hookpoint for site in self._subjects}
         self._hookpoints = [hookpoint for hookpoint in source.hookpoints if hookpoint in served]
         self._mean_D = dict(zip(source.hookpoints, means.mean_CLD[0].float(), strict=True))
@@ -156,7 +166,7 @@ class _Bench:
         keep_CBT = self._counted(ids_BT, clean)
         place = slice(self._measured, self._measured + len(ids_BT))
         self._measured = place.stop
-        batch = _Batch(CleanPredictions(clean.logits_BTV, ids_BT), keep_CBT, self._sums, place)
+        batch = _Batch(CleanPredictions(clean.logits_BTV, ids_BT), keep_CBT, self._sums, place, self._both_scopes)
         batch.note("clean", clean.logits_BTV)
         for hookpoints in self._ablated():
             for kind, change in (("zero", torch.zeros_like), ("mean", None)):
@@ -236,10 +246,15 @@ class _Batch:
     """One batch of rows: the clean predictions, and where reconstructions are spliced in for each scope."""
 
     def __init__(
-        self, predictions: CleanPredictions, keep_CBT: Tensor, sums: dict[Hashable, np.ndarray], place: slice
+        self,
+        predictions: CleanPredictions,
+        keep_CBT: Tensor,
+        sums: dict[Hashable, np.ndarray],
+        place: slice,
+        both_scopes: bool,
     ) -> None:
         self._predictions, self._sums, self._place, self._keep_CBT = predictions, sums, place, keep_CBT.double()
-        if torch.equal(keep_CBT[0], keep_CBT[1]):
+        if not both_scopes or torch.equal(keep_CBT[0], keep_CBT[1]):
             self.splices = [((0, 1), keep_CBT[0])]
         else:
             self.splices = [((0,), keep_CBT[0]), ((1,), keep_CBT[1])]
