@@ -143,6 +143,12 @@ class Harvester:
             return out_BT
         return out_BT | beyond(x_LBTD, [self.norm_limits[hookpoint] for hookpoint in self.hookpoints])
 
+    def left_out_of(self, ids_BT: Tensor) -> Tensor:
+        """out_BT as in `left_out`, for ids that need not be rows of this source; one forward pass where norms count."""
+        if not self.outliers.max_norm:
+            return self.left_out_by_token(ids_BT)
+        return self.left_out(ids_BT, self._forward(ids_BT))
+
     def left_out_by_token(self, ids_BT: Tensor) -> Tensor:
         """out_BT: true at special tokens and at the first positions of a row, which no activation decides."""
         return ~self.rows.keep(ids_BT) | self.outliers.first_BT(ids_BT)

@@ -16,7 +16,7 @@ from groupsae.evaluation.circuits.attribution import attribute
 from groupsae.evaluation.circuits.curves import Curve, Ratios
 from groupsae.evaluation.circuits.faithfulness import Ablation, mean_latents
 from groupsae.evaluation.circuits.nodes import NodeSet, choose_nodes, complement, count_nodes, weakest_effect
-from groupsae.evaluation.circuits.spliced import SplicedModel
+from groupsae.evaluation.circuits.spliced import KeptPositions, SplicedModel
 from groupsae.evaluation.circuits.tasks import Skill, Task, differences, prepare, task_pairs
 from groupsae.models import require_causal
 from groupsae.saes.suite import Suite
@@ -93,7 +93,7 @@ def evaluate_circuits(
     """Faithfulness and completeness of every suite's circuits on every task of the config.
 
     Latents are chosen on some prompts and tested on others, the same for every suite. SAEs stand at all of
-    a suite's hookpoints at once, where the source does not skip the token. `progress` is called with 1 after
+    a suite's hookpoints at once, at the positions that the source does not leave out. `progress` is called with 1 after
     each task. Raises TextError or ConfigError for the files of `config.tasks`,
     and ModelError for a model whose predictions depend on later tokens, before anything is computed.
     """
@@ -116,11 +116,7 @@ def _evaluate_task(
         counts = (task.given, task.dropped, task.num_choose, task.num_test)
         return TaskCircuits(*counts, task.skill, task.skipped, full, circuits)
 
-    def keep(ids_BT: Tensor) -> Tensor:
-        if not source.skip_special:
-            return torch.ones_like(ids_BT, dtype=torch.bool)
-        return ~source.left_out_by_token(ids_BT)
-
+    keep = KeptPositions(source)
     if task.skipped:
         return result(None, {})
     full_P = differences(source.model, task.test)
