@@ -211,14 +211,6 @@ SUMMARY = _table(
     COSTS["seconds"],
 )  # fmt: skip
 
-MATCHED_COST = _table(
-    Metric("flops_at_fvu", "FLOPs to equal FVU", "FLOP", "lower", lambda value: flops(value / 1e15),
-           "our count, to the lowest FVU that both suites reach on training text at the full learning rate"),
-    Metric("fvu_at_flops", "FVU at equal FLOPs", "ratio", "lower", _4,
-           "on training text, after the largest cost that both suites reach at the full learning rate"),
-    Metric("cost_ratio", "cost to equal FVU", "ratio", "lower", percent, "FLOPs of one by those of the other"),
-)  # fmt: skip
-
 CANDIDATES = _table(
     Metric("num_groups", "groups", "SAEs", "neither", _0, "one SAE per group"),
     Metric("amad", "AMAD", "share of a half turn", "lower", _3,
@@ -234,5 +226,5 @@ CANDIDATES = _table(
            "ΔCE / ΔCE of one SAE per layer - 1, predicted"),
 )  # fmt: skip
 
-METRICS = RECONSTRUCTION | LOSSES | SUMMARY | MATCHED_COST | CANDIDATES
+METRICS = RECONSTRUCTION | LOSSES | SUMMARY | CANDIDATES
 """The metrics of layers, suites and candidates by name; those of circuits and similarity have tables of their own."""

@@ -127,6 +127,10 @@ class CachedActivations:
 
     def read(self, rows: Sequence[int]) -> Tensor:
         """The activations x_LND of these rows' tokens, in the order of the rows."""
+        return self.read_by_row(rows)[0]
+
+    def read_by_row(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """What `read` gives, and how many tokens each row gave (B,)."""
         x_LBTD, special_BT, left_out_BT = self._read(rows)
         out_BT = special_BT | left_out_BT if self.skip_special else left_out_BT
         self.num_masked += int(left_out_BT.sum())
@@ -135,7 +139,7 @@ class CachedActivations:
         if len(kept_N) < out_BT.numel():
             kept_LND = _empty((len(x_LND), len(kept_N), self.d_model), x_LND.dtype)
             x_LND = torch.index_select(x_LND, 1, kept_N, out=kept_LND)
-        return x_LND.to(self.device)
+        return x_LND.to(self.device), (~out_BT).sum(1)
 
     def read_positions(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The activations x_LBTD at every position of these rows, and special_BT, true at special tokens.

@@ -24,13 +24,15 @@ from groupsae.partition import Group, group_name
 class Position:
     """How far a stream has been read: blocks finished, batches of the block after them, tokens in all.
 
-    `masked` counts the positions that the blocks begun so far were read without (`ActivationSource.num_masked`).
+    `begun` is the number of tokens before that block. `masked` counts the positions that the blocks begun so far were
+    read without (`ActivationSource.num_masked`).
     """
 
     block: int = 0
     batch: int = 0
     tokens: int = 0
     masked: int = 0
+    begun: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Block:
 
     def __init__(self, number: int, x_CMD: Tensor, slots: BufferLayout, seed: int, batch_tokens: int) -> None:
         self.number, self.slots, self.seed, self.batch_tokens = number, slots, seed, batch_tokens
-        self._x_CMD, self.count = x_CMD, 0
+        self._x_CMD, self.count, self.begun = x_CMD, 0, 0
         self._orders: dict[Group, Tensor] = {}
         self._slots: dict[Group, Tensor] = {}
         self._batches: dict[str, tuple[Tensor, ...]] = {}
@@ -80,20 +82,40 @@ class Block:
                 drawn_N = layers[self._order(group)[start : self.count, 0]]
                 self._x_CMD[slot, start : self.count] = x_LND[drawn_N, torch.arange(len(drawn_N), device=x_LND.device)]
 
-    def shuffled_batches(self, what: str = "shuffle") -> tuple[Tensor, ...]:
+    def shuffled_batches(self) -> tuple[Tensor, ...]:
         """The numbers of all tokens in random order, as batches of nearly `batch_tokens`."""
+        if "shuffle" not in self._batches:
+            order_M = self._permutation("shuffle", self.count)
+            self._batches["shuffle"] = order_M.tensor_split(max(1, round(self.count / self.batch_tokens)))
+        return self._batches["shuffle"]
+
+    def _later_pass(self, group: Group, pass_: int, tokens: int) -> tuple[Tensor, ...]:
+        """Of the first so many tokens of `shuffled_batches`, the same in another order, as batches of equal sizes."""
+        what = f"shuffle/{group_name(group)}/{pass_}"
         if what not in self._batches:
-            random = torch.Generator().manual_seed(hash_seed(self.seed, what, self.number))
-            order_M = torch.randperm(self.count, generator=random).to(self._x_CMD.device)
-            self._batches[what] = order_M.tensor_split(max(1, round(self.count / self.batch_tokens)))
+            sizes = [len(batch_N) for batch_N in self.shuffled_batches()]
+            order_M = self._permutation(what, tokens)
+            if tokens < self.count:
+                order_M = torch.cat(self.shuffled_batches())[:tokens][order_M]
+            ends = torch.tensor(sizes).cumsum(0).clamp_max(tokens).tolist()
+            self._batches[what] = order_M.tensor_split(ends[:-1])
         return self._batches[what]
 
-    def read(self, group: Group, batch: int, pass_: int = 0) -> tuple[Tensor, Tensor]:
+    def _permutation(self, what: str, count: int) -> Tensor:
+        random = torch.Generator().manual_seed(hash_seed(self.seed, what, self.number))
+        return torch.randperm(count, generator=random).to(self._x_CMD.device)
+
+    def read(self, group: Group, batch: int, pass_: int = 0, tokens_needed: int | None = None) -> tuple[Tensor, Tensor]:
         """The tokens of a batch as the group sees them in this pass: x (N, D), and which layer of the group each is of.
 
-        Over `len(group)` passes each token of the block comes at each layer once, in another batch each time.
+        Over `len(group)` passes each token of the block comes at each layer once, in another batch each time. Where
+        the group needs no more than `tokens_needed` tokens of the stream, that holds for those of them in the block.
         """
-        tokens_N = self.shuffled_batches(f"shuffle/{group_name(group)}/{pass_}" if pass_ else "shuffle")[batch]
+        if pass_:
+            left = self.count if tokens_needed is None else min(self.count, tokens_needed - self.begun)
+            tokens_N = self._later_pass(group, pass_, left)[batch]
+        else:
+            tokens_N = self.shuffled_batches()[batch]
         layers_N = self._order(group)[tokens_N, pass_]
         if group in self.slots.drawn:
             return self._x_CMD[len(self.slots.whole) + self.slots.drawn.index(group), tokens_N], layers_N
@@ -123,9 +145,12 @@ class Batch:
     number: int
     count: int
 
-    def read(self, group: Group, pass_: int = 0) -> tuple[Tensor, Tensor]:
-        """The batch as a group sees it: x (N, D), and which layer of the group each token is of (N,)."""
-        x_ND, layers_N = self.block.read(group, self.number, pass_)
+    def read(self, group: Group, pass_: int = 0, tokens_needed: int | None = None) -> tuple[Tensor, Tensor]:
+        """The batch as a group sees it: x (N, D), and which layer of the group each token is of (N,).
+
+        `tokens_needed` is how many tokens of the stream the group sees in all.
+        """
+        x_ND, layers_N = self.block.read(group, self.number, pass_, tokens_needed)
         return x_ND[: self.count], layers_N[: self.count]
 
 
@@ -157,7 +182,8 @@ class ShuffledStream:
         while position.tokens < self.num_tokens:
             block, masked = self._read_block(position.block)
             if position.batch == 0:  # otherwise it was begun, and counted, before
-                position = replace(position, masked=position.masked + masked)
+                position = replace(position, masked=position.masked + masked, begun=position.tokens)
+            block.begun = position.begun
             for number in range(position.batch, len(block.shuffled_batches())):
                 count = min(len(block.shuffled_batches()[number]), self.num_tokens - position.tokens)
                 position = replace(position, batch=number + 1, tokens=position.tokens + count)

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,6 +88,46 @@ def stream(source: ActivationSource, num_tokens: int, seed: int) -> Iterator[Ten
             yield x_LND
         if left <= 0:
             return
+
+
+def stream_by_row(source: ActivationSource, num_tokens: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """What `stream` gives, x_LND, each time with the row of each token (N,), on the CPU."""
+    require_rows(source)
+    left = num_tokens
+    for rows in row_order(source.num_rows, seed, 0).split(source.batch_rows):
+        x_LND, count_B = read_by_row(source, rows.tolist())
+        x_LND, row_N = x_LND[:, :left], rows.repeat_interleave(count_B)[:left]
+        left -= x_LND.shape[1]
+        if x_LND.shape[1]:
+            yield x_LND, row_N
+        if left <= 0:
+            return
+
+
+def read_by_row(source: ActivationSource, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The activations x_LND of these rows, and how many tokens each of them gave (B,).
+
+    A source with a method of this name does it in one read; others are read row by row where a row gives fewer tokens
+    than it has.
+    """
+    own = getattr(source, "read_by_row", None)
+    if own is not None:
+        return own(rows)
+    x_LND = source.read(rows)
+    if x_LND.shape[1] == len(rows) * source.row_tokens:
+        return x_LND, torch.full((len(rows),), source.row_tokens)
+    parts = [source.read([row]) for row in rows]
+    return torch.cat(parts, dim=1), torch.tensor([part.shape[1] for part in parts])
+
+
+def row_clusters(source: ActivationSource, rows: Tensor) -> np.ndarray:
+    """The cluster of each of these rows (R,), numbered from 0: rows of one document are in one.
+
+    Each row is a cluster of its own where the source knows no documents.
+    """
+    if not hasattr(source, "documents"):
+        return np.arange(len(rows))
+    return np.unique(source.documents(rows.tolist()).numpy(), return_inverse=True)[1]
 
 
 def require_rows(source: ActivationSource) -> None:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from groupsae.activations.source import ActivationSource, row_order, stream
+from groupsae.activations.source import ActivationSource, read_by_row, row_order, stream
 from groupsae.errors import ConfigError, NumericalError, RunError, TextError
 
 _ELEMENTS = {"cpu": 2**22}
@@ -94,11 +94,15 @@ class CenteringSource:
 
     def read(self, rows: Sequence[int]) -> Tensor:
         """The activations x_LND of these rows, as the source gives them."""
-        x_LND = self._source.read(rows)
+        return self.read_by_row(rows)[0]
+
+    def read_by_row(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The same, and how many tokens each row gave (B,)."""
+        x_LND, count_B = read_by_row(self._source, rows)
         if list(rows) == self._rows[: len(rows)]:
             self._rows = self._rows[len(rows) :]
             self._add(x_LND[:, : self._left])
-        return x_LND
+        return x_LND, count_B
 
     def finish(self, progress: Callable[[int], None] | None = None) -> ActivationStats:
         """The statistics with `centered_norm_L`, once the rows that were not read yet have been read."""

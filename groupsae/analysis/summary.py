@@ -9,7 +9,6 @@ from statistics import fmean
 from typing import Any
 
 from groupsae.analysis.candidates import view_plan
-from groupsae.analysis.matched_cost import Point, curve, match
 from groupsae.analysis.run_records import BASELINE, RunRecords
 from groupsae.metrics import SUMMARY, units
 from groupsae.partition import Partition
@@ -19,7 +18,7 @@ from groupsae.records.types.losses import LossesRecord
 from groupsae.records.types.measured import Interval, LossMetrics
 from groupsae.records.types.reconstruction import ReconstructionRecord
 from groupsae.records.types.similarity import SimilarityRecord
-from groupsae.records.types.summary import MatchedCost, SuiteSummary, SummaryRecord
+from groupsae.records.types.summary import SuiteSummary, SummaryRecord
 
 AGAINST = "eval/against"
 
@@ -115,7 +114,7 @@ def _mean(values: Collection[float]) -> float | None:
 
 def compare(records: RunRecords) -> SummaryRecord:
     """The suites of one run."""
-    return _record(summarize(records), _curves(records))
+    return _record(summarize(records))
 
 
 def compare_with(run: RunDirectory, other: RunDirectory) -> SummaryRecord:
@@ -137,8 +136,7 @@ def compare_with(run: RunDirectory, other: RunDirectory) -> SummaryRecord:
         similarity=similarity and _own_similarity(similarity, prefix),
     )
     theirs = [one.model_copy(update={"name": prefix + one.name}) for one in summarize(its)]
-    curves = _curves(mine) | {prefix + name: points for name, points in _curves(its).items()}
-    return _record((*summarize(mine), *theirs), curves, label)
+    return _record((*summarize(mine), *theirs), label)
 
 
 def write_summary(run: RunDirectory, other: RunDirectory | None = None) -> str:
@@ -164,31 +162,8 @@ def against_path(label: str) -> str:
     return f"{AGAINST}/{label}/{Path(SummaryRecord.path).name}"
 
 
-def _record(
-    summaries: tuple[SuiteSummary, ...], curves: dict[str, list[Point]], against: str | None = None
-) -> SummaryRecord:
-    suites = {one.name: one for one in summaries}
-    return SummaryRecord(against=against, units=units(SUMMARY), suites=suites, matched_cost=_matched(curves))
-
-
-def _curves(records: RunRecords) -> dict[str, list[Point]]:
-    """Each suite's curve by name, where its cost is known."""
-    plan, found = view_plan(records), {}
-    for name, partition in records.partitions.items():
-        candidate = plan.of_size(len(partition))
-        if candidate is not None and candidate.own_mflop is not None:
-            found[name] = curve(records.log, partition, candidate.own_mflop * 1e6)
-    return found
-
-
-def _matched(curves: dict[str, list[Point]]) -> tuple[MatchedCost, ...]:
-    """Each suite against the baseline, or against the first suite that has a curve."""
-    names = list(curves)
-    if not names:
-        return ()
-    first = BASELINE if BASELINE in curves else names[0]
-    found = [match(name, first, curves) for name in names if name != first]
-    return tuple(one for one in found if one is not None)
+def _record(summaries: tuple[SuiteSummary, ...], against: str | None = None) -> SummaryRecord:
+    return SummaryRecord(against=against, units=units(SUMMARY), suites={one.name: one for one in summaries})
 
 
 # ---- the part of a comparison that is about one run, its suites under their own names

@@ -34,7 +34,7 @@ def print_results(run: RunDirectory, as_json: bool) -> None:
     from groupsae.cli import tables
 
     lineages = tables.lineages(train) if train else []
-    tables.show(tables.stages(run), *([tables.suites(suites, found.matched_cost)] if suites else []), *lineages)
+    tables.show(tables.stages(run), *([tables.suites(suites)] if suites else []), *lineages)
     if train and tables.saved_tokens(train):
         print(tables.saved_tokens(train))
     _print_report(run, "report/index.html")
@@ -59,7 +59,7 @@ def print_comparison(run: RunDirectory, against: Path, as_json: bool) -> None:
         return
     from groupsae.cli import tables
 
-    tables.show(tables.suites(list(found.suites.values()), found.matched_cost))
+    tables.show(tables.suites(list(found.suites.values())))
 
 
 def print_plan(run: RunDirectory, as_json: bool) -> None:

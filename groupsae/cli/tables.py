@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from groupsae.analysis.candidates import view_record
-from groupsae.analysis.frames import Frame, candidate_frame, equal_tokens, matched_sentence
+from groupsae.analysis.frames import Frame, candidate_frame, equal_tokens
 from groupsae.metrics import METRICS, fixed
 from groupsae.records import RunDirectory
 from groupsae.records.types.candidate import Candidate
 from groupsae.records.types.plan import PlanRecord
-from groupsae.records.types.summary import MatchedCost, SuiteSummary
+from groupsae.records.types.summary import SuiteSummary
 from groupsae.records.types.training import TrainRecord
 from groupsae.units import format_bytes, format_duration
 
@@ -58,16 +58,15 @@ def training(record: TrainRecord) -> Table:
     return table
 
 
-def suites(summaries: Sequence[SuiteSummary], matched: Sequence[MatchedCost] = ()) -> Table:
-    """The suites side by side; below it at equal what they are compared, and how they compare at equal cost."""
+def suites(summaries: Sequence[SuiteSummary]) -> Table:
+    """The suites side by side; below it at equal what they are compared."""
     names = [suite.name for suite in summaries]
     table = titled_table("suites", ("", *names), right=names)
     table.add_row("SAEs", *(f"{one.num_saes} for {one.num_layers} layers" for one in summaries))
     for name in SUITE_ROWS:
         if any(getattr(one, name) is not None for one in summaries):
             table.add_row(METRICS[name].title, *(_suite_value(one, name) for one in summaries))
-    notes = [equal_tokens(summaries), *map(matched_sentence, matched)]
-    table.caption, table.caption_justify = "\n".join(note for note in notes if note) or None, "left"
+    table.caption, table.caption_justify = equal_tokens(summaries) or None, "left"
     return table
 
 

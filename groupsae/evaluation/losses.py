@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from groupsae.activations.harvest import Harvester
+from groupsae.activations.source import row_clusters
 from groupsae.evaluation.intervals import RowEstimate, ratio
-from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, nothing_left, row_clusters, scopes
+from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, nothing_left, scopes
 from groupsae.evaluation.measures import Measured, numbers
 from groupsae.evaluation.predictions import CleanPredictions
 from groupsae.evaluation.sites import by_suite, sites

@@ -44,14 +44,6 @@ def chosen_rows(source: PositionSource, num_tokens: int, seed: int) -> Tensor:
     return chosen
 
 
-def row_clusters(source: PositionSource, rows: Tensor) -> np.ndarray:
-    """The cluster of each of these rows (R,), numbered from 0: rows of one document are in one.
-
-    Each row is a cluster of its own where the source knows no documents.
-    """
-    return np.unique(source.documents(rows.tolist()).numpy(), return_inverse=True)[1]
-
-
 def nothing_left() -> TextError:
     """The error for a source without a token that counts."""
     return TextError("No held-out token is left to evaluate on; give more text or a larger held_out_share.")

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groupsae.activations.source import PositionSource
+from groupsae.activations.source import PositionSource, row_clusters
 from groupsae.errors import NumericalError
 from groupsae.evaluation.density import FiringCounts
 from groupsae.evaluation.intervals import RowEstimate, ratio
-from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, row_clusters, scopes
+from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, scopes
 from groupsae.evaluation.measures import Measured, numbers
 from groupsae.evaluation.sites import Site, by_suite, sites
 from groupsae.saes.suite import BoundSAE, Suite

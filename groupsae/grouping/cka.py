@@ -37,7 +37,8 @@ def cka_distances(
     takes its tokens from all rows of its batch. The ratio is clamped to [0, 1]: noise can leave it. A
     layer that does not vary is like no other: distance 1.
 
-    `standard_error`: jackknife over `FOLDS` parts of the batches; None for fewer batches than parts.
+    `standard_error`: jackknife over `FOLDS` parts of the batches; None for fewer batches than parts. It takes batches
+    as independent, so it is too small where documents are longer than a row, and so are in several batches.
     Arguments and errors as in `angular_distances`; TextError also for fewer than 4 tokens in every batch.
     """
     require_reachable(until_stderr)

@@ -167,8 +167,7 @@ class Quality:
         if self.law is None:
             return {"fvu_increase": predict_excess(mean), "delta_ce_increase": loss}
         fvu = self.law.predict(proxies, self.num_tokens)
-        alone = self.law.predict(dict.fromkeys(proxies, 0.0), self.num_tokens).value
-        increase = Estimate(*(value / alone - 1 for value in (fvu.value, fvu.low, fvu.high)))
+        increase = self.law.predict_increase(proxies, self.num_tokens)
         return {"fvu": fvu, "fvu_increase": increase, "delta_ce_increase": loss}
 
 

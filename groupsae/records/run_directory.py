@@ -54,10 +54,12 @@ class RunDirectory:
             used = {each: stages for each, stages in used.items() if stages}
             if used and not overwrite:
                 named = "; ".join(f"{each} (read by {' and '.join(stages)})" for each, stages in used.items())
+                unfinished = before.status("train") != "done" and any(path.glob("checkpoints/step-*.json"))
+                loss = "; an unfinished training lies there as well, and would be discarded" if unfinished else ""
                 raise RunError(
                     f"{path} holds results of another config: {named}. Continue that run with `groupsae run {path}`, "
-                    "give this config another place with --out, or replace the results with --overwrite. Keys that no "
-                    f"finished stage has read may change, and always {', '.join(MAY_CHANGE)}."
+                    f"give this config another place with --out, or replace the results with --overwrite{loss}. Keys "
+                    f"that no finished stage has read may change, and always {', '.join(MAY_CHANGE)}."
                 )
         elif path.exists() and (not path.is_dir() or any(file.name != LOCK_FILE for file in path.iterdir())):
             raise RunError(f"{path} exists and is not a run directory (no config.toml). Choose another place.")

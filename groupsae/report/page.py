@@ -29,8 +29,7 @@ _HERE = Path(__file__).parent
 PAGE = "report/index.html"
 COST_NOTE = (
     "Costs are those of each suite trained alone. MFLOP are per token of text, by the published count and by ours; "
-    "memory is what the plan predicts. Equal FLOPs and equal FVU are by our count, from the FVU on training text, up "
-    "to where the learning rate begins to fall; between logged points ln FVU is taken as linear in ln FLOP."
+    "memory is what the plan predicts."
 )
 
 
@@ -87,7 +86,7 @@ def render(run: RunDirectory) -> str:
         alarms=alarms(records, run.config),
         key_figures=wording.key_figures(summaries),
         suite_titles=[suite_title(suite.name) for suite in summaries],
-        suite_rows=tables.side_by_side(summaries, compared.matched_cost),
+        suite_rows=tables.side_by_side(summaries),
         suite_note=equal_tokens(summaries),
         evaluated=records.reconstruction is not None or records.losses is not None,
         sections=[
@@ -196,10 +195,10 @@ def _cost_frames(run: RunDirectory, records: RunRecords, compared: SummaryRecord
     frames = []
     if records.train is not None and compared.suites:
         summaries = list(compared.suites.values())
-        frames.append(suite_frame("suite-table", "Quality beside cost", summaries, compared.matched_cost))
+        frames.append(suite_frame("suite-table", "Quality beside cost", summaries))
     for place, found in enumerate(read_against(run)):
         title = f"Beside the suites of {found.against}"
-        frames.append(suite_frame(f"against-table-{place}", title, list(found.suites.values()), found.matched_cost))
+        frames.append(suite_frame(f"against-table-{place}", title, list(found.suites.values())))
     if frames:
         frames[-1] = replace(frames[-1], notes=[*frames[-1].notes, COST_NOTE])
     return frames

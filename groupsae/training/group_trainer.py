@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +98,7 @@ class GroupTrainer:
         for pass_ in range(self.passes):
             kept = min(count, self.schedule.left)
             if kept > 0:
-                x_ND, layers_N = batch.read(self.group, pass_)
+                x_ND, layers_N = batch.read(self.group, pass_, self.tokens_needed)
                 self.step(x_ND[:kept], layers_N[:kept], self.schedule.progress, number)
 
     def step(self, x_ND: Tensor, layers_N: Tensor, progress: float, number: int = 0) -> None:
@@ -125,7 +126,18 @@ class GroupTrainer:
         self.schedule.advance(len(z_ND), result.total)
         self._after_step(result.activity, rate, sound)
         self.dead.update(result.activity, sound)
-        self.meter.add(result, self.dead.mask_S, sound)
+        self.meter.add(self._about_layers(result, z_ND, layers_N), self.dead.mask_S, sound)
+
+    def _about_layers(self, result: StepResult, z_ND: Tensor, layers_N: Tensor) -> StepResult:
+        """The result with the variance about each layer's own mean, as the FVU of a layer is defined.
+
+        Without a center, layers' means differ, and the batch's variance holds those differences as well.
+        """
+        if len(self.group) == 1:
+            return result
+        own = variance_within(z_ND, layers_N, len(self.group))
+        some = own > torch.finfo(own.dtype).eps * result.variance  # none where each layer has one token
+        return replace(result, variance=torch.where(some, own, result.variance))
 
     def _after_step(self, activity: FiringStats, rate: float, sound: Tensor) -> None:
         """The SAE's thresholds and weights of penalties follow a step, unless it was faulty."""
@@ -226,6 +238,15 @@ class GroupTrainer:
         self.meter.sums.copy_(tensors["meter"])
         self.faults.sums.copy_(tensors["faults"])
         self.schedule.restore(tensors["schedule"])
+
+
+def variance_within(z_ND: Tensor, layers_N: Tensor, layers: int) -> Tensor:
+    """The sum over tokens of ||z_t - mean of z at t's layer||^2, each layer's part times n / (n - 1)."""
+    is_at_MN = (layers_N == torch.arange(layers, device=layers_N.device)[:, None]).to(z_ND.dtype)
+    count_M = is_at_MN.sum(1)
+    mean_MD = is_at_MN @ z_ND / count_M.clamp_min(1)[:, None]
+    square_N = (z_ND - mean_MD[layers_N]).square().sum(1)
+    return (is_at_MN @ square_N * count_M / (count_M - 1).clamp_min(1)).sum()
 
 
 class Meter:

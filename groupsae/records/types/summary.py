@@ -1,4 +1,4 @@
-"""`eval/summary.json`: each suite in a few numbers, and suites compared where their training curves meet."""
+"""`eval/summary.json`: each suite in a few numbers."""
 
 from __future__ import annotations
 
@@ -45,25 +45,8 @@ class SuiteSummary(RecordPart):
     seconds: float | None = None
 
 
-class MatchedCost(RecordPart):
-    """Two suites at equal quality and at equal cost; None where a curve does not reach that far."""
-
-    one: str
-    other: str
-    fvu: float
-    """The lowest FVU that both reach at the full learning rate."""
-    flops_at_fvu: tuple[float | None, float | None]
-    """What each took to reach it."""
-    flops: float
-    """The largest cost that both reach."""
-    fvu_at_flops: tuple[float | None, float | None]
-    """How good each is by then."""
-    cost_ratio: float | None
-    """What `one` takes to the common FVU, as a share of what `other` takes."""
-
-
 class SummaryRecord(Record):
-    """Suites on the same tokens: a summary of each, and each against the first."""
+    """Suites on the same tokens: a summary of each."""
 
     path: ClassVar[str] = "eval/summary.json"
 
@@ -71,4 +54,3 @@ class SummaryRecord(Record):
     """The other run, where two are compared."""
     units: dict[str, str]
     suites: dict[str, SuiteSummary]
-    matched_cost: tuple[MatchedCost, ...]
