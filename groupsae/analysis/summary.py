@@ -183,7 +183,9 @@ def _record(
     summaries: tuple[SuiteSummary, ...], curves: dict[str, list[Point]], against: str | None = None
 ) -> SummaryRecord:
     suites = {one.name: one for one in summaries}
-    return SummaryRecord(against=against, units=units(SUMMARY), suites=suites, matched_cost=_matched(curves))
+    seeds = any(one.seed_stability is not None for one in summaries)
+    known = {name: unit for name, unit in units(SUMMARY).items() if seeds or name != "seed_stability"}
+    return SummaryRecord(against=against, units=known, suites=suites, matched_cost=_matched(curves))
 
 
 def _curves(records: RunRecords) -> dict[str, list[Point]]:

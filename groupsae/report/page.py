@@ -96,7 +96,7 @@ def render(run: RunDirectory) -> str:
         suite_note=equal_tokens(summaries),
         evaluated=records.reconstruction is not None or records.losses is not None,
         sweep_sections=_with_commands(run, _sweep_sections(whole, every)),
-        sections=_with_commands(run, _sections(run, records, compared)),
+        sections=_with_commands(run, _sections(run, whole, records, compared)),
         missing=missing_stages(run),
         facts=facts(run, whole),
         config=dump_config(run.config),
@@ -152,11 +152,11 @@ def _sweep_sections(records: RunRecords, compared: SummaryRecord) -> list[Sectio
     ]
 
 
-def _sections(run: RunDirectory, records: RunRecords, compared: SummaryRecord) -> list[Section]:
-    return [*_before_training(run, records), *_after_training(run, records, compared), *_evaluation(records)]
+def _sections(run: RunDirectory, whole: RunRecords, records: RunRecords, compared: SummaryRecord) -> list[Section]:
+    return [*_before_training(run, whole, records), *_after_training(run, records, compared), *_evaluation(records)]
 
 
-def _before_training(run: RunDirectory, records: RunRecords) -> list[Section]:
+def _before_training(run: RunDirectory, whole: RunRecords, records: RunRecords) -> list[Section]:
     return [
         Section(
             "layers",
@@ -172,7 +172,7 @@ def _before_training(run: RunDirectory, records: RunRecords) -> list[Section]:
             "group",
             _drawn(figures.amad_curve(records), figures.candidate_strip(records)),
         ),
-        _plan_section(run, records),
+        _plan_section(run, whole, records),
     ]
 
 
@@ -223,7 +223,7 @@ def _evaluation(records: RunRecords) -> list[Section]:
     ]
 
 
-def _plan_section(run: RunDirectory, records: RunRecords) -> Section:
+def _plan_section(run: RunDirectory, whole: RunRecords, records: RunRecords) -> Section:
     plan = view_plan(records)
     frame = replace(candidate_frame(plan), notes=[PLAN_NOTE]) if plan.has_costs else None
     return Section(
@@ -233,8 +233,8 @@ def _plan_section(run: RunDirectory, records: RunRecords) -> Section:
         "plan",
         _drawn(figures.frontier(records)),
         [frame] if frame else [],
-        rows=forecast_rows(records),
-        sentences=forecast_sentences(records),
+        rows=forecast_rows(records, whole),
+        sentences=forecast_sentences(whole),
         to_do=unpredicted(run, records),
     )
 
