@@ -46,13 +46,16 @@ class Trained:
 class TrainJob:
     """One SAE to be trained: the group it serves, its own settings, and what it starts from, if not from scratch.
 
-    Of the settings, those of batches, logs and saves are the whole training's.
+    Of the settings, those of batches, logs and saves are the whole training's. Without a section or a seed of its own
+    it takes the whole training's; its seed decides first weights only.
     """
 
     group: Group
     train: TrainConfig
     start: InitialWeights | None = None
     maps: LayerMaps | None = None
+    sae: SAEConfig | None = None
+    seed: int | None = None
 
 
 def train(
@@ -153,21 +156,22 @@ def train_together(
     """An SAE for each job, by name, all trained on the same batches.
 
     Per batch activations are read once. Each group sees every token at one drawn layer, or in turn at all of its
-    layers. Several jobs may be of one group: they see the same, and differ in how they start or how long they train.
+    layers. Several jobs may be of one group: they see the same, and differ in SAE, seed, start or how long they train.
     With `checkpoints`, states are saved there every `save_every_tokens`, and training continues from the last one, if
     there is one.
     """
     groups = [job.group for job in jobs.values()]
-    _require_possible(source, groups, sae, train, buffer_tokens)
+    for section in dict.fromkeys(job.sae or sae for job in jobs.values()):
+        _require_possible(source, groups, section, train, buffer_tokens)
     split = step_splits()
     in_training = [
         GroupTrainer(
             job.group,
             scales,
             source.d_model,
-            sae,
+            job.sae or sae,
             job.train,
-            seed,
+            seed if job.seed is None else job.seed,
             name=name,
             start=job.start,
             maps=job.maps,

@@ -9,7 +9,6 @@ from groupsae.activations.source import SyntheticSource, stream
 from groupsae.errors import ConfigError, NumericalError, TextError
 from groupsae.grouping import angular
 from groupsae.grouping.angular import angular_distances
-from groupsae.text.tokens import TokenRows
 
 
 def naive(source, num_tokens, seed=0):
@@ -117,8 +116,7 @@ class Documents(FixedSource):
         layers = [torch.stack([(turn_N + by).cos(), (turn_N + by).sin()], 1) for by in (0, angle_N)]
         super().__init__(torch.stack(layers), batch_rows=48)
         if known:
-            ids_RT = np.zeros((8 * documents, 10), dtype=np.uint16)
-            self.rows = TokenRows(ids_RT, document_starts=np.arange(documents) * 80)
+            self.documents = lambda rows: torch.tensor(rows) // 8
 
 
 def test_intervals_by_document_hold_the_distance_where_those_by_row_do_not():
