@@ -109,8 +109,8 @@ def saved_tokens(train: TrainRecord) -> str:
 
 
 def candidates(plan: PlanRecord) -> Table:
-    """Every number of groups with its cost, the chosen one marked. FLOPs are per token of text."""
-    title = f"what {plan.method} partitions cost, each trained alone"
+    """Every number of groups with its cost, the chosen one marked. FLOPs are per SAE token."""
+    title = f"what {plan.method} partitions cost, each trained alone (MFLOP per token that each SAE sees)"
     return _framed(candidate_frame(view_record(plan)), title, _NOT_IN_A_TERMINAL)
 
 

@@ -217,7 +217,7 @@ def _priced(pricing: Pricing, quality: Quality | None, candidate: Candidate) -> 
 
 def _cost(price: Price) -> Cost:
     def mflop(flops: Any) -> TokenFlops:
-        tokens = flops.lm_tokens * 1e6
+        tokens = flops.sae_tokens * 1e6
         return TokenFlops(language_model=flops.harvest / tokens, saes=flops.training / tokens)
 
     return Cost(
