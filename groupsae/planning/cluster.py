@@ -8,7 +8,7 @@ training read less, ranks without a group read more. docs/scale.md has the formu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from groupsae.errors import ConfigError, FitError
@@ -26,7 +26,8 @@ class ClusterPlan:
 
     `owners[g]` are the ranks of group g; with several, the i-th holds the i-th slice of its latents
     (`latent_slices`). `rows[r]` is the share of the rows that rank r reads; they sum to 1. `training[r]` is the
-    predicted cost of training on rank r, `read_cost` that of reading all rows, in the unit of the costs given.
+    predicted cost of the groups of rank r (`piece_costs` included), `read_cost` that of reading all rows, in the unit
+    of the costs given.
     """
 
     owners: tuple[tuple[int, ...], ...]
@@ -83,6 +84,7 @@ def assign(
     may_cut: bool = True,
     group_bytes: Sequence[float] | None = None,
     rank_bytes: float | None = None,
+    piece_costs: Sequence[float] | None = None,
 ) -> ClusterPlan:
     """Divide groups and rows among ranks so that the busiest rank finishes as early as can be.
 
@@ -91,12 +93,14 @@ def assign(
     A group is cut by latents where it does not fit on a rank (`group_bytes` against `rank_bytes`, what a rank has
     left for SAEs), or where it would keep the others waiting. Its slices lie on one node where that has room, and
     only memory cuts it over more.
-    `may_cut` = False for architectures that cannot be cut. Nothing depends on anything but the arguments.
+    `may_cut` = False for architectures that cannot be cut. `piece_costs[g]` is what each owner of group g pays
+    whatever its slice, such as receiving the group's activations; without it cuts look cheaper than they are.
+    Nothing depends on anything but the arguments.
 
     Raises ConfigError for impossible numbers; FitError if the groups do not fit on so many ranks.
     """
-    _require(costs, num_ranks, read_cost, ranks_per_node, group_bytes)
-    sizes = group_bytes or [0.0] * len(costs)
+    _require(costs, num_ranks, read_cost, ranks_per_node, {"group_bytes": group_bytes, "piece_costs": piece_costs})
+    sizes, fixed = (list(values) if values else [0.0] * len(costs) for values in (group_bytes, piece_costs))
     room = math.inf if rank_bytes is None else rank_bytes
     least = [_pieces_to_fit(group, size, room, num_ranks, may_cut) for group, size in enumerate(sizes)]
     mean = (math.fsum(costs) + read_cost) / num_ranks
@@ -105,7 +109,8 @@ def assign(
     for limit in _FINER if may_cut else _FINER[:1]:
         wanted = [min(node, _ceil(cost / (limit * mean))) if mean else 1 for cost in costs]
         pieces = [max(pair) for pair in zip(least, wanted, strict=True)]
-        plan = _place(costs, sizes, pieces, num_ranks, node, room, read_cost)
+        each = [piece_cost(cost, count) + own for cost, count, own in zip(costs, pieces, fixed, strict=True)]
+        plan = _place(each, sizes, pieces, num_ranks, node, room, read_cost)
         if plan is not None:
             found.append((max(plan.costs), plan))
     if not found:
@@ -131,7 +136,7 @@ def latent_slices(num_latents: int, pieces: int) -> tuple[slice, ...]:
 
 
 def _place(
-    costs: Sequence[float],
+    each: Sequence[float],
     sizes: Sequence[float],
     pieces: Sequence[int],
     num_ranks: int,
@@ -139,11 +144,13 @@ def _place(
     room: float,
     read_cost: float,
 ) -> ClusterPlan | None:
-    """Longest cost first, each piece on the least busy rank with room for it; None where there is none."""
+    """The pieces of the costliest group first, each on the least busy rank with room for it; None without room.
+
+    `each[g]` is the cost of one piece of group g, `pieces[g]` their number.
+    """
     load, left = [0.0] * num_ranks, [room] * num_ranks
-    owners: list[tuple[int, ...]] = [()] * len(costs)
-    each = [_piece_cost(cost, count) for cost, count in zip(costs, pieces, strict=True)]
-    for group in sorted(range(len(costs)), key=lambda group: (-each[group], -sizes[group] / pieces[group], group)):
+    owners: list[tuple[int, ...]] = [()] * len(each)
+    for group in sorted(range(len(each)), key=lambda group: (-each[group], -sizes[group] / pieces[group], group)):
         size = sizes[group] / pieces[group]
         roomy = [rank for rank in range(num_ranks) if left[rank] >= size]
         chosen = _least_busy(load, roomy, pieces[group], ranks_per_node)
@@ -156,7 +163,8 @@ def _place(
     return ClusterPlan(tuple(owners), _shares(load, read_cost), tuple(load), read_cost)
 
 
-def _piece_cost(cost: float, pieces: int) -> float:
+def piece_cost(cost: float, pieces: int) -> float:
+    """Cost of one of the equal pieces that a group's training is cut into; whole, nothing is added."""
     return cost if pieces == 1 else cost / pieces * (1 + CUT_OVERHEAD)
 
 
@@ -224,15 +232,15 @@ def _require(
     num_ranks: int,
     read_cost: float,
     ranks_per_node: int | None,
-    group_bytes: Sequence[float] | None,
+    by_group: Mapping[str, Sequence[float] | None],
 ) -> None:
     if not costs:
         raise ConfigError("There is no group to divide among ranks; give at least one cost.")
     if num_ranks < 1 or (ranks_per_node is not None and ranks_per_node < 1):
         raise ConfigError(f"num_ranks = {num_ranks}, ranks_per_node = {ranks_per_node}; both must be at least 1.")
-    for name, values in (("costs", costs), ("group_bytes", group_bytes or ()), ("read_cost", (read_cost,))):
-        strange = [value for value in values if not (math.isfinite(value) and value >= 0)]
+    for name, values in (("costs", costs), ("read_cost", (read_cost,)), *by_group.items()):
+        strange = [value for value in values or () if not (math.isfinite(value) and value >= 0)]
         if strange:
-            raise ConfigError(f"{name}: {strange[0]} is impossible; a cost is finite and at least 0.")
-    if group_bytes is not None and len(group_bytes) != len(costs):
-        raise ConfigError(f"group_bytes has {len(group_bytes)} numbers, costs has {len(costs)}; give one per group.")
+            raise ConfigError(f"{name}: {strange[0]} is impossible; it must be finite and at least 0.")
+        if name in by_group and values is not None and len(values) != len(costs):
+            raise ConfigError(f"{name} has {len(values)} numbers, costs has {len(costs)}; give one per group.")
