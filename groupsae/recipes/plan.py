@@ -21,6 +21,7 @@ from groupsae.planning.pricing import Price, Pricing, Rates, available, union
 from groupsae.planning.published import predict_excess
 from groupsae.progress import say
 from groupsae.recipes.context import RunContext
+from groupsae.recipes.gpu_plan import describe_gpus, gpu_setting, plan_cache
 from groupsae.recipes.group import read_distances
 from groupsae.recipes.pilot import proxies_of, run_pilot
 from groupsae.recipes.train import with_baseline
@@ -64,9 +65,11 @@ def plan(ctx: RunContext) -> list[str]:
         rates=StepRates(**asdict(pricing.rates)) if pricing.rates else None,
         pilot=config.plan.pilot,
         compute_optimal=_compute_optimal(quality, own, price.ours.total),
+        gpu=describe_gpus(pricing, price, union(*trained.values()), own),
+        cache=plan_cache(pricing, price, config.plan.disk_rate),
     )
     written = record.write(ctx.run)
-    if ctx.has_weights:
+    if ctx.has_weights and record.gpu is None:
         require_fits(pricing.footprint_of(union(*trained.values())), _free(ctx))
     return [written]
 
@@ -124,7 +127,7 @@ def _pricing(ctx: RunContext) -> Pricing:
         buffer_tokens=config.activations.buffer_tokens,
         checkpoints=config.train.keep_checkpoints + len(config.train.snapshots),
         bytes_per_number=BYTES[config.model.dtype],
-        on_device=ctx.on_device,
+        on_device=ctx.on_device or config.plan.gpu_name is not None,
         vectors=config.sae.vectors,
         dense_start=config.sae.dense_start,
     )
@@ -136,12 +139,13 @@ def _pricing(ctx: RunContext) -> Pricing:
         _rates(ctx),
         config.train.layers_per_token,
         config.group.layer_maps,
+        gpu_setting(config),
     )
 
 
 def _rates(ctx: RunContext) -> Rates | None:
     config = ctx.run.config
-    if not config.plan.calibrate or not ctx.has_weights:
+    if not config.plan.calibrate or not ctx.has_weights or config.plan.gpu_name:
         return None
     say("plan: timing a few batches ...")
     return time_steps(ctx.source, config.sae, config.train, seed=config.seed)

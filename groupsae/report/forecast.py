@@ -20,8 +20,8 @@ from groupsae.units import format_bytes, format_duration
 
 PLAN_NOTE = (
     "Each row is a suite trained alone, at equal tokens per SAE. MFLOP are per SAE token, a token that each SAE sees: "
-    "the published count has one dense step per SAE, ours is of what is computed. Savings are against one SAE per layer. "
-    "“From” and “to” should hold the result in four of five cases. Click a heading to sort."
+    "the published count has one dense step per SAE, ours is of what is computed. Savings are against one SAE per "
+    "layer. “From” and “to” should hold the result in four of five cases. Click a heading to sort."
 )
 
 
