@@ -77,23 +77,30 @@ def gpu_cost(setting: GpuSetting, run: GpuRun, groups: Sequence[Group], ours: Co
     step = step_parts(setting.gpu, shape)
     work = [_group_work(run, group, step.total, read / deepest) for group in groups]
     seconds = (ours.harvest / deepest + run.scale_tokens) * read
-    mesh, fits = _mesh(setting, run, work, seconds)
+    mesh, fits = _mesh(setting, work, seconds, _room(setting, run, groups))
     memory = tuple(_rank_memory(run, groups, mesh, rank) for rank in range(setting.num_gpus))
     fits = fits and max(one.device for one in memory) <= setting.usable_bytes
     return GpuCost(read, step, mesh, memory, fits)
 
 
-def fewest_gpus(setting: GpuSetting, run: GpuRun, groups: Sequence[Group]) -> int | None:
-    """The fewest GPUs of this kind on which these groups fit, by weights, optimizer state and buffers; None if none."""
+def fewest_gpus(setting: GpuSetting, run: GpuRun, groups: Sequence[Group], ours: Cost) -> int | None:
+    """The fewest GPUs of this kind, in one node, on which these groups fit; None if more than 512 are needed."""
     groups = tuple(dict.fromkeys(groups))
     held = [_held_bytes(run, group) for group in groups]
-    room = _room(setting, run)
     for count in range(1, MOST_GPUS + 1):
+        one = replace(setting, num_gpus=count, num_nodes=1)
         try:
-            assign([1.0] * len(groups), count, may_cut=setting.may_cut, group_bytes=held, rank_bytes=room)
+            assign(
+                [1.0] * len(groups),
+                count,
+                may_cut=setting.may_cut,
+                group_bytes=held,
+                rank_bytes=_room(one, run, groups),
+            )
         except FitError:
             continue
-        return count
+        if gpu_cost(one, run, groups, ours).fits:
+            return count
     return None
 
 
@@ -115,9 +122,8 @@ def _group_work(run: GpuRun, group: Group, step_seconds: float, seconds_per_flop
     )
 
 
-def _mesh(setting: GpuSetting, run: GpuRun, work: Sequence[GroupWork], seconds: float) -> tuple[MeshCost, bool]:
-    gpu = setting.gpu
-    mesh = Mesh(setting.num_gpus, setting.num_nodes, gpu.link, gpu.network, _room(setting, run))
+def _mesh(setting: GpuSetting, work: Sequence[GroupWork], seconds: float, room: float) -> tuple[MeshCost, bool]:
+    mesh = Mesh(setting.num_gpus, setting.num_nodes, setting.gpu.link, setting.gpu.network, room)
     try:
         return mesh_cost(work, seconds, mesh, may_cut=setting.may_cut), True
     except FitError:
@@ -130,10 +136,12 @@ def _held_bytes(run: GpuRun, group: Group) -> float:
     return 3 * own.learned_bytes + predict_memory(own).buffer
 
 
-def _room(setting: GpuSetting, run: GpuRun) -> float:
-    """Bytes that a rank has for groups: without the language model and what a step needs for the moment."""
-    bare = predict_memory(replace(run.footprint, num_saes=0, num_slots=0, on_device=True))
-    return max(0.0, setting.usable_bytes - bare.device)
+def _room(setting: GpuSetting, run: GpuRun, groups: Sequence[Group]) -> float:
+    """Bytes that a rank has for groups: without the language model, what a step needs for the moment, and an even
+    share of the rows that are read to be sent."""
+    slots = len(_layout(groups, run)) if setting.num_gpus > 1 else 0
+    bare = predict_memory(replace(run.footprint, num_saes=0, num_slots=slots, on_device=True))
+    return max(0.0, setting.usable_bytes - (bare.device - bare.buffer) - bare.buffer / setting.num_gpus)
 
 
 def _rank_memory(run: GpuRun, groups: Sequence[Group], mesh: MeshCost, rank: int) -> Memory:

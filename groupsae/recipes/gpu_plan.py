@@ -43,7 +43,7 @@ def describe_gpus(
     setting, cost = pricing.gpus, price.on_gpu
     if setting is None or cost is None:
         return None
-    mesh, fewest = cost.mesh, fewest_gpus(setting, pricing.gpu_run(groups), groups)
+    mesh, fewest = cost.mesh, fewest_gpus(setting, pricing.gpu_run(groups), groups, price.ours)
     if not cost.fits:
         say(
             f"plan: warning: the run does not fit on {setting.num_gpus} {setting.gpu.title}: "
