@@ -174,10 +174,10 @@ SIMILARITY = _table(
 )  # fmt: skip
 
 COSTS = _table(
-    Metric("published_mflop", "MFLOP per token, published count", "10^6 FLOP per token of text", "lower", mflop,
+    Metric("published_mflop", "MFLOP per SAE token, published count", "10^6 FLOP per SAE token", "lower", mflop,
            "C = A + T G: one forward pass and a dense step per SAE", GROUP_SAE),
-    Metric("own_mflop", "MFLOP per token, our count", "10^6 FLOP per token of text", "lower", mflop,
-           "blocks that are run, and sparse steps"),
+    Metric("own_mflop", "MFLOP per SAE token, our count", "10^6 FLOP per SAE token", "lower", mflop,
+           "blocks that are run, and sparse steps, divided by the tokens each SAE sees"),
     Metric("seconds", "time", "seconds", "lower", format_duration, "training as if the suite was trained alone"),
     Metric("memory_bytes", "memory", "bytes", "lower", format_bytes, "peak where the SAEs are trained, predicted"),
     Metric("disk_bytes", "disk", "bytes", "lower", format_bytes, "files of the run, predicted"),

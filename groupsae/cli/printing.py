@@ -74,8 +74,14 @@ def print_plan(run: RunDirectory, as_json: bool) -> None:
         return
     from groupsae.cli import tables
 
-    tables.show(tables.candidates(plan), *([tables.methods(plan)] if len(plan.candidates) > 1 else []))
+    shown = [tables.candidates(plan), *([tables.methods(plan)] if len(plan.candidates) > 1 else [])]
+    shown += [tables.gpu_parts(plan.gpu)] if plan.gpu else []
+    tables.show(*shown)
     print(tables.verdict(plan))
+    if plan.gpu:
+        print(tables.gpu_verdict(plan.gpu))
+    if plan.cache:
+        print(tables.cache_verdict(plan.cache))
 
 
 def _print_report(run: RunDirectory, name: str) -> None:

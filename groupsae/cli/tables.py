@@ -14,7 +14,7 @@ from groupsae.analysis.frames import Frame, candidate_frame, equal_tokens
 from groupsae.metrics import METRICS, fixed
 from groupsae.records import RunDirectory
 from groupsae.records.types.candidate import Candidate
-from groupsae.records.types.plan import PlanRecord
+from groupsae.records.types.plan import CachePlan, GpuPlan, PlanRecord
 from groupsae.records.types.summary import OverSeeds, SettingSummary, SuiteSummary
 from groupsae.records.types.training import TrainRecord
 from groupsae.units import format_bytes, format_duration
@@ -133,9 +133,65 @@ def saved_tokens(train: TrainRecord) -> str:
 
 
 def candidates(plan: PlanRecord) -> Table:
-    """Every number of groups with its cost, the chosen one marked. FLOPs are per token of text."""
-    title = f"what {plan.method} partitions cost, each trained alone"
+    """Every number of groups with its cost, the chosen one marked. FLOPs are per SAE token."""
+    title = f"what {plan.method} partitions cost, each trained alone; MFLOP are per token that each SAE sees"
+    if plan.gpu is not None:
+        title += f"; time and memory of {_gpus(plan.gpu)} are calculated, not measured"
     return _framed(candidate_frame(view_record(plan)), title, _NOT_IN_A_TERMINAL)
+
+
+def gpu_parts(gpu: GpuPlan) -> Table:
+    """Calculated nanoseconds per token, by part of the work."""
+    table = titled_table(f"{gpu.name}: calculated, not measured", ("", "ns per token"), right=("ns per token",))
+    table.add_row("language model, per token of text", f"{gpu.read_nanoseconds:,.1f}")
+    for name, value in gpu.step_nanoseconds.items():
+        table.add_row(f"  {name.replace('_', '-')}", f"{value:,.1f}")
+    table.add_row("one SAE's step, per token it sees", f"{sum(gpu.step_nanoseconds.values()):,.1f}")
+    return table
+
+
+def gpu_verdict(gpu: GpuPlan) -> str:
+    """What the run takes on these GPUs, in words."""
+    memory = f"{format_bytes(gpu.memory_bytes)} of {format_bytes(gpu.usable_bytes)} usable"
+    fewest = f"it fits on {gpu.fewest_gpus} or more" if gpu.fewest_gpus else "it fits on no number of these"
+    lines = [
+        f"on {_gpus(gpu)}, calculated and not measured: {format_duration(gpu.seconds)}; memory per GPU {memory}"
+        + ("" if gpu.fits else f": it does not fit, and time is as if it did; {fewest}"),
+        f"fewest hours at equal tokens per SAE: {_groups(gpu.cheapest_groups)}"
+        + ("" if gpu.fits or gpu.cheapest_fitting_groups is None else
+           f"; of those that fit: {_groups(gpu.cheapest_fitting_groups)}"),
+    ]  # fmt: skip
+    if gpu.num_gpus > 1:
+        only = sum(not rank.groups for rank in gpu.ranks)
+        received = max(rank.received_bytes for rank in gpu.ranks)
+        lines += [
+            f"one mesh: {gpu.useful_share:.0%} of the GPUs' time is useful work ({gpu.overlapped_share:.0%}, "
+            f"{format_duration(gpu.overlapped_seconds)}, if exchanging hides behind training); busiest over mean "
+            f"{gpu.imbalance:.2f}; a GPU receives up to {format_bytes(received)}; {only} only read",
+            f"a job per group: {gpu.array_share:.0%} of the work is useful, the rest reads the same text again; "
+            f"{format_duration(gpu.array_seconds)} on as many GPUs",
+        ]
+    return "\n".join(lines)
+
+
+def cache_verdict(cache: CachePlan) -> str:
+    """What an activation cache takes and when it pays, in words."""
+    pays = "it never pays: the disk is slower than the language model"
+    if cache.trainings is not None:
+        pays = f"it pays from {cache.trainings} trainings on" if cache.trainings > 1 else "it pays at once"
+    return (
+        f"activation cache: {format_bytes(cache.size_bytes)} in {cache.dtype} for {cache.num_tokens:,} tokens; with a "
+        f"disk of {cache.disk_rate / 1e9:g} GB/s (assumed), {pays}"
+    )
+
+
+def _gpus(gpu: GpuPlan) -> str:
+    where = f" on {gpu.num_nodes} nodes" if gpu.num_nodes > 1 else ""
+    return f"{gpu.num_gpus} x {gpu.name}{where}"
+
+
+def _groups(count: int) -> str:
+    return f"{count} group{'s' * (count > 1)}"
 
 
 def methods(plan: PlanRecord) -> Table:

@@ -181,6 +181,21 @@ class PlanConfig(Section):
     max_fvu_increase: Positive | None = None
     """Take the fewest groups whose FVU is predicted to grow by at most this share, such as 0.1."""
 
+    gpu: Literal["h100", "a100", "l40s", "4090"] | None = None
+    """Calculate hours and memory for this GPU, which need not be at hand, instead of timing this machine. What comes
+    out is calculated, not measured: docs/roofline.md has the formulas."""
+    gpus: Count = 1
+    """Calculate for this many of them, as one mesh (docs/scale.md). Without `gpu`, H100s."""
+    nodes: Count = 1
+    """How many machines the GPUs are in, the same number in each."""
+    disk_rate: Positive = 1e9
+    """Bytes per second that a disk is assumed to write and read, for what an activation cache is worth."""
+
+    @property
+    def gpu_name(self) -> str | None:
+        """The GPU that the plan is calculated for; None where this machine is timed."""
+        return self.gpu or ("h100" if self.gpus > 1 else None)
+
     @property
     def chooses(self) -> bool:
         """Whether the plan decides the number of groups, instead of the bound on AMAD."""
@@ -192,7 +207,11 @@ class PlanConfig(Section):
         given = [rule for rule in rules if getattr(self, rule) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are both set; choose the number of groups by one of them")
-        if self.budget_hours is not None and not self.calibrate:
+        if self.gpus % self.nodes:
+            raise ValueError(
+                f"gpus = {self.gpus} on nodes = {self.nodes}: every node must have the same number of them"
+            )
+        if self.budget_hours is not None and not self.calibrate and self.gpu_name is None:
             raise ValueError("budget_hours needs calibrate = true: without it no seconds are predicted")
         return self
 

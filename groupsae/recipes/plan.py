@@ -23,6 +23,7 @@ from groupsae.planning.published import predict_excess
 from groupsae.planning.sweep import fewest_passes, in_turn, price_together
 from groupsae.progress import say
 from groupsae.recipes.context import RunContext
+from groupsae.recipes.gpu_plan import describe_gpus, gpu_setting, plan_cache
 from groupsae.recipes.group import read_distances
 from groupsae.recipes.pilot import proxies_of, run_pilot
 from groupsae.recipes.suites import distinct_groups, suites_of, with_baseline
@@ -71,9 +72,11 @@ def plan(ctx: RunContext) -> list[str]:
         rates=StepRates(**asdict(pricing.rates)) if pricing.rates else None,
         pilot=config.plan.pilot,
         compute_optimal=_compute_optimal(quality, own, price.ours.total),
+        gpu=describe_gpus(pricing, price, union(*kinds.values()), own),
+        cache=plan_cache(pricing, price, config.plan.disk_rate),
     )
     written = record.write(ctx.run)
-    if ctx.has_weights:
+    if ctx.has_weights and record.gpu is None:
         for each in sweep.pricings:
             require_fits(each.footprint_of(union(*kinds.values())), free_memory_of(ctx))
         _require_disk(ctx, price)
@@ -178,7 +181,7 @@ def pricing_of(ctx: RunContext, sae: SAEConfig, *, timed: bool = False) -> Prici
         buffer_tokens=config.activations.buffer_tokens,
         checkpoints=config.train.keep_checkpoints + len(config.train.snapshots),
         bytes_per_number=BYTES[config.model.dtype],
-        on_device=ctx.on_device,
+        on_device=ctx.on_device or config.plan.gpu_name is not None,
         vectors=sae.vectors,
         dense_start=sae.dense_start,
     )
@@ -190,12 +193,13 @@ def pricing_of(ctx: RunContext, sae: SAEConfig, *, timed: bool = False) -> Prici
         _rates(ctx, sae) if timed else None,
         config.train.layers_per_token,
         config.group.layer_maps,
+        gpu_setting(config),
     )
 
 
 def _rates(ctx: RunContext, sae: SAEConfig) -> Rates | None:
     config = ctx.run.config
-    if not config.plan.calibrate or not ctx.has_weights:
+    if not config.plan.calibrate or not ctx.has_weights or config.plan.gpu_name:
         return None
     say("plan: timing a few batches ...")
     return time_steps(ctx.source, sae, config.train, seed=config.seed)
@@ -270,7 +274,7 @@ def _priced(pricing: Pricing, quality: Quality | None, candidate: Candidate) -> 
 
 def _cost(price: Price) -> Cost:
     def mflop(flops: Any) -> TokenFlops:
-        tokens = flops.lm_tokens * 1e6
+        tokens = flops.sae_tokens * 1e6
         return TokenFlops(language_model=flops.harvest / tokens, saes=flops.training / tokens)
 
     return Cost(
