@@ -9,6 +9,7 @@
     ├── PartitionError            layers that do not form a partition, an impossible number of groups
     ├── RunError                  a run directory that is incomplete, damaged or belongs to another config
     │   └── StorageError          the disk: full, read-only, no permission
+    ├── RanksError                several processes: one failed or was lost, or they do not agree
     └── NumericalError            NaN or infinity in activations, loss or weights
 
     Interrupted                   Ctrl-C or SIGTERM, exit code 130 or 143; no error, so it stands outside
@@ -56,6 +57,10 @@ class RunError(GroupsaeError):
 
 class StorageError(RunError):
     """The disk refused: full, read-only, or no permission. What was there before is intact."""
+
+
+class RanksError(GroupsaeError):
+    """Of several processes that work together one failed or was lost, or they see different configs or files."""
 
 
 class NumericalError(GroupsaeError):

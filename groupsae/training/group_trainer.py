@@ -79,12 +79,12 @@ class GroupTrainer:
     @property
     def passes(self) -> int:
         """How often each token is seen, at another layer each time."""
-        return len(self.group) if self.train.layers_per_token == "all" else 1
+        return passes(self.group, self.train)
 
     @property
     def tokens_needed(self) -> int:
         """Tokens of the stream that give the SAE its `num_tokens`."""
-        return -(-self.train.num_tokens // self.passes)
+        return tokens_needed(self.group, self.train)
 
     @property
     def finished(self) -> bool:
@@ -224,6 +224,16 @@ class GroupTrainer:
         self.meter.sums.copy_(tensors["meter"])
         self.faults.sums.copy_(tensors["faults"])
         self.schedule.restore(tensors["schedule"])
+
+
+def passes(group: Group, train: TrainConfig) -> int:
+    """How often a group sees each token, at another of its layers each time."""
+    return len(group) if train.layers_per_token == "all" else 1
+
+
+def tokens_needed(group: Group, train: TrainConfig) -> int:
+    """Tokens of the stream that give a group's SAE its `num_tokens`."""
+    return -(-train.num_tokens // passes(group, train))
 
 
 class Meter:
