@@ -33,6 +33,7 @@ from groupsae.config.stages import (
     TrainConfig,
     WarmStartConfig,
 )
+from groupsae.config.variants import Variant, setting_names, variants_of
 
 __all__ = [
     "GROUP_METHODS",
@@ -57,6 +58,7 @@ __all__ = [
     "TextConfig",
     "TopKConfig",
     "TrainConfig",
+    "Variant",
     "WarmStartConfig",
     "as_architecture",
     "commented_toml",
@@ -64,4 +66,6 @@ __all__ = [
     "dump_config",
     "flat",
     "load_config",
+    "setting_names",
+    "variants_of",
 ]

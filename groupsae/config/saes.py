@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -30,6 +30,19 @@ class SAESection(Section):
     """Active latents per token."""
     dead_after_tokens: Count = 10_000_000
     """A latent that has not fired for this many tokens is dead."""
+
+    def __init__(self, **values: Any) -> None:
+        for key in values:
+            owners = [
+                kind.model_fields["architecture"].default for kind in get_args(SAEConfig) if key in kind.model_fields
+            ]
+            if owners and key not in type(self).model_fields:
+                here = type(self).model_fields["architecture"].default
+                raise ConfigError(
+                    f"unknown key {key!r} for architecture {here!r}; it is a key of {', '.join(owners)}. Leave it out, "
+                    "or set architecture."
+                )
+        super().__init__(**values)
 
     @model_validator(mode="after")
     def _k_latents_exist(self) -> SAESection:

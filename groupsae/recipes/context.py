@@ -167,13 +167,27 @@ class RunContext:
                 f"text.context_length = {self.run.config.text.context_length}, but the model reads at most {longest} "
                 "tokens; lower it."
             )
-        self.run.config.sae.width(self.width)
+        self._require_different_saes()
         wanted = self.run.config.group.groups
         if wanted and wanted > len(self.hookpoints):
             raise PartitionError(
                 f"group.groups = {wanted}, but there are only {len(self.hookpoints)} hookpoints to divide "
                 f"({self.hookpoints[0]} ... {self.hookpoints[-1]}); ask for 1 to {len(self.hookpoints)}."
             )
+
+    def _require_different_saes(self) -> None:
+        """Raises ConfigError for more active latents than there are, and for two settings of one width and else alike.
+
+        `expansion` and `d_sae` may say the same, which is known only with the model.
+        """
+        saes = self.run.config.saes
+        alike = [sae.model_copy(update={"expansion": 1.0, "d_sae": sae.width(self.width)}) for sae in saes]
+        for place, sae in enumerate(alike):
+            if sae in alike[:place]:
+                raise ConfigError(
+                    f"SAE settings {alike.index(sae) + 1} and {place + 1} give the same SAEs: expansion and d_sae come "
+                    f"to {sae.d_sae:,} latents in both. Leave one of them out."
+                )
 
     def require_tasks(self) -> None:
         """Raises ConfigError for a file of circuits.tasks that is not there."""

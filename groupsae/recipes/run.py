@@ -18,11 +18,11 @@ from groupsae.lock import hold
 from groupsae.progress import say
 from groupsae.recipes.context import RunContext
 from groupsae.recipes.eval import evaluate, require_parts, wanted_parts
+from groupsae.recipes.passes import unfinished
 from groupsae.recipes.warm_start import warm_start_of
 from groupsae.records import RunDirectory
 from groupsae.records.stages import has_effect, stage_named
 from groupsae.storage import sweep
-from groupsae.training.checkpoint import Checkpoints
 
 Recipe = Callable[[RunContext], list[str] | None]
 """Does a stage, returns the names of the files it wrote; None if a part of the stage is still missing."""
@@ -96,12 +96,12 @@ def _require_free(run: RunDirectory, stage: str, overwrite: bool) -> None:
 
 def _keep_training(run: RunDirectory) -> str:
     """What can be done about another config without losing an unfinished training; empty if there is none."""
-    unfinished = Checkpoints(run.path, key="").others()
-    if run.status("train") == "done" or unfinished is None:
+    checkpoint = unfinished(run.path)
+    if run.status("train") == "done" or checkpoint is None:
         return ""
     differing = "; ".join(filter(has_effect, differing_keys(RunDirectory.open(run.path).config, run.config)))
     return (
-        f"An unfinished training ({unfinished[0]:,} tokens) lies there as well, and --overwrite would discard it. "
+        f"An unfinished training ({checkpoint[0]:,} tokens) lies there as well, and --overwrite would discard it. "
         f"Continue it with its own settings by `groupsae run {run.path}`, or give this config another place with "
         "--out." + f" They differ in {differing}." * bool(differing)
     )

@@ -102,6 +102,10 @@ MAY_CHANGE = tuple(f"{section}.{key}" for section, keys in _WITHOUT_EFFECT.items
 """Config keys that may change when a run is resumed."""
 
 
+SWEEP_KEYS = ("seeds", "other_saes")
+"""Keys of no section that stages read together with the section of the SAEs."""
+
+
 def stage_named(name: str) -> Stage:
     """The stage of this name."""
     return _NAMED[name]
@@ -116,6 +120,8 @@ def has_effect(difference: str) -> bool:
 def readers_of(difference: str) -> tuple[str, ...]:
     """The stages that read the key of a difference themselves; all of them for a key of no section."""
     section, key = _key_of(difference)
+    if section in SWEEP_KEYS:
+        section, key = "sae", section
     found = tuple(stage.name for stage in STAGES if key and section in stage.sections)
     return found or STAGE_NAMES
 
@@ -154,4 +160,6 @@ def fingerprint(config: RunConfig, stage: str, part: str = "") -> str:
             dumped = getattr(config, section).model_dump(mode="json")
             ignored = _WITHOUT_EFFECT.get(section, set())
             values[section] = {key: value for key, value in dumped.items() if key not in ignored}
+            if section == "sae" and (config.other_saes or config.seeds):
+                values["sweep"] = [(one.name, one.seed, one.sae.model_dump(mode="json")) for one in config.variants]
     return digest(values)

@@ -14,6 +14,7 @@ from torch import Tensor
 from groupsae.config import PerLayer
 from groupsae.errors import ConfigError, PartitionError, RunError
 from groupsae.partition import Group, Partition, group_name
+from groupsae.records.types.suites import SuitesRecord, suite_groups
 from groupsae.saes.base import Latents, SparseAutoencoder
 from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.lineage import Lineage
@@ -123,15 +124,15 @@ class Suite:
         Raises RunError if files are missing, damaged, or do not fit their config.
         """
         folder = Path(folder)
-        _, partition = suite_named(folder, name)
-        saes = {group: load_sae(folder / "groups" / group).to(device) for group in partition.names}
-        layer_maps = {}
-        for group, name in zip(partition.groups, partition.names, strict=True):
-            per_layer, sae = _per_layer_of(folder / "groups" / name), saes[name]
+        _, named = suite_named(folder, name)
+        partition, saes, layer_maps = named.base, {}, {}
+        for group, name, file in zip(named.groups, partition.names, named.names, strict=True):
+            place = folder / "groups" / file
+            sae = saes[name] = load_sae(place).to(device)
+            per_layer = _per_layer_of(place)
             if per_layer.any:
-                layer_maps[name] = load_layer_maps(
-                    folder / "groups" / name, per_layer, sae.d_model, sae.d_sae, len(group)
-                ).to(device)
+                maps = load_layer_maps(place, per_layer, sae.d_model, sae.d_sae, len(group))
+                layer_maps[name] = maps.to(device)
         scales = Scales.load(folder / "scales.safetensors", partition.hookpoints).to(torch.device(device))
         for group in partition.groups:
             _require_fit(scales, group, saes[group_name(group)], folder)
@@ -150,7 +151,8 @@ def _require_fit(scales: Scales, group: Group, sae: SparseAutoencoder, folder: P
 
 def write_suite_index(folder: Path, partitions: dict[str, Partition]) -> None:
     """Write which suites a folder holds, by name."""
-    write_json(folder / "suite.json", {name: partition.groups for name, partition in partitions.items()})
+    suites = {name: suite_groups(partition) for name, partition in partitions.items()}
+    write_json(folder / "suite.json", SuitesRecord(suites).model_dump(mode="json"))
 
 
 def read_suite_index(folder: Path) -> dict[str, Partition]:
@@ -158,7 +160,7 @@ def read_suite_index(folder: Path) -> dict[str, Partition]:
     file = folder / "suite.json"
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
-        partitions = {name: Partition(tuple(map(tuple, groups))) for name, groups in index.items()}
+        partitions = SuitesRecord.model_validate(index).partitions
         for partition in partitions.values():
             _require_folders(folder / "groups", partition)
     except FileNotFoundError:
@@ -178,7 +180,8 @@ def suite_named(folder: Path, name: str | None = None) -> tuple[str, Partition]:
     Raises RunError for a name that it does not have.
     """
     partitions = read_suite_index(folder)
-    name = name or ("groups" if "groups" in partitions else next(iter(partitions)))
+    first = next((found for found in partitions if found == "groups" or found.startswith("groups-")), None)
+    name = name or first or next(iter(partitions))
     if name not in partitions:
         raise RunError(f"{folder} has no suite {name!r}; it has {', '.join(partitions)}.")
     return name, partitions[name]

@@ -12,6 +12,7 @@ from groupsae.distributed.ranks import ALONE, Ranks
 from groupsae.errors import ConfigError, PartitionError
 from groupsae.partition import Group, Partition, group_name
 from groupsae.planning.cluster import ClusterPlan, assign
+from groupsae.planning.cost import sparse_step_flops
 from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.lineage import Lineage
@@ -56,13 +57,16 @@ class Trained:
 class TrainJob:
     """One SAE to be trained: the group it serves, its own settings, and what it starts from, if not from scratch.
 
-    Of the settings, those of batches, logs and saves are the whole training's.
+    Of the settings, those of batches, logs and saves are the whole training's. Without a section or a seed of its own
+    it takes the whole training's; its seed decides first weights only.
     """
 
     group: Group
     train: TrainConfig
     start: InitialWeights | None = None
     maps: LayerMaps | None = None
+    sae: SAEConfig | None = None
+    seed: int | None = None
 
 
 def train(
@@ -169,18 +173,19 @@ def train_together(
     """An SAE for each job, by name, all trained on the same batches.
 
     Per batch activations are read once. Each group sees every token at one drawn layer, or in turn at all of its
-    layers. Several jobs may be of one group: they see the same, and differ in how they start or how long they train.
+    layers. Several jobs may be of one group: they see the same, and differ in SAE, seed, start or how long they train.
     With `checkpoints`, states are saved there every `save_every_tokens`, and training continues from the last one, if
     there is one.
 
-    With several `ranks` each trains its own jobs (`plan_ranks`), to the same bits as if it trained all. `read_cost` is
-    the cost of reading a token, in units of one SAE's step on a token, by which the reading is divided.
+    With several `ranks` each trains its own jobs (`plan_ranks`), to the same bits as if it trained all. `read_cost`,
+    the FLOPs of reading one token, decides how the reading is divided.
     """
     groups = [job.group for job in jobs.values()]
-    _require_possible(source, groups, sae, train, buffer_tokens)
+    for section in dict.fromkeys(job.sae or sae for job in jobs.values()):
+        _require_possible(source, groups, section, train, buffer_tokens)
     if hooks.eval and not ranks.alone:
         raise ConfigError("Evaluations during training need every SAE in one process; train without torchrun.")
-    plan = plan_ranks(jobs, ranks.size, read_cost)
+    plan = plan_ranks(jobs, ranks.size, sae, source.d_model, read_cost)
     owned = [
         [name for name, owners in zip(jobs, plan.owners, strict=True) if rank in owners] for rank in range(ranks.size)
     ]
@@ -190,9 +195,9 @@ def train_together(
             jobs[name].group,
             scales,
             source.d_model,
-            sae,
+            jobs[name].sae or sae,
             jobs[name].train,
-            seed,
+            seed if jobs[name].seed is None else jobs[name].seed,
             name=name,
             start=jobs[name].start,
             maps=jobs[name].maps,
@@ -220,13 +225,18 @@ def train_together(
     return _trained(loop, scales, ranks)
 
 
-def plan_ranks(jobs: Mapping[str, TrainJob], num_ranks: int, read_cost: float = 0.0) -> ClusterPlan:
+def plan_ranks(
+    jobs: Mapping[str, TrainJob], num_ranks: int, sae: SAEConfig, d_model: int, read_cost: float = 0.0
+) -> ClusterPlan:
     """Which rank trains which job and which share of the rows it reads: a function of its arguments alone.
 
-    `read_cost` is as for `train_together`.
+    Costs are FLOPs of sparse steps. `sae` is the section of jobs that have none of their own; `read_cost` is as for
+    `train_together`.
     """
     num_tokens = max(tokens_needed(job.group, job.train) for job in jobs.values())
-    costs = [float(job.train.num_tokens) for job in jobs.values()]
+    sections = [job.sae or sae for job in jobs.values()]
+    flops = [sparse_step_flops(d_model, section.width(d_model), section.k) for section in sections]
+    costs = [float(job.train.num_tokens * each) for job, each in zip(jobs.values(), flops, strict=True)]
     return assign(costs, num_ranks, read_cost=read_cost * num_tokens, may_cut=False)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from groupsae.estimate import Estimate
-from groupsae.partition import Group, Partition
+from groupsae.partition import Partition
 from groupsae.records.types.candidate import Candidate, Cost
-from groupsae.records.types.record import Record, RecordPart
+from groupsae.records.types.record import Record, RecordPart, without_empty
+from groupsae.records.types.suites import SuiteGroups, suite_partition
 
 
 class StepRates(RecordPart):
@@ -43,10 +46,15 @@ class PlanRecord(Record):
     why: str
     candidates: dict[str, tuple[Candidate, ...]]
     """By method, then by number of groups."""
-    suites: dict[str, tuple[Group, ...]]
-    """The partitions that the run will train: `groups`, and `baseline` where it is wanted."""
+    suites: dict[str, SuiteGroups]
+    """The partitions that the run will train: `groups`, and `baseline` where it is wanted; in a sweep of each variant.
+    """
     run: Cost
-    """All suites of the run, in one pass."""
+    """All suites of the run, in one pass, or in `passes`."""
+    passes: tuple[tuple[str, ...], ...] = ()
+    """In a sweep, the suites that are trained in each pass over the model."""
+    suite_costs: dict[str, Cost] = Field(default_factory=dict)
+    """In a sweep, each suite trained alone."""
     rates: StepRates | None
     pilot: bool
     """Whether predictions come from a pilot on this model."""
@@ -60,4 +68,8 @@ class PlanRecord(Record):
     @property
     def partitions(self) -> dict[str, Partition]:
         """The partitions that the run will train, by suite."""
-        return {name: Partition(groups) for name, groups in self.suites.items()}
+        return {name: suite_partition(groups) for name, groups in self.suites.items()}
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_empty(write(self), "passes", "suite_costs")
