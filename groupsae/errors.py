@@ -12,7 +12,7 @@
     ├── RanksError                several processes: one failed or was lost, or they do not agree
     └── NumericalError            NaN or infinity in activations, loss or weights
 
-    Interrupted                   Ctrl-C or SIGTERM, exit code 130 or 143; no error, so it stands outside
+    Interrupted                   Ctrl-C, SIGTERM or SIGUSR1, exit code 130, 143 or 138; no error, so it stands outside
 
 Each message says what was asked, what was found, what is allowed and what to do.
 """
@@ -60,7 +60,14 @@ class StorageError(RunError):
 
 
 class RanksError(GroupsaeError):
-    """Of several processes that work together one failed or was lost, or they see different configs or files."""
+    """Of several processes that work together one failed or was lost, or they see different configs or files.
+
+    `mine` says whether this process is the one to tell of it.
+    """
+
+    def __init__(self, message: str, *, mine: bool = True) -> None:
+        super().__init__(message)
+        self.mine = mine
 
 
 class NumericalError(GroupsaeError):

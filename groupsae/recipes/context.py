@@ -12,6 +12,7 @@ from torch import nn
 
 from groupsae.activations.harvest import Harvester
 from groupsae.activations.positions import OutlierRule
+from groupsae.distributed.launch import current_ranks
 from groupsae.errors import ConfigError, PartitionError
 from groupsae.models import (
     device_name,
@@ -39,6 +40,7 @@ class RunContext:
 
     def __init__(self, run: RunDirectory, overwrite: bool = False) -> None:
         self.run, self.overwrite = run, overwrite
+        self.ranks = current_ranks()
 
     @cached_property
     def _loaded(self) -> tuple[nn.Module, Any]:

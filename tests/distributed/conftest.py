@@ -1,6 +1,7 @@
-"""Lets tests import the helpers beside them."""
+"""Lets tests import the helpers beside them, and those of the reliability tests."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+for folder in (".", "../reliability"):
+    sys.path.insert(0, str((Path(__file__).parent / folder).resolve()))

@@ -14,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from groupsae.distributed.ranks import Ranks, joined
+from groupsae import cli
+from groupsae.distributed.launch import joined
+from groupsae.distributed.ranks import Ranks
 
 LONGEST = 60.0
 """Seconds after which ranks count as hung."""
@@ -63,6 +65,43 @@ def _spawn(rank: int, size: int, port: int, work: Callable[[Ranks], Any], folder
             (folder / f"error-{rank}").write_text(traceback.format_exc())
     finally:
         os._exit(code)
+
+
+def spawn_commands(size: int, arguments: list[object], folder: Path, *, timeout: float = 30.0) -> list[int]:
+    """The ids of `size` ranks that do a command together; what each says is left in `folder/err-RANK`."""
+    port = free_port()
+    words = [str(argument) for argument in arguments]
+    return [_spawn_command(rank, environment_of(rank, size, port, timeout), words, folder) for rank in range(size)]
+
+
+def _spawn_command(rank: int, environment: dict[str, str], words: list[str], folder: Path) -> int:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70
+    try:
+        os.environ.update(environment)
+        for number, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(folder / f"{name}-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        code = cli.main(words)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def run_commands(
+    size: int, arguments: list[object], folder: Path, *, timeout: float = 30.0
+) -> tuple[list[int], list[str]]:
+    """Exit codes of a command that `size` ranks do together, and what each wrote to stderr."""
+    pids = spawn_commands(size, arguments, folder, timeout=timeout)
+    codes = [wait(pid) for pid in pids]
+    return codes, [(folder / f"err-{rank}").read_text() for rank in range(size)]
 
 
 def environment_of(rank: int, size: int, port: int, timeout: float = 30.0) -> dict[str, str]:
