@@ -35,7 +35,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gguf_files": {"errors", "oom"},
     "model_directory": {"errors", "hookpoints"},
     "models": {*VALUES, "gguf_files", "model_directory", "text"},
-    "activations": {*VALUES, "lock", "progress", "oom", "models", "text"},
+    "distributed": {"errors"},
+    "activations": {*VALUES, "lock", "progress", "oom", "models", "text", "distributed"},
     "grouping": {*VALUES, "activations"},
     "saes": {*VALUES},
     "planning": {*VALUES, "oom", "activations", "grouping"},
@@ -45,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "activations",
         "saes",
         "planning",
+        "distributed",
     },  # timing measures the Rates that planning reckons with
     "evaluation": {*VALUES, "oom", "models", "text", "activations", "saes"},
     "report": {*VALUES, "analysis"},

@@ -37,7 +37,7 @@ class ActivationSource(Protocol):
         """The activations x_LND of these rows' tokens, in the order of the rows.
 
         L follows `hookpoints`. N is at most `len(rows) * row_tokens`: positions that are left
-        out (special tokens) are not in it. Raises NumericalError for NaN or infinity.
+        out (special tokens) are not in it. No rows give no tokens. Raises NumericalError for NaN or infinity.
         """
         ...
 
@@ -174,7 +174,8 @@ class SyntheticSource:
 
     def read(self, rows: Sequence[int]) -> Tensor:
         """The activations x_LND of these rows."""
-        return torch.cat([self._read_row(row) for row in rows], dim=1)
+        empty_L0D = torch.zeros(len(self.hookpoints), 0, self.d_model)
+        return torch.cat([empty_L0D, *(self._read_row(row) for row in rows)], dim=1)
 
     def read_positions(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The same as x_LBTD, and special_BT; no position is special."""

@@ -13,6 +13,7 @@ from torch import nn
 from groupsae.activations.cache import CachedActivations
 from groupsae.activations.harvest import Harvester
 from groupsae.activations.positions import OutlierRule
+from groupsae.distributed.launch import current_ranks
 from groupsae.errors import ConfigError, PartitionError
 from groupsae.models import (
     device_name,
@@ -48,6 +49,7 @@ class RunContext:
         self.run, self.overwrite = run, overwrite
         self.cached = run.config.activations.cache is not None and not from_model
         """Whether activations are read from a cache."""
+        self.ranks = current_ranks()
 
     @cached_property
     def _loaded(self) -> tuple[nn.Module, Any]:

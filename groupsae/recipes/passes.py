@@ -43,7 +43,8 @@ def passes_of(ctx: RunContext, kinds: Mapping[str, Partition], key: str) -> tupl
     if len(variants) == 1:
         return (Pass(variants),)
     before = PassesRecord.find(ctx.run)
-    if before is not None and before.key == key and not (ctx.overwrite and ctx.run.status("train") == "done"):
+    again = ctx.ranks.first and ctx.overwrite and ctx.run.status("train") == "done"
+    if before is not None and before.key == key and not again:
         places = before.passes
     else:
         by_setting = {sae: pricing_of(ctx, sae) for sae in ctx.run.config.saes}

@@ -13,9 +13,11 @@ from pathlib import Path
 from groupsae.analysis.alarms import alarms
 from groupsae.analysis.run_records import RunRecords
 from groupsae.config import differing_keys
+from groupsae.distributed.launch import current_ranks
 from groupsae.errors import GroupsaeError, RunError
 from groupsae.lock import hold
 from groupsae.progress import say
+from groupsae.recipes.agreement import AGREE, seen_of
 from groupsae.recipes.context import RunContext
 from groupsae.recipes.eval import evaluate, require_parts, wanted_parts
 from groupsae.recipes.passes import unfinished
@@ -42,7 +44,8 @@ def run_all(run: RunDirectory, *, until: str = "report", overwrite: bool = False
     warm_start_of(ctx)
     with alone(run):
         for stage in dict.fromkeys((*unfinished, until)):
-            if stage == "report" or run.status(stage) != "done":  # nobody did it before we had the lock
+            # Somebody else may have done it before we had the lock.
+            if ctx.ranks.from_first(stage == "report" or run.status(stage) != "done"):
                 _make(ctx, stage)
 
 
@@ -66,10 +69,18 @@ def run_stage(run: RunDirectory, stage: str, *, overwrite: bool = False, from_mo
 
 @contextlib.contextmanager
 def alone(run: RunDirectory) -> Iterator[None]:
-    """While the block runs nobody else works on the run, and what killed processes left half-written is gone."""
-    with hold(run.path):
-        sweep(run.path)
+    """While the block runs nobody else works on the run, and what killed processes left half-written is gone.
+
+    Of several ranks only rank 0 holds the lock and writes the run's files. Raises RanksError if they do not agree.
+    """
+    ranks = current_ranks()
+    run.writable = ranks.first
+    with hold(run.path) if ranks.first else contextlib.nullcontext():
+        if ranks.first:
+            sweep(run.path)
+        ranks.require_alike(seen_of(run), remedy=AGREE)
         yield
+        ranks.barrier()
 
 
 def run_parts(run: RunDirectory, parts: Sequence[str], against: Path | None, *, overwrite: bool = False) -> None:
@@ -113,14 +124,16 @@ def _make(ctx: RunContext, stage: str, recipe: Recipe | None = None) -> None:
     before = ctx.run.adopt()
     began = time.perf_counter()
     try:
-        files = (recipe or stage_named(stage).load())(ctx)
+        together = ctx.ranks.first or stage_named(stage).together
+        files = (recipe or stage_named(stage).load())(ctx) if together else None
     except GroupsaeError:
         if before is not None:
             ctx.run.write_text("config.toml", before)
         raise
-    if files is not None:
+    if files is not None and ctx.ranks.first:
         inputs = stage_named(stage).input_files(ctx.run.config)
         ctx.run.finish(stage, time.perf_counter() - began, files, inputs)
         if stage in ("train", "eval"):
             for line in alarms(RunRecords.read(ctx.run), ctx.run.config):
                 say(f"ALARM: {line}")
+    ctx.ranks.wait_for_first()

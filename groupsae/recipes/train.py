@@ -39,13 +39,14 @@ LOGS = ("metrics.jsonl", "timing.jsonl")
 """What was measured, which is the same in every run of a config; and when and how, which is not."""
 
 
-def train(ctx: RunContext) -> list[str]:
+def train(ctx: RunContext) -> list[str] | None:
     """An SAE per group of every suite of the run: `groups/`, `suite.json`, `train.json`, `metrics.jsonl`.
 
     A run with a warm start has one suite, `groups`, of one SAE per layer. A sweep has the suites of every variant, all
-    trained in one pass over the model, or in as few as memory allows.
+    trained in one pass over the model, or in as few as memory allows. Of several ranks each trains its share of the
+    SAEs, and rank 0 writes what is not an SAE's own.
     """
-    run, config = ctx.run, ctx.run.config
+    run, config, ranks = ctx.run, ctx.run.config, ctx.ranks
     start = warm_start_of(ctx)
     if start:
         announce(start, ctx)
@@ -54,26 +55,31 @@ def train(ctx: RunContext) -> list[str]:
     if config.train.precision == "bf16" and not has_bf16(ctx.source.device):
         say(f"train: {ctx.source.device} has no bfloat16 in hardware; the encoder's product stays float32")
     key = _key(run, groups, start)
-    passes = passes_of(ctx, kinds, key)
     logs = {name: LogFile(run.file(name)) for name in LOGS}
     training = _Training(ctx, groups, start, key, logs)
-    checkpoints = [training.checkpoints(one) for one in passes]
-    if ctx.overwrite and run.status("train") == "done":
-        _forget(run, passes, checkpoints)
-    if not any(one.exist for one in checkpoints) and not training.done(passes[0]):
-        _require_no_other(ctx, checkpoints[0])
-        for name in logs:
-            run.write_text(name, "")
     began = time.perf_counter()
-    resumed = any(one.exist for one in checkpoints) or training.done(passes[0]) is not None
-    scales = _scales(ctx, resumed)
-    layer_maps = _layer_maps(ctx, resumed, groups, scales)
+    with ranks.first_goes_ahead():
+        passes = passes_of(ctx, kinds, key)
+        checkpoints = [training.checkpoints(one) for one in passes]
+        if ctx.overwrite and ranks.first and run.status("train") == "done":
+            _forget(run, passes, checkpoints)
+        resumed = any(one.exist for one in checkpoints) or training.done(passes[0]) is not None
+        if not resumed:
+            _require_no_other(ctx, checkpoints[0])
+            for name in logs:
+                run.write_text(name, "")
+        known = resumed or not ranks.first
+        scales = _scales(ctx, known)
+        layer_maps = _layer_maps(ctx, known, groups, scales)
     measuring = time.perf_counter() - began
     records: list[TrainRecord] = []
     for one, kept in zip(passes, checkpoints, strict=True):
         records.append(training.done(one) or training.run(one, kept, scales, layer_maps, measuring, records))
         measuring = 0.0
     record = merged(records)
+    ranks.barrier()
+    if not ranks.first:
+        return None
     run.write("scales.safetensors", scales.save)
     write_suite_index(run.path, suites_of(kinds, config.variants))
     _remove_other_groups(run, record.saes)
@@ -111,6 +117,13 @@ class _Training:
             for group in self.groups
         }
 
+    @property
+    def read_cost(self) -> float:
+        """FLOPs of reading a token, by which several ranks divide the reading; one process need not know."""
+        if self.ctx.ranks.alone:
+            return 0.0
+        return float(self.ctx.architecture.forward_flops(self.ctx.run.config.text.context_length))
+
     def names(self, one: Pass) -> list[str]:
         """The names of the SAEs that a pass trains."""
         return [sae_name(group, variant.name) for variant in one.variants for group in self.groups]
@@ -125,6 +138,7 @@ class _Training:
             keep=run.config.train.keep_checkpoints,
             settings=flat(run.config) | {"text": text, "groups": names, "first weights": first},
             logs=tuple(self.logs.values()),
+            ranks=self.ctx.ranks,
         )
 
     def done(self, one: Pass) -> PassRecord | None:
@@ -143,7 +157,7 @@ class _Training:
         """Train one pass and save its SAEs. `measuring` are seconds that went before; `before` the passes before."""
         run, config = self.ctx.run, self.ctx.run.config
         jobs = self.jobs(one, scales, layer_maps)
-        if before and not checkpoints.exist:
+        if before and self.ctx.ranks.first and not checkpoints.exist:
             for name, length in before[-1].logs.items():
                 self.logs[name].cut(length)
         with _resumable(run) as stop, bar(f"train{one.label}", config.train.num_tokens) as advance:
@@ -163,6 +177,8 @@ class _Training:
                     chosen=lambda choice: say(f"train: kernel of the steps: {choice}"),
                     stop=stop,
                 ),
+                ranks=self.ctx.ranks,
+                read_cost=self.read_cost,
             )
         for name, sae in trained.saes.items():
             save_sae(sae, run.file(f"groups/{name}"), trained.layer_maps.get(name))
@@ -286,13 +302,13 @@ def _facts(
     prefix = f"{one.folder}/" if one.folder else ""
     return TrainRecord(
         num_tokens=config.train.num_tokens,
-        tokens_saved=sum(config.train.num_tokens - sae.lineage.tokens for sae in trained.saes.values()),
+        tokens_saved=sum(config.train.num_tokens - lineage.tokens for lineage in trained.lineages.values()),
         d_model=d_model,
         d_sae=config.sae.width(d_model),
         k=config.sae.k,
         seconds={part: trained.seconds[part] for part in PARTS},
         saes={
-            name: {"seconds": trained.seconds[name], "hookpoints": job.group, **trained.saes[name].lineage.to_json()}
+            name: {"seconds": trained.seconds[name], "hookpoints": job.group, **trained.lineages[name].to_json()}
             for name, job in jobs.items()
         },
         scales=dict(zip(trained.scales.hookpoints, trained.scales.scale_L.tolist(), strict=True)),

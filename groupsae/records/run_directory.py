@@ -33,6 +33,8 @@ class RunDirectory:
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path = path
         self.config = config
+        self.writable = True
+        """Whether what is written here reaches the disk; of several ranks, only rank 0's does."""
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -89,15 +91,18 @@ class RunDirectory:
 
     def write(self, name: str, write: Callable[[Path], None]) -> None:
         """Write a file under a temporary name with `write(path)`, sync it, and rename it into place."""
-        write_atomically(self.file(name), write)
+        if self.writable:
+            write_atomically(self.file(name), write)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, whole or not at all."""
-        write_text(self.file(name), text)
+        if self.writable:
+            write_text(self.file(name), text)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write JSON; NaN and infinity are refused."""
-        write_json(self.file(name), value)
+        if self.writable:
+            write_json(self.file(name), value)
 
     def read_json(self, name: str) -> Any:
         """The JSON in a file of this run. Raises RunError if it is missing or damaged."""
@@ -110,7 +115,8 @@ class RunDirectory:
 
     def append_json(self, name: str, value: Any) -> None:
         """Append one line of JSON."""
-        append_json(self.file(name), value)
+        if self.writable:
+            append_json(self.file(name), value)
 
     # ---- stages
 
@@ -227,6 +233,8 @@ class RunDirectory:
         beside: str = "",
     ) -> None:
         """Record that a stage, or a part of it, is done, how long it took, what it wrote, and what else it read."""
+        if not self.writable:
+            return
         manifest = self.manifest
         done = StageRecord(
             fingerprint=self.fingerprint(stage, part),

@@ -23,6 +23,7 @@ class Stage:
     inputs      `module:function` likewise, from a RunConfig to the files from outside the run that the stage reads:
                 it is out of date once they have changed
     standalone  whether it makes do with what there is: a plan can be made before a model is loaded
+    together    whether all ranks do it, if there are several; else rank 0 does, and the others wait
     """
 
     name: str
@@ -31,6 +32,7 @@ class Stage:
     run: str
     inputs: str = ""
     standalone: bool = False
+    together: bool = False
 
     def load(self) -> Callable[[Any], list[str] | None]:
         """The function that does the stage."""
@@ -80,6 +82,7 @@ STAGES = (
         "train one SAE per group, and one per layer to compare with",
         ("sae", "train"),
         "groupsae.recipes.train:train",
+        together=True,
     ),
     Stage(
         "eval",

@@ -80,12 +80,12 @@ class GroupTrainer:
     @property
     def passes(self) -> int:
         """How often each token is seen, at another layer each time."""
-        return len(self.group) if self.train.layers_per_token == "all" else 1
+        return passes(self.group, self.train)
 
     @property
     def tokens_needed(self) -> int:
         """Tokens of the stream that give the SAE its `num_tokens`."""
-        return -(-self.train.num_tokens // self.passes)
+        return tokens_needed(self.group, self.train)
 
     @property
     def finished(self) -> bool:
@@ -247,6 +247,16 @@ def variance_within(z_ND: Tensor, layers_N: Tensor, layers: int) -> Tensor:
     mean_MD = is_at_MN @ z_ND / count_M.clamp_min(1)[:, None]
     square_N = (z_ND - mean_MD[layers_N]).square().sum(1)
     return (is_at_MN @ square_N * count_M / (count_M - 1).clamp_min(1)).sum()
+
+
+def passes(group: Group, train: TrainConfig) -> int:
+    """How often a group sees each token, at another of its layers each time."""
+    return len(group) if train.layers_per_token == "all" else 1
+
+
+def tokens_needed(group: Group, train: TrainConfig) -> int:
+    """Tokens of the stream that give a group's SAE its `num_tokens`."""
+    return -(-train.num_tokens // passes(group, train))
 
 
 class Meter:
