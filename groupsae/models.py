@@ -53,7 +53,7 @@ def load_model(
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_place(path), **options)
         model, loading = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), output_loading_info=True, **options
+            path, dtype=getattr(torch, dtype), output_loading_info=True, **options, **(_unpacked() if gguf else {})
         )
         if facts:
             model.config.gguf = facts.to_json()
@@ -194,6 +194,14 @@ def _place(name: str, gguf_file: str | None) -> tuple[str, dict[str, str]]:
             f"Set model.gguf_file = {files[0]!r} to read it."
         )
     return model_path(name), {}
+
+
+def _unpacked() -> dict[str, Any]:
+    """What makes transformers unpack the weights of a GGUF file; versions before 5.24 always do."""
+    import transformers
+
+    packed = getattr(transformers, "GgufConfig", None)
+    return {"quantization_config": packed(dequantize=True)} if packed else {}
 
 
 def _gguf_facts(path: str, gguf: dict[str, str], dtype: torch.dtype) -> GGUFFacts | None:
