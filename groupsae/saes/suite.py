@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from groupsae.config import PerLayer
 from groupsae.errors import ConfigError, PartitionError, RunError
@@ -102,6 +103,44 @@ class Suite:
         if maps is not None:
             sae = maps.with_bias(sae, layer)
         return BoundSAE(hookpoint, sae, scale, center_D.to(sae.W_enc.device), maps, layer)
+
+    def attach(
+        self,
+        model: nn.Module,
+        *,
+        layers: Iterable[str] | None = None,
+        record: bool = True,
+        keep_error: bool = True,
+        skip_first: int = 1,
+        skip_ids: Sequence[int] = (),
+    ) -> Any:
+        """A context manager in which the model's forward passes give latents of all layers, and can be edited.
+
+            with suite.attach(model) as latents:
+                latents.steer("layers.3", 17, 0.5)
+                model.generate(**prompt)
+            latents["layers.3"].dense()                                   # (B, T, S)
+
+        What it gives is `groupsae.attach.Attached`. Without edits the model computes exactly what it does otherwise.
+
+        layers      the layers to read and edit; all that the suite has
+        record      whether latents are kept; without it, steering costs almost nothing
+        keep_error  whether what SAEs do not reconstruct stays; without it, reconstructions replace activations
+        skip_first  positions at the start of each text without latents and edits, as training leaves them out
+        skip_ids    token ids without latents and edits, such as those of a chat template
+
+        Raises HookpointError for layers that the suite or the model does not have, ModelError for another width.
+        """
+        attached = importlib.import_module("groupsae.attach").Attached  # lies above: needs models, as no SAE does
+        return attached(
+            self,
+            model,
+            layers=layers,
+            record=record,
+            keep_error=keep_error,
+            skip_first=skip_first,
+            skip_ids=skip_ids,
+        )
 
     def save(self, folder: str | Path, name: str = "groups") -> None:
         """Write `suite.json`, `scales.safetensors` and `groups/<group>/` into a folder.
