@@ -49,8 +49,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {*VALUES, "oom", "models", "text", "activations", "saes"},
     "report": {*VALUES, "analysis"},
     "interop": {*VALUES, "activations", "saes"},
+    "attach": {*VALUES, "models", "saes"},
 }
 """Which parts of the package each part may import. Only `recipes` and `cli` see all of it."""
+LOADED_BY_NAME = {("groupsae.saes.suite", "groupsae.attach")}
+"""Modules that load another one by its name when a method is called: it lies above them, for the user's convenience."""
 TOPMOST = {"recipes": {"cli"}, "cli": {"__main__"}, "__main__": set()}
 
 
@@ -112,6 +115,15 @@ def test_imports_point_one_way(module):
         assert not others & TOPMOST[here]
     else:
         assert others <= MAY_IMPORT[here], f"{module} imports {sorted(others - MAY_IMPORT[here])}"
+
+
+def test_what_is_loaded_by_name_is_listed():
+    found = set()
+    for module in BELOW_THE_ROOT:
+        for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("import_module", "__import__"):
+                found.add((module, ast.literal_eval(node.args[0])))
+    assert found == LOADED_BY_NAME
 
 
 def test_the_table_itself_has_no_circle():

@@ -23,13 +23,13 @@ class Skip:
 
 @dataclass(frozen=True)
 class PassInputs:
-    """What a forward pass was given: ids (B, T), mask (B, past + T) of ones at real tokens, earlier positions.
+    """What a forward pass of T positions was given, after `past` earlier ones.
 
-    `continues` is true for a pass that reads on where the one before it ended, with its cache.
+    The mask is (B, past + T), nonzero at real tokens; or (B, 1, T, keys), true or zero where a position may attend.
     """
 
     ids_BT: Tensor | None
-    mask_BP: Tensor | None
+    mask: Tensor | None
     past: int
 
     @classmethod
@@ -40,10 +40,12 @@ class PassInputs:
         """
         named = _named(forward, args) | kwargs
         ids_BT = named.get("input_ids", args[0] if args else None)
-        mask_BP = named.get("attention_mask")
+        mask = named.get("attention_mask")
+        if isinstance(mask, dict):  # one for each kind of attention
+            mask = mask.get("full_attention", next(iter(mask.values()), None))
         return cls(
             ids_BT if isinstance(ids_BT, Tensor) and ids_BT.ndim == 2 else None,
-            mask_BP if isinstance(mask_BP, Tensor) and mask_BP.ndim == 2 else None,
+            mask if isinstance(mask, Tensor) else None,
             _past(named, read),
         )
 
@@ -54,20 +56,25 @@ class PassInputs:
 
     def kept(self, skip: Skip, rows: int, length: int, device: torch.device) -> Tensor:
         """True (B, T) at positions that count. Raises ModelError where ids are to be skipped that cannot be seen."""
-        kept_BT = torch.ones(rows, length, dtype=torch.bool, device=device)
-        place_BT = self.past + torch.arange(length, device=device).expand(rows, length)
-        mask_BP = self.mask_BP
-        if mask_BP is not None and mask_BP.shape[0] == rows and mask_BP.shape[1] >= length:
-            real_BP = mask_BP.to(device) != 0
-            kept_BT = kept_BT & real_BP[:, -length:]
-            if mask_BP.shape[1] == self.past + length:
-                place_BT = (real_BP.cumsum(1) - 1)[:, -length:]
-        kept_BT = kept_BT & (place_BT >= skip.first)
+        real_BT, place_BT = self._real(rows, length)
+        kept_BT = (real_BT & (place_BT >= skip.first)).to(device)
         if skip.ids:
             if self.ids_BT is None or self.ids_BT.shape != kept_BT.shape:
                 raise ModelError("skip_ids needs a model that is given token ids; this one was given something else.")
-            kept_BT = kept_BT & ~torch.isin(self.ids_BT.to(device), torch.tensor(skip.ids, device=device))
+            kept_BT &= ~torch.isin(self.ids_BT.to(device), torch.tensor(skip.ids, device=device))
         return kept_BT
+
+    def _real(self, rows: int, length: int) -> tuple[Tensor, Tensor]:
+        """True (B, T) at what is no padding, and each position's place in its text."""
+        mask, end = self.mask, self.past + length
+        if mask is not None and mask.shape == (rows, end):
+            real_BP = mask != 0
+            return real_BP[:, self.past :], (real_BP.cumsum(1) - 1)[:, self.past :]
+        if mask is not None and mask.ndim == 4 and mask.shape[:3] == (rows, 1, length) and mask.shape[3] >= end:
+            open_BTK = (mask if mask.dtype == torch.bool else mask == 0)[:, 0]
+            return open_BTK.diagonal(self.past, 1, 2), open_BTK.sum(2) - 1
+        real_BT = torch.ones(rows, length, dtype=torch.bool)
+        return real_BT, (torch.arange(length) + self.past).expand(rows, length)
 
 
 def _named(forward: Callable[..., Any], args: Sequence[Any]) -> dict[str, Any]:

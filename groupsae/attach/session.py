@@ -152,7 +152,7 @@ class Attached:
             return
         if layer in self.suite.partition.hookpoints:
             raise HookpointError(
-                f"{layer!r} is not attached; attached are {', '.join(self._sites)}. Name it in layers=, or leave that out."
+                f"{layer!r} is not attached; attached are {', '.join(self._sites)}. Name it in layers=."
             )
         near = meant(str(layer), self._sites)
         raise HookpointError(f"There is no layer {layer!r} in the suite.{near} It has {', '.join(self._sites)}.")
