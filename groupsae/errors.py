@@ -9,6 +9,7 @@
     ├── PartitionError            layers that do not form a partition, an impossible number of groups
     ├── RunError                  a run directory that is incomplete, damaged or belongs to another config
     │   └── StorageError          the disk: full, read-only, no permission
+    ├── HubError                  a repository on the Hugging Face hub: missing, closed, out of reach
     └── NumericalError            NaN or infinity in activations, loss or weights
 
     Interrupted                   Ctrl-C or SIGTERM, exit code 130 or 143; no error, so it stands outside
@@ -56,6 +57,10 @@ class RunError(GroupsaeError):
 
 class StorageError(RunError):
     """The disk refused: full, read-only, or no permission. What was there before is intact."""
+
+
+class HubError(GroupsaeError):
+    """A repository on the Hugging Face hub is missing, may not be read or written, or cannot be reached."""
 
 
 class NumericalError(GroupsaeError):

@@ -37,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {*VALUES, "gguf_files", "model_directory", "text"},
     "activations": {*VALUES, "progress", "oom", "models", "text"},
     "grouping": {*VALUES, "activations"},
-    "saes": {*VALUES},
+    "hub": VALUES,
+    "saes": {*VALUES, "hub"},
     "planning": {*VALUES, "oom", "activations", "grouping"},
     "training": {
         *VALUES,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from groupsae.config import PerLayer
 from groupsae.errors import ConfigError, PartitionError, RunError
+from groupsae.hub.place import Place, place_of
 from groupsae.partition import Group, Partition, group_name
 from groupsae.saes.base import Latents, SparseAutoencoder
 from groupsae.saes.layer_maps import LayerMaps
@@ -23,6 +24,7 @@ from groupsae.saes.scales import Scales
 from groupsae.saes.weights import load_tensors, save_tensors
 from groupsae.storage import within, write_atomically, write_json
 
+SCALES_FILE = "scales.safetensors"
 LAYER_MAPS_FILE = "layer_maps.safetensors"
 REMEDY = "Train again to make it."
 
@@ -152,29 +154,53 @@ class Suite:
             raise RunError(f"{folder} holds a suite already; give another folder.")
         for group, sae in self.saes.items():
             save_sae(sae, folder / "groups" / group, self.layer_maps.get(group))
-        write_atomically(folder / "scales.safetensors", self.scales.save)
+        write_atomically(folder / SCALES_FILE, self.scales.save)
         write_suite_index(folder, {name: self.partition})
 
     @classmethod
-    def load(cls, folder: str | Path, name: str | None = None, *, device: str = "cpu") -> Suite:
-        """The suite in a folder or run directory; `name` picks one where there are several (`baseline`, `groups`).
+    def load(
+        cls,
+        source: str | Path,
+        name: str | None = None,
+        *,
+        layer: str | Sequence[str] | None = None,
+        device: str = "cpu",
+        revision: str | None = None,
+    ) -> Suite:
+        """The suite in a folder, a run directory, or a release `user/name` on the Hugging Face hub.
 
-        Raises RunError if files are missing, damaged, or do not fit their config.
+        `name` picks one where there are several (`baseline`, `groups`). With `layer`, one or more hookpoints, only the
+        groups that serve these are read, and downloaded; the suite then has all layers of these groups. `revision` is
+        a branch, tag or commit on the hub.
+
+        Raises RunError if files are missing, damaged, or do not fit their config; PartitionError for a layer that is in
+        no group; HubError if a release is not there or cannot be reached.
         """
-        folder = Path(folder)
-        _, partition = suite_named(folder, name)
-        saes = {group: load_sae(folder / "groups" / group).to(device) for group in partition.names}
-        layer_maps = {}
+        place = place_of(source, revision)
+        _, partition = suite_named(place.folder, name)
+        if layer is not None:
+            partition = partition.around([layer] if isinstance(layer, str) else layer)
+        place.fetch([SCALES_FILE])
+        saes, layer_maps = {}, {}
         for group, name in zip(partition.groups, partition.names, strict=True):
-            per_layer, sae = _per_layer_of(folder / "groups" / name), saes[name]
-            if per_layer.any:
-                layer_maps[name] = load_layer_maps(
-                    folder / "groups" / name, per_layer, sae.d_model, sae.d_sae, len(group)
-                ).to(device)
-        scales = Scales.load(folder / "scales.safetensors", partition.hookpoints).to(torch.device(device))
+            place.fetch([f"groups/{name}/cfg.json", f"groups/{name}/sae.safetensors"])
+            saes[name] = load_sae(place.folder / "groups" / name).to(device)
+            if (maps := _load_own(place, name, len(group), saes[name])) is not None:
+                layer_maps[name] = maps.to(device)
+        scales = Scales.load(place.folder / SCALES_FILE, partition.hookpoints).to(torch.device(device))
         for group in partition.groups:
-            _require_fit(scales, group, saes[group_name(group)], folder)
+            _require_fit(scales, group, saes[group_name(group)], place.folder)
         return cls(partition, saes, scales, layer_maps)
+
+
+def _load_own(place: Place, name: str, layers: int, sae: SparseAutoencoder) -> LayerMaps | None:
+    """What layers of a group have of their own, if anything."""
+    folder = place.folder / "groups" / name
+    per_layer = _per_layer_of(folder)
+    if not per_layer.any:
+        return None
+    place.fetch([f"groups/{name}/{LAYER_MAPS_FILE}"])
+    return load_layer_maps(folder, per_layer, sae.d_model, sae.d_sae, layers)
 
 
 def _require_fit(scales: Scales, group: Group, sae: SparseAutoencoder, folder: Path) -> None:
