@@ -10,8 +10,17 @@ from groupsae.records.types.release import ReleasedLayer, ReleaseRecord
 from groupsae.records.types.training import LineageRecord
 
 TEMPLATE = "card.md.jinja"
-GATED = "gated"
-"""The architecture whose files have two biases in SAELens' layout."""
+THRESHOLD = 'latents = pre * (pre > weights["threshold"])'
+FORMULAS = {
+    "topk": "top = pre.relu().topk({k})\nlatents = torch.zeros_like(pre).scatter(-1, top.indices, top.values)",
+    "batchtopk": THRESHOLD,
+    "matryoshka": THRESHOLD,
+    "jumprelu": THRESHOLD,
+    "relu": "latents = pre.relu()",
+    "gated": 'is_open = pre + weights["b_gate"] > 0\n'
+    'latents = is_open * (pre * weights["r_mag"].exp() + weights["b_mag"]).relu()',
+}
+"""Latents as SAELens' layout holds them, of pre-activations (of gated SAEs, without bias), by architecture."""
 
 
 def card(release: ReleaseRecord, repo: str) -> str:
@@ -31,7 +40,8 @@ def card(release: ReleaseRecord, repo: str) -> str:
         base_model=release.model.name if is_repository(release.model.name) else None,
         shared=any(len(sae.layers) > 1 for sae in release.saes.values()),
         example=example.layers[0],
-        bias="b_gate" if example.architecture == GATED else "b_enc",
+        gated=example.architecture == "gated",
+        formula=FORMULAS[example.architecture].format(k=example.k),
         d_model=release.model.d_model or "D",
         origins={
             name: _origin(sae.lineage) for name, sae in release.saes.items() if sae.lineage and sae.lineage.origin

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from groupsae.errors import HubError, RunError, StorageError
 from groupsae.hub.faults import hub_errors
-from groupsae.hub.place import INDEX
+from groupsae.hub.place import INDEX, OTHER_TOOLS
 from groupsae.partition import Partition, group_name
 from groupsae.progress import bar
 from groupsae.records.types.release import ReleaseRecord
@@ -41,7 +41,7 @@ def download(
         facts = HfApi().model_info(repo, revision=revision, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in facts.siblings or []}
     if INDEX not in sizes:
-        raise HubError(f"{repo} is no release of groupsae: it has no {INDEX}. It may hold SAEs of another tool.")
+        raise HubError(f"{repo} is no release of groupsae: it has no {INDEX}. {OTHER_TOOLS}")
     scratch = folder.with_name(f".{folder.name}.pulling")
     with storage_errors(scratch):
         scratch.mkdir(parents=True, exist_ok=True)

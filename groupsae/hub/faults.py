@@ -52,8 +52,12 @@ def _translated(error: Exception, repo: str, writing: bool) -> Exception | None:
             return StorageError(f"The disk is full; {repo} cannot be stored. Free space, and run the same again.")
         case OSError() if "Consistency check failed" in str(error):
             return HubError(f"A file of {repo} did not arrive whole. Run the same again; what has arrived is kept.")
-    is_network = isinstance(error, ConnectionError) or type(error).__module__.split(".")[0] in NETWORK
-    return _unreachable(repo, error) if is_network else None
+    return _unreachable(repo, error) if is_network_error(error) else None
+
+
+def is_network_error(error: Exception) -> bool:
+    """Whether an error means that the hub was not reached, or did not answer to the end."""
+    return isinstance(error, ConnectionError) or type(error).__module__.split(".")[0] in NETWORK
 
 
 def _unreachable(repo: str, error: Exception) -> HubError:

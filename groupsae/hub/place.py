@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Protocol, final
 
 from groupsae.errors import HubError
-from groupsae.hub.faults import hub_errors
+from groupsae.hub.faults import hub_errors, is_network_error
 
 INDEX = "suite.json"
 """The file that every suite has: its groups."""
+OTHER_TOOLS = "It may hold SAEs of another tool."
 
 
 class Place(Protocol):
@@ -86,15 +87,21 @@ class HubPlace:
                 hf_hub_download(self.repo, name, revision=self.commit)
 
     def _first(self, revision: str | None) -> Path:
+        """The folder of the commit that is named; without network, of the one that was read last."""
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         with hub_errors(self.repo):
             try:
                 return Path(hf_hub_download(self.repo, INDEX, revision=revision)).parent
-            except LocalEntryNotFoundError:
-                raise
             except EntryNotFoundError as error:
-                raise HubError(
-                    f"{self.repo} is no release of groupsae: it has no {INDEX}. It may hold SAEs of another tool."
-                ) from error
+                if isinstance(error, LocalEntryNotFoundError):
+                    raise
+                raise HubError(f"{self.repo} is no release of groupsae: it has no {INDEX}. {OTHER_TOOLS}") from error
+            except Exception as error:
+                if not is_network_error(error):
+                    raise
+                try:
+                    return Path(hf_hub_download(self.repo, INDEX, revision=revision, local_files_only=True)).parent
+                except LocalEntryNotFoundError:
+                    raise error from None

@@ -40,8 +40,10 @@ class Hub:
     requests: list[tuple[str, str, int]] = field(default_factory=list)
     """Method, path, and bytes of the body that was sent."""
     address: str = ""
-    readable_with_token: bool = True
     writable: bool = True
+    down: bool = False
+    """Whether connections are closed without an answer."""
+    down_after_break: bool = False
 
     def fetched(self):
         """The files that were downloaded, and how many bytes of each were sent."""
@@ -77,6 +79,13 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         """Nothing is printed."""
 
+    def parse_request(self):
+        """As usual; of a hub that is down, nothing is answered."""
+        if self.hub.down:
+            self.close_connection = True
+            return False
+        return super().parse_request()
+
     def do_HEAD(self):
         self._file(send=False)
 
@@ -94,15 +103,11 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             self._create(json.loads(body))
         elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", path):
-            files = [
-                {
-                    "path": file["path"],
-                    "uploadMode": "lfs" if file["size"] >= LARGE else "regular",
-                    "shouldIgnore": False,
-                }
-                for file in json.loads(body)["files"]
-            ]
+            modes = {file["path"]: "lfs" if file["size"] >= LARGE else "regular" for file in json.loads(body)["files"]}
+            files = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
             self._reply(200, {"files": files})
+        elif path == "/api/validate-yaml":
+            self._reply(200, {"errors": [], "warnings": []})
         elif path.endswith(".git/info/lfs/objects/batch"):
             self._batch(json.loads(body))
         elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
@@ -142,6 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         broken = send and self.hub.breaks and self.hub.break_after and len(part) > self.hub.break_after
         if broken:
             self.hub.breaks -= 1
+            self.hub.down = self.hub.down_after_break
             sent = part[: self.hub.break_after]
         self._write(status, sent, headers)
         if broken:
@@ -154,9 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         files = repository.files
         if kind == "tree":
-            self._reply(
-                200, [{"type": "file", "path": path, "size": len(data), "oid": "0"} for path, data in files.items()]
-            )
+            entries = [{"type": "file", "path": path, "size": len(data), "oid": "0"} for path, data in files.items()]
+            self._reply(200, entries)
             return
         siblings = [{"rfilename": path, "size": len(data)} for path, data in files.items()]
         self._reply(200, {"id": name, "modelId": name, "sha": repository.commit, "siblings": siblings, "tags": []})
