@@ -15,7 +15,7 @@ from groupsae.hub.place import INDEX, OTHER_TOOLS
 from groupsae.partition import Partition, group_name
 from groupsae.progress import bar
 from groupsae.records.types.release import ReleaseRecord
-from groupsae.storage import describe, storage_errors
+from groupsae.storage import describe, storage_errors, within
 from groupsae.units import format_bytes
 
 FIRST = (INDEX, ReleaseRecord.path, "scales.safetensors", "README.md")
@@ -29,7 +29,9 @@ def download(
     """Download a release into a folder that does not exist yet; the bytes of each of its files.
 
     Without `everything`, the files of other tools are left out. With `layers`, only the SAEs that serve them are
-    downloaded. An interrupted download goes on where it ended, in `.NAME.pulling` beside the folder.
+    downloaded. A broken connection is taken up again; a download that was given up goes on with the file that it was
+    at, in `.NAME.pulling` beside the folder.
+
     Raises RunError if the folder exists, or a file differs from what the release says; HubError for a repository that
     is missing, closed, out of reach or no release; StorageError if there is no space.
     """
@@ -45,7 +47,9 @@ def download(
     scratch = folder.with_name(f".{folder.name}.pulling")
     with storage_errors(scratch):
         scratch.mkdir(parents=True, exist_ok=True)
-    _fetch(repo, facts.sha, [name for name in FIRST if name in sizes], sizes, scratch)
+    first = [name for name in FIRST if name in sizes]
+    _require_space(scratch, sum(sizes[name] for name in first))
+    _fetch(repo, facts.sha, first, sizes, scratch)
     wanted = list(sizes) if everything else _of_groups(scratch, sizes, layers)
     _require_space(scratch, sum(sizes[name] for name in wanted))
     _fetch(repo, facts.sha, wanted, sizes, scratch)
@@ -53,7 +57,7 @@ def download(
     with storage_errors(folder):
         shutil.rmtree(scratch / ".cache", ignore_errors=True)
         scratch.rename(folder)
-    return {name: sizes[name] for name in sorted({*wanted, *(name for name in FIRST if name in sizes)})}
+    return {name: sizes[name] for name in sorted({*wanted, *first})}
 
 
 def _of_groups(folder: Path, names: Iterable[str], layers: Sequence[str]) -> list[str]:
@@ -75,6 +79,7 @@ def _fetch(repo: str, commit: str | None, names: Sequence[str], sizes: Mapping[s
     total = sum(sizes[name] for name in names)
     with bar("downloading", total, "bytes") as advance:
         for name in names:
+            within(folder, name)
             with hub_errors(repo):
                 hf_hub_download(repo, name, revision=commit, local_dir=folder)
             advance(sizes[name])

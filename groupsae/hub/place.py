@@ -79,7 +79,7 @@ class HubPlace:
         return self._folder
 
     def fetch(self, names: Iterable[str]) -> None:
-        """Download files that are not there yet; an interrupted download goes on where it ended."""
+        """Download the files that are not there yet."""
         from huggingface_hub import hf_hub_download
 
         for name in names:

@@ -266,15 +266,15 @@ def test_a_connection_that_breaks_is_taken_up_again(here, hub, pushed, call, no_
     assert hub.fetched() == sizes  # no byte was sent twice
 
 
-def test_a_download_that_was_given_up_goes_on_where_it_ended(here, hub, pushed, call, no_waiting):
-    hub.break_after, hub.breaks, hub.down_after_break = 1500, 1, True
+def test_a_download_that_was_given_up_goes_on_with_the_file_that_it_was_at(here, hub, pushed, call, no_waiting):
+    hub.break_after, hub.breaks, hub.down_after_break = 4000, 1, True  # in the first of the two large files
     code, _, err = call("pull", REPO)
     assert code == 2 and "could not be reached for someone/tiny" in err and "what has arrived is kept" in err
     assert not (here / "releases/tiny").exists()
     hub.down = False
     assert call("pull", REPO)[0] == 0
-    sizes = {name: len(hub.repositories[REPO].files[name]) for name in hub.fetched()}
-    assert hub.fetched() == sizes  # no byte was sent twice
+    again = {name: sent - len(hub.repositories[REPO].files[name]) for name, sent in hub.fetched().items()}
+    assert {name: sent for name, sent in again.items() if sent} == {"groups/layers.0/sae.safetensors": 4000}
     assert not (here / "releases/.tiny.pulling").exists()
     assert same(Suite.load("releases/tiny"), Suite.load(here / "runs/tiny"))
 
@@ -288,6 +288,13 @@ def test_a_file_that_is_not_as_released_is_fetched_again(here, hub, pushed, call
     assert not (here / "releases/tiny").exists()
     files["groups/layers.0/sae.safetensors"] = right
     assert call("pull", REPO)[0] == 0
+
+
+def test_a_repository_whose_files_lead_elsewhere_is_refused(here, hub, pushed, call):
+    hub.repositories[REPO].files["groups/layers.0/../../../../evil"] = b"evil"
+    code, _, err = call("pull", REPO)
+    assert code == 2 and "is no place within" in err
+    assert not list(here.rglob("evil")) and not (here / "releases/tiny").exists()
 
 
 def test_no_space_is_said_before_anything_large_is_downloaded(here, hub, pushed, call, monkeypatch):
