@@ -10,6 +10,7 @@
     ├── RunError                  a run directory that is incomplete, damaged or belongs to another config
     │   └── StorageError          the disk: full, read-only, no permission
     ├── RanksError                several processes: one failed or was lost, or they do not agree
+    ├── HubError                  a repository on the Hugging Face hub: missing, closed, out of reach
     └── NumericalError            NaN or infinity in activations, loss or weights
 
     Interrupted                   Ctrl-C, SIGTERM or SIGUSR1, exit code 130, 143 or 138; no error, so it stands outside
@@ -57,6 +58,10 @@ class RunError(GroupsaeError):
 
 class StorageError(RunError):
     """The disk refused: full, read-only, or no permission. What was there before is intact."""
+
+
+class HubError(GroupsaeError):
+    """A repository on the Hugging Face hub is missing, may not be read or written, or cannot be reached."""
 
 
 class RanksError(GroupsaeError):

@@ -87,6 +87,11 @@ class Partition:
         """The group that holds this hookpoint."""
         return self.groups[self.index_of(hookpoint)]
 
+    def around(self, hookpoints: Iterable[str]) -> Partition:
+        """The groups that hold these hookpoints, as a partition of their own."""
+        numbers = {self.index_of(hookpoint) for hookpoint in hookpoints}
+        return Partition(tuple(self.groups[number] for number in sorted(numbers)), self.variant)
+
     def require_exactly(self, hookpoints: Iterable[str]) -> Partition:
         """This partition, if it divides exactly these hookpoints; otherwise PartitionError says what differs."""
         wanted, given = set(hookpoints), set(self.hookpoints)

@@ -17,6 +17,7 @@ from signal import SIGINT
 from groupsae.cli.commands import init, run, show
 from groupsae.cli.export import export
 from groupsae.cli.harvest import harvest
+from groupsae.cli.hub import pull, push
 from groupsae.cli.transfer import transfer
 from groupsae.cli.verbs import OTHER_VERBS, STAGE_VERBS, list_verbs, require_verb
 from groupsae.distributed.launch import joined, one_voice, wanted_size
@@ -35,7 +36,15 @@ RUN is a TOML file, or the directory of an earlier run. `groupsae init my.toml` 
 Progress goes to stderr, results to stdout; --json prints them for scripts. Exit codes: 0 done, 1 a fault of
 groupsae, 2 wrong input, 130 interrupted by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1."""
 
-_COMMANDS = {"init": init, "show": show, "harvest": harvest, "transfer": transfer, "export": export}
+_COMMANDS = {
+    "init": init,
+    "show": show,
+    "harvest": harvest,
+    "transfer": transfer,
+    "export": export,
+    "push": push,
+    "pull": pull,
+}
 """The verbs that are no stages of a run, nor all of them."""
 _ALONE_VERBS = ("init", "show", "export")
 

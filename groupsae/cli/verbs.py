@@ -12,6 +12,8 @@ OTHER_VERBS = {
     "harvest": "read activations once and keep them in a cache that later trainings read",
     "transfer": "train one SAE per layer, initialized from another run's SAEs (previous layer, next layer, or group)",
     "export": "write the SAEs of one suite in the files of SAELens or sparsify",
+    "push": "upload the SAEs of one suite to the Hugging Face hub, with a card made from the run",
+    "pull": "download a suite from the Hugging Face hub, or only the SAEs that some layers need",
     "show": "print what is done, what is missing, and the results so far",
     "init": "write a config file to start from",
 }

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from groupsae.config import PerLayer
 from groupsae.errors import ConfigError, PartitionError, RunError
+from groupsae.hub.place import Place, place_of
 from groupsae.partition import Group, Partition, group_name
 from groupsae.records.types.suites import SuitesRecord, suite_groups
 from groupsae.saes.base import Latents, SparseAutoencoder
@@ -23,6 +25,7 @@ from groupsae.saes.scales import Scales
 from groupsae.saes.weights import load_tensors, save_tensors
 from groupsae.storage import within, write_atomically, write_json
 
+SCALES_FILE = "scales.safetensors"
 LAYER_MAPS_FILE = "layer_maps.safetensors"
 REMEDY = "Train again to make it."
 
@@ -104,6 +107,44 @@ class Suite:
             sae = maps.with_bias(sae, layer)
         return BoundSAE(hookpoint, sae, scale, center_D.to(sae.W_enc.device), maps, layer)
 
+    def attach(
+        self,
+        model: nn.Module,
+        *,
+        layers: Iterable[str] | None = None,
+        record: bool = True,
+        keep_error: bool = True,
+        skip_first: int = 1,
+        skip_ids: Sequence[int] = (),
+    ) -> Any:
+        """A context manager in which the model's forward passes give latents of all layers, and can be edited.
+
+            with suite.attach(model) as latents:
+                latents.steer("layers.3", 17, 0.5)
+                model.generate(**prompt)
+            latents["layers.3"].dense()                                   # (B, T, S)
+
+        What it gives is `groupsae.attach.Attached`. Without edits the model computes exactly what it does otherwise.
+
+        layers      the layers to read and edit; all that the suite has
+        record      whether latents are kept; without it, steering costs almost nothing
+        keep_error  whether what SAEs do not reconstruct stays; without it, reconstructions replace activations
+        skip_first  positions at the start of each text without latents and edits, as training leaves them out
+        skip_ids    token ids without latents and edits, such as those of a chat template
+
+        Raises HookpointError for layers that the suite or the model does not have, ModelError for another width.
+        """
+        attached = importlib.import_module("groupsae.attach").Attached  # lies above: needs models, as no SAE does
+        return attached(
+            self,
+            model,
+            layers=layers,
+            record=record,
+            keep_error=keep_error,
+            skip_first=skip_first,
+            skip_ids=skip_ids,
+        )
+
     def save(self, folder: str | Path, name: str = "groups") -> None:
         """Write `suite.json`, `scales.safetensors` and `groups/<group>/` into a folder.
 
@@ -114,29 +155,53 @@ class Suite:
             raise RunError(f"{folder} holds a suite already; give another folder.")
         for group, sae in self.saes.items():
             save_sae(sae, folder / "groups" / group, self.layer_maps.get(group))
-        write_atomically(folder / "scales.safetensors", self.scales.save)
+        write_atomically(folder / SCALES_FILE, self.scales.save)
         write_suite_index(folder, {name: self.partition})
 
     @classmethod
-    def load(cls, folder: str | Path, name: str | None = None, *, device: str = "cpu") -> Suite:
-        """The suite in a folder or run directory; `name` picks one where there are several (`baseline`, `groups`).
+    def load(
+        cls,
+        source: str | Path,
+        name: str | None = None,
+        *,
+        layer: str | Sequence[str] | None = None,
+        device: str = "cpu",
+        revision: str | None = None,
+    ) -> Suite:
+        """The suite in a folder, a run directory, or a release `user/name` on the Hugging Face hub.
 
-        Raises RunError if files are missing, damaged, or do not fit their config.
+        `name` picks one where there are several (`baseline`, `groups`). With `layer`, one or more hookpoints, only the
+        groups that serve these are read, and downloaded; the suite then has all layers of these groups. `revision` is
+        a branch, tag or commit on the hub.
+
+        Raises RunError if files are missing, damaged, or do not fit their config; PartitionError for a layer that is in
+        no group; HubError if a release is not there or cannot be reached.
         """
-        folder = Path(folder)
-        _, named = suite_named(folder, name)
+        place = place_of(source, revision)
+        _, named = suite_named(place.folder, name)
+        if layer is not None:
+            named = named.around([layer] if isinstance(layer, str) else layer)
+        place.fetch([SCALES_FILE])
         partition, saes, layer_maps = named.base, {}, {}
         for group, name, file in zip(named.groups, partition.names, named.names, strict=True):
-            place = folder / "groups" / file
-            sae = saes[name] = load_sae(place).to(device)
-            per_layer = _per_layer_of(place)
-            if per_layer.any:
-                maps = load_layer_maps(place, per_layer, sae.d_model, sae.d_sae, len(group))
+            place.fetch([f"groups/{file}/cfg.json", f"groups/{file}/sae.safetensors"])
+            saes[name] = load_sae(place.folder / "groups" / file).to(device)
+            if (maps := _load_own(place, file, len(group), saes[name])) is not None:
                 layer_maps[name] = maps.to(device)
-        scales = Scales.load(folder / "scales.safetensors", partition.hookpoints).to(torch.device(device))
+        scales = Scales.load(place.folder / SCALES_FILE, partition.hookpoints).to(torch.device(device))
         for group in partition.groups:
-            _require_fit(scales, group, saes[group_name(group)], folder)
+            _require_fit(scales, group, saes[group_name(group)], place.folder)
         return cls(partition, saes, scales, layer_maps)
+
+
+def _load_own(place: Place, name: str, layers: int, sae: SparseAutoencoder) -> LayerMaps | None:
+    """What layers of a group have of their own, if anything."""
+    folder = place.folder / "groups" / name
+    per_layer = _per_layer_of(folder)
+    if not per_layer.any:
+        return None
+    place.fetch([f"groups/{name}/{LAYER_MAPS_FILE}"])
+    return load_layer_maps(folder, per_layer, sae.d_model, sae.d_sae, layers)
 
 
 def _require_fit(scales: Scales, group: Group, sae: SparseAutoencoder, folder: Path) -> None:
