@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },  # timing measures the Rates that planning reckons with
     "evaluation": {*VALUES, "oom", "models", "text", "activations", "saes"},
     "report": {*VALUES, "analysis"},
-    "interop": {*VALUES, "activations", "saes"},
+    "interop": {*VALUES, "progress", "models", "activations", "saes"},
 }
 """Which parts of the package each part may import. Only `recipes` and `cli` see all of it."""
 TOPMOST = {"recipes": {"cli"}, "cli": {"__main__"}, "__main__": set()}

@@ -10,7 +10,8 @@ OTHER_VERBS = {
     "run": "do all stages that are not done yet",
     "demo": "do all stages on the built-in model and your Python's standard library",
     "transfer": "train one SAE per layer, initialized from another run's SAEs (previous layer, next layer, or group)",
-    "export": "write the SAEs of one suite in the files of SAELens or sparsify",
+    "export": "write the SAEs of one suite in the files of SAELens, sparsify or dictionary_learning",
+    "import": "read the SAEs of another tool, from a folder or a hub id, into a run directory",
     "show": "print what is done, what is missing, and the results so far",
     "init": "write a config file to start from",
 }

@@ -45,6 +45,10 @@ def train(ctx: RunContext) -> list[str]:
     A run with a warm start has one suite, `groups`, of one SAE per layer.
     """
     run, config = ctx.run, ctx.run.config
+    if config.train.imported is not None:
+        raise RunError(
+            f"{run.path} trains nothing: its SAEs were imported ({config.train.imported}). Import them again."
+        )
     start = warm_start_of(ctx)
     if start:
         announce(start, ctx)
