@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -139,15 +138,19 @@ def load_pickle(path: Path) -> Any:
     which unpickling would have to run code for, and for a damaged one.
     """
     try:
-        mapped = zipfile.is_zipfile(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        raise RunError(
-            f"{path} is refused: it holds more than tensors, or is damaged ({_first_line(error)}). Loading other "
-            "objects can run code. Save its state dict alone: torch.save(sae.state_dict(), path)."
-        ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # a damaged pickle can make the unpickler say anything
+        if type(error).__name__ == "UnpicklingError":
+            raise RunError(
+                f"{path} is refused: it holds more than tensors, or is damaged ({_first_line(error)}). Loading other "
+                "objects can run code. Save its state dict alone: torch.save(sae.state_dict(), path)."
+            ) from error
         raise RunError(f"{path} is missing or damaged: {_first_line(error)}. Copy or download it again.") from error
+
+
+def save_pickle(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as `torch.save` does, for tools that read nothing else."""
+    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
 def require_on_disk(path: Path, name: str, tensor: Tensor) -> None:
@@ -239,10 +242,3 @@ def _expected(form: Form) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-READERS: dict[str, Callable[[Path, Form], Weights]] = {
-    ".safetensors": read_safetensors,
-    ".pt": read_pickle,
-    ".npz": read_npz,
-}

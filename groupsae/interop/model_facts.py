@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from groupsae.errors import HookpointError, ModelError
 from groupsae.hookpoints import from_transformer_lens, to_transformer_lens
-from groupsae.models import base_model, find_blocks, load_skeleton, text_config
+from groupsae.models import base_model, find_blocks, load_skeleton, model_path, text_config
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A causal LM: its `model_type`, the path of the base model in it, that of the blocks below, sizes, modules."""
+    """A causal LM, by hub id or the path of its directory: its `model_type`, where its blocks are, sizes, modules.
+
+    `prefix` is the path of the base model in it, `blocks` that of the list of blocks below the base model.
+    """
 
     name: str
     model_type: str
@@ -25,15 +29,18 @@ class ModelFacts:
     """Paths below the base model."""
 
     @classmethod
-    def load(cls, name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> ModelFacts:
-        """Those of a hub id or directory, from its config alone. Raises ModelError if there is none."""
-        return cls.of(load_skeleton(name, revision=revision, trust_remote_code=trust_remote_code), name)
+    def load(cls, name: str, **options: Any) -> ModelFacts:
+        """Those of a hub id or directory, from its config alone; options are `load_skeleton`'s.
+
+        Raises ModelError if there is none.
+        """
+        return cls.of(load_skeleton(name, **options), model_path(name))
 
     @classmethod
-    def find(cls, name: str | None, *, revision: str | None = None) -> ModelFacts | None:
+    def find(cls, name: str | None, **options: Any) -> ModelFacts | None:
         """Those of a model if its config can be had, else None."""
         try:
-            return cls.load(name, revision=revision) if name else None
+            return cls.load(name, **options) if name else None
         except ModelError:
             return None
 

@@ -44,7 +44,10 @@ def find(folder: Path, options: Options) -> list[Source]:
 
 def _source(path: Path, weights: Path, options: Options) -> Source:
     config = _new_form(read_json(path))
-    place = options.hookpoint or config["metadata"].get("hf_hook_name") or config["metadata"].get("hook_name")
+    metadata = config["metadata"]
+    own = metadata.get("groupsae")
+    place = options.hookpoint or (own.get("hookpoint") if isinstance(own, dict) else None)
+    place = place or metadata.get("hf_hook_name") or metadata.get("hook_name")
     if not isinstance(place, str):
         raise RunError(f"{path} does not say which place it reads (metadata.hook_name); name it with --hookpoint.")
     return Source((place,), (weights, path), lambda: read(path, place), _text(config["metadata"].get("model_name")))
