@@ -269,6 +269,8 @@ class TrainConfig(Section):
     so that up to `distances.num_tokens` they cost no pass over the text of their own."""
     warm_start: WarmStartConfig = WarmStartConfig()
     """SAEs of another run to start from, instead of random weights. One SAE is then trained per layer."""
+    imported: str | None = None
+    """Written by `groupsae import`: where this run's SAEs come from. Such a run trains nothing."""
     stop_below: Positive | None = None
     """End an SAE's training early once its loss falls by less than this share of itself per million
     tokens: the rate then decays over the usual share of the tokens seen. Without it, none ends early."""

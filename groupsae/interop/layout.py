@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from groupsae.errors import ConfigError, RunError
+from groupsae.interop.model_facts import ModelFacts
 from groupsae.records.environment import version_of
 from groupsae.saes.activation import Activation
 from groupsae.saes.folded import Folded
@@ -25,10 +26,18 @@ INDEX = "export.json"
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of the model that a suite reads: its name, and the length of the rows that it read."""
+    """What is known of the model that a suite reads, and of the rows that it was trained on.
+
+    `about` is the model's config, None where it cannot be had; `skip_first` the positions at the start of each row
+    that were left out.
+    """
 
     model: str | None = None
     context_length: int | None = None
+    prepend_bos: bool = False
+    exclude_special_tokens: bool = False
+    skip_first: int = 0
+    about: ModelFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -46,14 +55,15 @@ class Layout:
     """The files of another tool: JSON, such as `cfg.json`, and one file of weights.
 
     `holds` names the kinds of latents that it can express. `documents` gives the JSON by file name, `tensors` the
-    weights, in float64, which are written in float32.
+    weights, in float64, which are written in float32 by `save`.
     """
 
     name: str
     weights_file: str
     holds: dict[type[Activation], str]
     documents: Callable[[Exported], dict[str, dict[str, Any]]]
-    tensors: Callable[[Folded], dict[str, Tensor]]
+    tensors: Callable[[Folded, dict[str, Any]], dict[str, Tensor]]
+    save: Callable[[dict[str, Tensor], Path], None] = save_tensors
 
 
 def write_suite(suite: Suite, folder: Path, layout: Layout, facts: Facts, *, overwrite: bool = False) -> dict[str, Any]:
@@ -89,8 +99,9 @@ def _exported(suite: Suite, hookpoint: str, facts: Facts) -> Exported:
 
 
 def _write(exported: Exported, folder: Path, layout: Layout) -> None:
-    weights = {name: tensor.float() for name, tensor in layout.tensors(exported.folded).items()}
-    write_atomically(folder / layout.weights_file, lambda path: save_tensors(weights, path))
+    tensors = layout.tensors(exported.folded, exported.provenance)
+    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    write_atomically(folder / layout.weights_file, lambda path: layout.save(weights, path))
     for name, document in layout.documents(exported).items():
         write_json(folder / name, document)
 

@@ -47,6 +47,10 @@ def train(ctx: RunContext) -> list[str] | None:
     SAEs, and rank 0 writes what is not an SAE's own.
     """
     run, config, ranks = ctx.run, ctx.run.config, ctx.ranks
+    if config.train.imported is not None:
+        raise RunError(
+            f"{run.path} trains nothing: its SAEs were imported ({config.train.imported}). Import them again."
+        )
     start = warm_start_of(ctx)
     if start:
         announce(start, ctx)

@@ -133,10 +133,11 @@ class RunDirectory:
     def require_own(self, stage: str) -> None:
         """Raises RunError for a stage that this run does not have."""
         if stage not in self.own_stages:
-            raise RunError(
-                f"{self.path} has no stage {stage!r}: it starts from the SAEs of {self.config.train.warm_start.source} "
-                f"and trains one per layer. It has {', '.join(self.own_stages)}."
-            )
+            train = self.config.train
+            why = f"it starts from the SAEs of {train.warm_start.source} and trains one per layer"
+            if train.imported is not None:
+                why = f"its SAEs were imported ({train.imported})"
+            raise RunError(f"{self.path} has no stage {stage!r}: {why}. It has {', '.join(self.own_stages)}.")
 
     def before(self, stage: str) -> tuple[str, ...]:
         """The stages that a stage is made from: those before it; a plan only counts where it decides something."""

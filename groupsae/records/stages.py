@@ -136,14 +136,16 @@ def _key_of(difference: str) -> tuple[str, str]:
 
 
 def stages_of(config: RunConfig) -> tuple[str, ...]:
-    """The stages of a run: one that starts from another run's SAEs compares no layers and divides nothing."""
-    warm = config.train.warm_start.source is not None
-    return tuple(name for name in STAGE_NAMES if not warm or name not in ("distances", "group", "plan"))
+    """The stages of a run: one whose SAEs come from elsewhere compares no layers and divides nothing."""
+    given = config.train.warm_start.source is not None or config.train.imported is not None
+    return tuple(name for name in STAGE_NAMES if not given or name not in ("distances", "group", "plan"))
 
 
 def stages_before(config: RunConfig, stage: str) -> tuple[str, ...]:
     """The stages that a stage is made from: those before it; a plan only counts where it decides something."""
     own = stages_of(config)
+    if stage == "train" and config.train.imported is not None:
+        return ()
     counts = stage == "report" or config.plan.chooses
     return tuple(name for name in own[: own.index(stage)] if name != "plan" or counts)
 
@@ -156,7 +158,8 @@ def fingerprint(config: RunConfig, stage: str, part: str = "") -> str:
     values: dict[str, Any] = {"seed": config.seed}
     for earlier in (*stages_before(config, stage), stage):
         sections = stage_named(earlier).sections
-        if earlier == "train" and "distances" not in stages_of(config):
+        imported = stage == "train" and config.train.imported is not None  # reads no activations
+        if earlier == "train" and "distances" not in stages_of(config) and not imported:
             sections = ("activations", *sections)
         for section in sections:
             if part and section in SECTIONS_OF_A_PART and section != Path(part).stem:
