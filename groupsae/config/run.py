@@ -14,6 +14,7 @@ from groupsae.config.saes import SAEConfig, TopKConfig
 from groupsae.config.section import Section, Whole
 from groupsae.config.stages import (
     ActivationsConfig,
+    ContextsConfig,
     DistancesConfig,
     EvalConfig,
     GroupConfig,
@@ -40,6 +41,7 @@ class RunConfig(Section):
     plan: PlanConfig = PlanConfig()
     sae: SAEConfig = Field(TopKConfig(), discriminator="architecture")
     train: TrainConfig = TrainConfig()
+    contexts: ContextsConfig = ContextsConfig()
     eval: EvalConfig = EvalConfig()
     circuits: CircuitsConfig = CircuitsConfig()
 

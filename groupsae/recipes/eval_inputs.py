@@ -17,6 +17,7 @@ from groupsae.progress import bar
 from groupsae.recipes.context import ROWS_FILE, RunContext
 from groupsae.records import RunDirectory
 from groupsae.saes.suite import Suite, read_suite_index
+from groupsae.text.tokens import TokenRows
 
 Result = TypeVar("Result")
 
@@ -61,10 +62,14 @@ class EvalInputs:
     @cached_property
     def source(self) -> Harvester:
         """The held-out rows, read at every hookpoint that some suite serves."""
+        return self.reader(self.ctx.rows.held_out)
+
+    def reader(self, rows: TokenRows) -> Harvester:
+        """Rows of this run, read at every hookpoint that some suite serves."""
         served = {hookpoint for suite in self.suites.values() for hookpoint in suite.partition.hookpoints}
         known = self.ctx.source.norm_limits
         limits = known if served <= set(known) else self.ctx.harvester(self.ctx.rows, sorted(served)).norm_limits
-        return self.ctx.harvester(self.ctx.rows.held_out, sorted(served), limits)
+        return self.ctx.harvester(rows, sorted(served), limits)
 
     @cached_property
     def means(self) -> MeanActivations:

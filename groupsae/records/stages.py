@@ -23,6 +23,7 @@ class Stage:
     inputs      `module:function` likewise, from a RunConfig to the files from outside the run that the stage reads:
                 it is out of date once they have changed
     standalone  whether it makes do with what there is: a plan can be made before a model is loaded
+    without     earlier stages that it is not made from
     """
 
     name: str
@@ -31,6 +32,7 @@ class Stage:
     run: str
     inputs: str = ""
     standalone: bool = False
+    without: tuple[str, ...] = ()
 
     def load(self) -> Callable[[Any], list[str] | None]:
         """The function that does the stage."""
@@ -81,11 +83,25 @@ STAGES = (
         "groupsae.recipes.train:train",
     ),
     Stage(
+        "contexts",
+        "find text on which each latent fires, the tokens it promotes, and its neighbors",
+        ("contexts",),
+        "groupsae.recipes.contexts:contexts",
+    ),
+    Stage(
         "eval",
         "evaluate on held-out text: reconstruction, losses, circuits, similarity",
         ("circuits", "eval"),
         "groupsae.recipes.eval:evaluate",
         "groupsae.recipes.eval:task_files",
+        without=("contexts",),
+    ),
+    Stage(
+        "browse",
+        "write browser/index.html: every latent on a page of its own",
+        (),
+        "groupsae.recipes.browse:browse",
+        without=("eval",),
     ),
     Stage("report", "write report/index.html", (), "groupsae.recipes.report:report", standalone=True),
 )
@@ -135,7 +151,8 @@ def stages_before(config: RunConfig, stage: str) -> tuple[str, ...]:
     """The stages that a stage is made from: those before it; a plan only counts where it decides something."""
     own = stages_of(config)
     counts = stage == "report" or config.plan.chooses
-    return tuple(name for name in own[: own.index(stage)] if name != "plan" or counts)
+    left_out = {*stage_named(stage).without, *(() if counts else ("plan",))}
+    return tuple(name for name in own[: own.index(stage)] if name not in left_out)
 
 
 def fingerprint(config: RunConfig, stage: str, part: str = "") -> str:
