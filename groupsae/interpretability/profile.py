@@ -62,8 +62,10 @@ def layer_overlaps(layers: Sequence[Firings], num_positions: int) -> np.ndarray:
     J(l, m) = tokens on which it fires at both / tokens on which it fires at one of them at least.
     """
     count = layers[0].count
+    if len(layers) == 1:
+        return np.where(layers[0].counts > 0, 1, np.nan).astype(np.float32)[:, None, None]
     keys = [one.latent_M.astype(np.int64) * num_positions + one.position_M for one in layers]
-    key_U = np.unique(np.concatenate(keys))
+    key_U = _distinct(np.concatenate(keys))
     latent_U = key_U // num_positions
     fires_LU = np.zeros((len(layers), len(key_U)), dtype=bool)
     for fires_U, key_M in zip(fires_LU, keys, strict=True):
@@ -76,3 +78,9 @@ def layer_overlaps(layers: Sequence[Firings], num_positions: int) -> np.ndarray:
     own_SL = np.stack([one.counts for one in layers], axis=1)
     either_SLL = own_SL[:, :, None] + own_SL[:, None] - both_SLL
     return np.where(either_SLL > 0, both_SLL / np.maximum(either_SLL, 1), np.nan).astype(np.float32)
+
+
+def _distinct(key_M: np.ndarray) -> np.ndarray:
+    """The different numbers, in order; by sorting, which is quicker than a hash table for as many."""
+    key_M = np.sort(key_M)
+    return key_M[np.concatenate([[True], key_M[1:] != key_M[:-1]])] if len(key_M) else key_M

@@ -144,14 +144,14 @@ def _silent(
     row_SX, cell_SX = random.integers(0, num_rows, (count, draws)), random.integers(0, whole, (count, draws))
     key_SX = np.arange(count)[:, None] * (num_rows * per_row) + row_SX * per_row + cell_SX
     counts_RC = kept_RT[:, : whole * rule.length].reshape(num_rows, whole, rule.length).any(-1)
-    fits_SX = ~_holds(cells.key_C, key_SX) & counts_RC[row_SX, cell_SX]
+    fits_SX = ~holds(cells.key_C, key_SX) & counts_RC[row_SX, cell_SX]
     fits_SX &= _first_of_each(key_SX)
     fits_SX &= np.cumsum(fits_SX, axis=1) <= rule.silent
     latent, draw = np.nonzero(fits_SX)
     return latent, row_SX[latent, draw], cell_SX[latent, draw] * rule.length
 
 
-def _holds(sorted_N: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def holds(sorted_N: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Whether each wanted number is among sorted ones."""
     if not len(sorted_N):
         return np.zeros(wanted.shape, dtype=bool)

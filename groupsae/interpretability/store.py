@@ -108,6 +108,8 @@ class ContextStore:
     def latent(self, dictionary: int, layer: int, latent: int) -> LatentContexts:
         """One latent at one layer of its group. Raises RunError for a number that is no latent."""
         one = self.dictionaries[dictionary]
+        if not 0 <= layer < len(one.layers):
+            raise RunError(f"There is no layer {layer} in {one.suite} {one.group}: it has 0 to {len(one.layers) - 1}.")
         if not 0 <= latent < one.d_sae:
             raise RunError(f"There is no latent {latent} in {one.suite} {one.group}: it has 0 to {one.d_sae - 1}.")
         shard = next(shard for shard in one.shards if shard.first <= latent < shard.first + shard.count)

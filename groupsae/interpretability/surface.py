@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from groupsae.interpretability.firings import Firings
+from groupsae.interpretability.selection import holds
 
 PRIOR = 4.0
 MIN_FIRINGS = 8
@@ -69,7 +70,7 @@ def surface_scores(firings: Firings, surface: Surface, random: np.random.Generat
     for latent in np.flatnonzero(scored_S):
         begin, end = firings.start[latent], firings.start[latent + 1]
         position_P = firings.position_M[begin:end]
-        rest_X = silent_X[~np.isin(silent_X, position_P)]
+        rest_X = silent_X[~holds(position_P, silent_X)]
         position_P = position_P[surface.tries_N[position_P]]
         if len(position_P) > MOST_FIRINGS:
             position_P = random.choice(position_P, MOST_FIRINGS, replace=False)
