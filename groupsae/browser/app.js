@@ -252,7 +252,8 @@ const groupsae = (() => {
     made.append(...children);
     return made;
   }
-  const shown = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/\r/g, "␍");
+  // Line ends and tabs by signs; long runs of spaces by their number.
+  const shown = (text) => text.replace(/ {3,}/g, (run) => `␣${run.length}`).replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/\r/g, "␍");
   function token(id, kind = "token") {
     const made = el("span", kind, shown(tokens[id] ?? "") || "∅");
     made.dataset.tip = `token ${id}`;
@@ -330,6 +331,8 @@ const groupsae = (() => {
     let found;
     try {
       found = (await load(`${state.dictionary}/${Math.floor(latent / run.per_file)}`))[latent % run.per_file];
+      const files = new Set(found.layers.flatMap((one) => one.windows.map((window) => textFile(window[0]))));
+      await Promise.all([...files].map(load));
     } catch (error) {
       return main.replaceChildren(wrong(`${error.message}. Copy the whole folder, or write it again with \`groupsae browse\`.`));
     }
@@ -436,11 +439,18 @@ const groupsae = (() => {
   function contexts(dictionary, at, layer, several) {
     const where = several ? ` at ${layerName(dictionary, layer)}` : "";
     if (!at.count) return section(`Contexts${where}`, el("p", "empty", `It does not fire${where}, on none of the ${number(run.num_tokens)} tokens that were read.`));
-    const ids = unpacked(at.ids), width = ids.length / at.windows.length;
-    const made = at.windows.map((window, index) => [window, line(window, ids.subarray(index * width, (index + 1) * width), at.peak)]);
+    const made = at.windows.map((window) => [window, line(window, idsOf(window), at.peak)]);
     const list = (rows) => { const all = el("ol", "windows"); all.append(...rows.map((row) => row[1])); return all; };
     const top = made.filter(([window]) => window[2] !== null && window[2] !== 255), others = made.filter(([window]) => window[2] === null);
     return section(`Contexts${where}`, list(top), others.length ? el("p", "part", "From the rest, one of each quantile, the strongest first") : null, others.length ? list(others) : null);
+  }
+
+  const textFile = (row) => `text/${Math.floor(row / run.rows_per_file)}`;
+  const rows = new Map(); // name of a file of text -> its tokens, plus one
+  function idsOf([row, first]) {
+    const name = textFile(row), start = (row % run.rows_per_file) * run.row_tokens + first;
+    if (!rows.has(name)) rows.set(name, unpacked(data.get(name)));
+    return rows.get(name).subarray(start, start + run.window);
   }
 
   function line(window, ids, peak) {

@@ -2,6 +2,7 @@
 
     browser/index.html  app.js  style.css
     browser/data/run.js  tokens.js       what there is, and the vocabulary
+    browser/data/text/<n>.js             the rows of tokens that windows are cut from
     browser/data/<dictionary>.js         numbers of all its latents, for the list and the search
     browser/data/<dictionary>/<n>.js     pages of 32 latents: windows, histograms, neighbors
 
@@ -34,6 +35,8 @@ PER_FILE = 32
 """Latents whose pages are in one file."""
 TOP = 10
 """The strongest windows that a page shows; of the others, one of each quantile."""
+TEXT_TOKENS = 500_000
+"""Tokens of the text in one file, at most."""
 LIST_TOKENS, LIST_PROMOTED = 4, 5
 """Tokens of each latent that the list shows and the search finds: those it fires on at each layer, and promotes."""
 
@@ -49,7 +52,7 @@ def write_browser(run: RunDirectory, progress: Callable[[int], None] = lambda la
     if run.file(FOLDER).exists():
         shutil.rmtree(run.file(FOLDER))
     _write(run, "tokens", store.tokens)
-    files = ["tokens"]
+    files = ["tokens", *_write_text(run, store)]
     for number in range(len(store.dictionaries)):
         _write_dictionary(run, store, number, explanations, progress)
         files.append(str(number))
@@ -64,6 +67,18 @@ def _write(run: RunDirectory, name: str, value: Any) -> None:
     run.write_text(f"{FOLDER}/data/{name}.js", f"groupsae.receive({json.dumps(name)},{text});\n")
 
 
+def _write_text(run: RunDirectory, store: ContextStore) -> list[str]:
+    rows = _rows_per_file(store)
+    parts = [store.text["ids"][start : start + rows] for start in range(0, store.record.num_rows, rows)]
+    for index, ids_RT in enumerate(parts):
+        _write(run, f"text/{index}", ids(ids_RT))
+    return [f"text/{index}" for index in range(len(parts))]
+
+
+def _rows_per_file(store: ContextStore) -> int:
+    return max(1, TEXT_TOKENS // store.record.row_tokens)
+
+
 def _facts(run: RunDirectory, store: ContextStore) -> dict[str, Any]:
     record = store.record
     return {
@@ -72,6 +87,8 @@ def _facts(run: RunDirectory, store: ContextStore) -> dict[str, Any]:
         "text": record.text,
         "num_tokens": record.num_tokens,
         "window": record.window,
+        "row_tokens": record.row_tokens,
+        "rows_per_file": _rows_per_file(store),
         "quantiles": record.quantiles,
         "per_file": PER_FILE,
         "final_norm": record.final_norm,
@@ -212,10 +229,7 @@ def _layer(
         "scores": [None if np.isnan(arrays[name][place]) else _short(arrays[name][place]) for name in SCORES],
         "together": _pairs(arrays["together_id"][place], arrays["together_jaccard"][place]),
         "others": _others(store, number, layer, arrays, place, labels),
-        "ids": ids(np.stack([one.ids for one in windows]).astype(np.int64)) if windows else None,
-        "windows": [
-            [one.row, one.first, one.rank, one.quantile, *_values(one.values)] for one in windows
-        ],
+        "windows": [[one.row, one.first, one.rank, one.quantile, *_values(one.values)] for one in windows],
     }
     return found | ({"explanation": explained} if explained else {})
 

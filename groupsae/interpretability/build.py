@@ -140,11 +140,7 @@ class ContextBuilder:
         )
 
     def _others(self, number: int, hookpoint: str) -> list[int]:
-        return [
-            other
-            for other, found in enumerate(self.dictionaries)
-            if other != number and hookpoint in found.layers and set(found.suites) != set(self.dictionaries[number].suites)
-        ]
+        return [other for other, found in enumerate(self.dictionaries) if other != number and hookpoint in found.layers]
 
     def _fires_anywhere(self, number: int) -> np.ndarray:
         if number not in self._fires:
@@ -242,9 +238,7 @@ class ContextBuilder:
         token_auroc, surface_auroc = surface_scores(firings, self.surface, random)
         following = np.full(firings.count, np.nan, dtype=np.float32)
         if self.unembedding is not None:
-            following = following_scores(
-                firings, direction_SD, self.unembedding, text.ids_RT, text.kept_RT, random
-            )
+            following = following_scores(firings, direction_SD, self.unembedding, text.ids_RT, text.kept_RT, random)
         return {
             **_window_arrays(windows),
             "token_auroc": token_auroc,
@@ -294,4 +288,3 @@ def _cuts(count_S: np.ndarray) -> list[tuple[int, int]]:
             low, held = latent, 0
         held += count
     return [*found, (low, len(count_S))]
-

@@ -207,7 +207,7 @@ class SiteFirings:
 _PARTS = ("position", "value")
 
 
-def _opened(path: Path):  # noqa: ANN202 - safetensors gives its type no public name
+def _opened(path: Path):
     try:
         return safe_open(path, framework="numpy")
     except (OSError, SafetensorError) as error:

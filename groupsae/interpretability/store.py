@@ -141,9 +141,7 @@ class ContextStore:
         row, first = int(arrays["window_row"][index]), int(arrays["window_first"][index])
         return self._cut(row, first, values, None if rank == 255 else rank, None if quantile == 255 else quantile)
 
-    def _cut(
-        self, row: int, first: int, values: np.ndarray, rank: int | None, quantile: int | None
-    ) -> ContextWindow:
+    def _cut(self, row: int, first: int, values: np.ndarray, rank: int | None, quantile: int | None) -> ContextWindow:
         here = slice(first, first + self.record.window)
         return ContextWindow(
             row, first, self.text["ids"][row, here], values, self.text["kept"][row, here].astype(bool), rank, quantile

@@ -77,7 +77,7 @@ def surface_scores(firings: Firings, surface: Surface, random: np.random.Generat
         if not len(rest_X):
             continue
         both = np.concatenate([position_P, rest_X])
-        score_FE = np.stack([one.of(latent, value_N[both]) for one, value_N in zip(weights, surface.value_FN, strict=True)])
+        score_FE = np.stack([one.of(latent, both) for one in weights])
         token_S[latent] = auroc(score_FE[0], len(position_P))
         all_S[latent] = auroc(score_FE.sum(0), len(position_P))
     return token_S.astype(np.float32), all_S.astype(np.float32)
@@ -89,7 +89,7 @@ class _Weights:
     def __init__(
         self, firings: Firings, fits_M: np.ndarray, fitted_S: np.ndarray, value_N: np.ndarray, fits_N: np.ndarray
     ) -> None:
-        self.number, self._fitted_S = int(value_N.max(initial=0)) + 1, fitted_S
+        self.number, self._fitted_S, self._value_N = int(value_N.max(initial=0)) + 1, fitted_S, value_N
         base_X = np.bincount(value_N[fits_N], minlength=self.number) + 1.0
         self._share_X = base_X / base_X.sum()
         latent_M, position_M = firings.latent_M[fits_M], firings.position_M[fits_M]
@@ -97,7 +97,8 @@ class _Weights:
         self._key_U, self._count_U = np.unique(key_M, return_counts=True)
         self._start_S = np.searchsorted(self._key_U, np.arange(firings.count + 1) * self.number)
 
-    def of(self, latent: int, value_E: np.ndarray) -> np.ndarray:
+    def of(self, latent: int, position_E: np.ndarray) -> np.ndarray:
+        value_E = self._value_N[position_E]
         begin, end = self._start_S[latent], self._start_S[latent + 1]
         share_E, n = self._share_X[value_E], self._fitted_S[latent]
         count_E = np.zeros(len(value_E))

@@ -21,6 +21,7 @@ from groupsae.recipes.context import RunContext
 from groupsae.recipes.eval_inputs import EvalInputs
 from groupsae.records import RunDirectory
 from groupsae.records.types.contexts import ContextsRecord, DictionaryRecord, VocabularyRecord
+from groupsae.records.types.interpretability import InterpretabilityRecord
 from groupsae.saes.suite import Suite
 from groupsae.storage import digest
 
@@ -37,6 +38,7 @@ def contexts(ctx: RunContext) -> list[str]:
     run, settings, inputs = ctx.run, ctx.run.config.contexts, EvalInputs(ctx)
     if ctx.overwrite and run.file(FOLDER).exists():
         shutil.rmtree(run.file(FOLDER))
+    run.file(InterpretabilityRecord.path).unlink(missing_ok=True)  # scores of other contexts; eval makes them again
     source = inputs.source if settings.text == "held-out" else inputs.reader(ctx.rows)
     rows = np.sort(chosen_rows(source, settings.num_tokens, run.config.seed).numpy())
     key, firings = _key(run), run.file(FIRINGS_FOLDER)
@@ -44,7 +46,8 @@ def contexts(ctx: RunContext) -> list[str]:
     with bar("contexts read", len(rows) * source.row_tokens) as advance:
         write_firings(sites(inputs.suites), source, rows.tolist(), firings, key, advance)
     files = FiringFiles(firings)
-    text = ContextText(source.rows.ids_RT[rows].astype(np.int32), files.kept_RT(), row_clusters(source, torch.from_numpy(rows)))
+    ids_RT, cluster_R = source.rows.ids_RT[rows].astype(np.int32), row_clusters(source, torch.from_numpy(rows))
+    text = ContextText(ids_RT, files.kept_RT(), cluster_R)
     if not text.kept_RT.any():
         raise nothing_left()
     written = _write(ctx, inputs.suites, files, text, rows, key)

@@ -90,7 +90,7 @@ STAGES = (
     ),
     Stage(
         "eval",
-        "evaluate on held-out text: reconstruction, losses, circuits, similarity",
+        "evaluate on held-out text: reconstruction, losses, circuits, similarity, interpretability",
         ("circuits", "eval"),
         "groupsae.recipes.eval:evaluate",
         "groupsae.recipes.eval:task_files",
