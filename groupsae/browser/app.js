@@ -132,7 +132,7 @@ const groupsae = (() => {
 
   // ---- search
 
-  let lower = null;
+  let lower = null, matched = null; // the tokens in lower case; a rank for each that was searched for
   function matchingTokens(query) {
     if (!lower) lower = tokens.map((token) => token.toLowerCase());
     const word = query.toLowerCase(), bare = word.trim(), rank = new Uint8Array(tokens.length + 1);
@@ -145,6 +145,7 @@ const groupsae = (() => {
   // A rank for each latent: 0 is not found, larger is nearer to what was asked.
   function searched() {
     const query = state.query;
+    matched = null;
     if (!query.trim()) return null;
     const rank = new Float32Array(columns.size), where = state.where;
     const number = /^#?\d+$/.test(query.trim()) ? Number(query.trim().replace("#", "")) : null;
@@ -155,6 +156,7 @@ const groupsae = (() => {
       }
     }
     const found = where === "explained" ? null : matchingTokens(query);
+    matched = found;
     if (found && where !== "promotes") rankTokens(rank, found, columns.raw("tokens"), 10);
     if (found && where !== "fires" && columns.raw("promoted")) rankTokens(rank, found, columns.raw("promoted"), where === "promotes" ? 10 : 1);
     if (number !== null && number < columns.size && where === "all") rank[number] = 1000;
@@ -173,6 +175,14 @@ const groupsae = (() => {
         }
       }
     }
+  }
+
+  // Why a row is there whose own tokens do not show it: the token it promotes that was searched for.
+  function promotedMatch(latent) {
+    const ids = columns.raw("promoted"), width = ids ? ids.length / columns.size : 0;
+    if (!matched || state.where === "fires" || columns.tokens(latent, state.layer).some((id) => matched[id + 1])) return [];
+    const id = Array.from(ids.subarray(latent * width, (latent + 1) * width)).find((one) => matched[one]);
+    return id ? [el("span", "muted", "promotes "), token(id - 1), el("span", "muted", " · ")] : [];
   }
 
   function refresh() {
@@ -216,7 +226,7 @@ const groupsae = (() => {
     const what = el("span", "what");
     if (columns.explained[latent] !== undefined) what.append(columns.explained[latent]);
     else if (silent) what.append("never fires");
-    else what.append(...columns.tokens(latent, state.layer).slice(0, 4).map((id) => token(id)));
+    else what.append(...promotedMatch(latent), ...columns.tokens(latent, state.layer).slice(0, 4).map((id) => token(id)));
     const right = el("span", "right");
     if (columns.layers > 1) right.append(strip(counts, 64, 20, state.layer));
     right.append(el("span", "", silent ? "" : percent(columns.rate(latent, state.layer))));
@@ -310,7 +320,9 @@ const groupsae = (() => {
     const list = el("ul", "list");
     for (const [what, share, text, hot] of rows) {
       const item = el("li");
-      item.append(what, meter(share, hot), el("span", "value", text));
+      const cell = el("span");
+      cell.append(what);
+      item.append(cell, meter(share, hot), el("span", "value", text));
       list.append(item);
     }
     return list;
