@@ -173,6 +173,20 @@ SIMILARITY = _table(
     Metric("pairs", "pairs", "pairs of latents", "neither", _0, "one-to-one pairs of rows"),
 )  # fmt: skip
 
+INTERPRETABILITY = _table(
+    Metric("token_purity", "token purity", "share of values", "neither", _3,
+           "share of a latent's values that lie on its most frequent token"),
+    Metric("token_auroc", "AUROC of the token", "AUROC", "neither", _3,
+           "how well the token alone tells, on unseen documents, where a latent fires"),
+    Metric("surface_auroc", "AUROC of the surface", "AUROC", "neither", _3,
+           "the same from the token, the two before it and its place in the row"),
+    Metric("context_gain", "context adds", "AUROC", "neither", _3, "AUROC of the surface - AUROC of the token"),
+    Metric("intruder", "intruder found", "share of trials", "higher", _3,
+           "how often a window of another latent is least like four of this latent; chance 0.2"),
+    Metric("following_auroc", "AUROC of what follows", "AUROC", "higher", _3,
+           "chance that a promoted token follows: logits of tokens after firings against those of any tokens"),
+)  # fmt: skip
+
 COSTS = _table(
     Metric("published_mflop", "MFLOP per SAE token, published count", "10^6 FLOP per SAE token", "lower", mflop,
            "C = A + T G: one forward pass and a dense step per SAE", GROUP_SAE),

@@ -50,6 +50,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "distributed",
     },  # timing measures the Rates that planning reckons with
     "evaluation": {*VALUES, "oom", "models", "text", "activations", "saes"},
+    "interpretability": {*VALUES, "models", "activations", "saes", "evaluation"},
+    "browser": {*VALUES, "interpretability"},
     "report": {*VALUES, "analysis"},
     "interop": {*VALUES, "progress", "models", "activations", "saes"},
     "attach": {*VALUES, "models", "saes"},
@@ -160,6 +162,7 @@ def test_the_table_names_parts_that_exist_or_are_planned():
             },
         ),
         ("report", {"torch", "transformers", "safetensors.torch"}),
+        ("browser", {"torch", "transformers", "matplotlib"}),
         ("analysis", {"torch", "transformers", "matplotlib", "jinja2", "rich", "groupsae.report"}),
         ("metrics", {"torch", "matplotlib", "numpy"}),
         ("config", {"torch", "transformers"}),

@@ -13,6 +13,7 @@ from groupsae.partition import Partition
 from groupsae.records import RunDirectory
 from groupsae.records.types.circuits import CircuitsRecord
 from groupsae.records.types.distances import DistancesRecord
+from groupsae.records.types.interpretability import InterpretabilityRecord
 from groupsae.records.types.losses import LossesRecord
 from groupsae.records.types.manifest import ModelRecord
 from groupsae.records.types.measured import Difference, OverLayers
@@ -55,6 +56,7 @@ class RunRecords:
     losses: LossesRecord | None = None
     circuits: CircuitsRecord | None = None
     similarity: SimilarityRecord | None = None
+    interpretability: InterpretabilityRecord | None = None
     log: tuple[MetricsLine, ...] = ()
     stage_seconds: dict[str, float] = field(default_factory=dict)
     model: ModelRecord | None = None
@@ -83,6 +85,7 @@ class RunRecords:
             losses=LossesRecord.find(run),
             circuits=CircuitsRecord.find(run),
             similarity=SimilarityRecord.find(run),
+            interpretability=InterpretabilityRecord.find(run),
             log=MetricsLine.read_all(run),
             stage_seconds={stage: done.seconds for stage, done in manifest.stages.items()},
             model=manifest.model,

@@ -48,7 +48,8 @@ def read_flags(verb: str, flags: list[str], config: RunConfig) -> Any:
                 "parts",
                 names,
                 (),
-                "What to evaluate: reconstruction, losses, circuits, similarity. Without a name, all four.",
+                "What to evaluate: reconstruction, losses, circuits, similarity, interpretability. Without a name, "
+                "all; the last one only where the contexts stage is done.",
             ),
             _Flag(
                 "against",

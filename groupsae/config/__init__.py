@@ -22,6 +22,7 @@ from groupsae.config.section import Section, differing_keys, dump_config, flat
 from groupsae.config.stages import (
     GROUP_METHODS,
     ActivationsConfig,
+    ContextsConfig,
     Direction,
     DistancesConfig,
     EvalConfig,
@@ -40,6 +41,7 @@ __all__ = [
     "ActivationsConfig",
     "BatchTopKConfig",
     "CircuitsConfig",
+    "ContextsConfig",
     "Direction",
     "DistancesConfig",
     "EvalConfig",

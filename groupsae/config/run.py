@@ -14,6 +14,7 @@ from groupsae.config.saes import SAEConfig, TopKConfig, sae_section
 from groupsae.config.section import Section, Whole
 from groupsae.config.stages import (
     ActivationsConfig,
+    ContextsConfig,
     DistancesConfig,
     EvalConfig,
     GroupConfig,
@@ -58,6 +59,7 @@ class RunConfig(Section):
     other_saes: tuple[SAEConfig, ...] = ()
     """The SAE settings after the first; a file writes all of them as `[[sae]]` tables."""
     train: TrainConfig = TrainConfig()
+    contexts: ContextsConfig = ContextsConfig()
     eval: EvalConfig = EvalConfig()
     circuits: CircuitsConfig = CircuitsConfig()
 

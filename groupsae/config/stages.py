@@ -299,6 +299,25 @@ class TrainConfig(Section):
         return self
 
 
+class ContextsConfig(Section):
+    """Which text latents are shown on, and how much of it is kept."""
+
+    num_tokens: Count = 200_000
+    """Tokens that are read, every latent on the same ones."""
+    text: Literal["held-out", "training"] = "held-out"
+    """`held-out`, text that no SAE has seen, or `training`."""
+    window: Annotated[Whole, Field(gt=1)] = 32
+    """Tokens per window of text; a row's, where rows are shorter."""
+    top: Annotated[Whole, Field(gt=0, lt=255)] = 16
+    """Windows in which a latent fires most strongly."""
+    quantiles: Annotated[Whole, Field(gt=0, lt=255)] = 10
+    """Equal parts of all windows in which a latent fires, ordered by its largest value there."""
+    per_quantile: Count = 2
+    """Windows drawn at random from each quantile."""
+    silent: Count = 10
+    """Windows drawn at random in which a latent does not fire."""
+
+
 class EvalConfig(Section):
     """How the SAEs are judged, on held-out text."""
 

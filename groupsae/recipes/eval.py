@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from groupsae import metrics
+from groupsae.analysis.run_records import BASELINE
 from groupsae.analysis.summary import write_summary
 from groupsae.config import RunConfig
 from groupsae.errors import ConfigError, RunError, unknown
@@ -19,11 +20,15 @@ from groupsae.evaluation.losses import SplicedLosses, evaluate_losses
 from groupsae.evaluation.measures import Measured
 from groupsae.evaluation.reconstruction import Reconstructions, evaluate_reconstructions
 from groupsae.evaluation.similarity import evaluate_similarity
+from groupsae.interpretability.store import ContextStore
+from groupsae.interpretability.summary import read_scores, summarize_scores
+from groupsae.interpretability.surface import MIN_FIRINGS
 from groupsae.metrics import units
 from groupsae.progress import bar, say
 from groupsae.recipes.context import RunContext
 from groupsae.recipes.eval_inputs import EvalInputs, eval_inputs
 from groupsae.records.types.circuits import CircuitsRecord
+from groupsae.records.types.interpretability import InterpretabilityRecord
 from groupsae.records.types.losses import LossesRecord
 from groupsae.records.types.reconstruction import ReconstructionRecord
 from groupsae.records.types.record import Record
@@ -35,7 +40,7 @@ Part = Callable[[EvalInputs], Record]
 
 def reconstruction(inputs: EvalInputs) -> ReconstructionRecord:
     """How well SAEs reconstruct activations."""
-    found = inputs.evaluated("reconstruction", evaluate_reconstructions, inputs.reader, means=True)
+    found = inputs.evaluated("reconstruction", evaluate_reconstructions, inputs.held_out, means=True)
     return ReconstructionRecord(
         units=units(metrics.RECONSTRUCTION),
         density_edges=DENSITY_EDGES,
@@ -97,15 +102,32 @@ def circuits(inputs: EvalInputs) -> CircuitsRecord:
 def similarity(inputs: EvalInputs) -> SimilarityRecord:
     """What dictionaries share."""
     comparing = {"compared": inputs.are_compared, "repeated": inputs.are_repeated}
-    found = inputs.evaluated("similarity", evaluate_similarity, inputs.reader, **comparing)
+    found = inputs.evaluated("similarity", evaluate_similarity, inputs.held_out, **comparing)
     return SimilarityRecord(units=units(metrics.SIMILARITY), **asdict(found))
 
 
+def interpretability(inputs: EvalInputs) -> InterpretabilityRecord:
+    """What latents mean, by scores that need no judge; from the contexts."""
+    store = ContextStore(inputs.ctx.run)
+    scores = read_scores(store)
+    first = BASELINE if BASELINE in scores else next(iter(scores))
+    return InterpretabilityRecord(
+        units=units(metrics.INTERPRETABILITY),
+        text=store.record.text,
+        num_tokens=store.record.num_tokens,
+        min_firings=MIN_FIRINGS,
+        **asdict(summarize_scores(scores, first)),
+    )
+
+
+FROM_CONTEXTS = "interpretability"
+"""The part that is made from the contexts of a run, and not from activations."""
 PARTS: dict[str, Part] = {
     "reconstruction": reconstruction,
     "losses": losses,
     "circuits": circuits,
     "similarity": similarity,
+    FROM_CONTEXTS: interpretability,
 }
 
 
@@ -124,17 +146,17 @@ def evaluate(ctx: RunContext, parts: Sequence[str] = (), against: Path | None = 
     Raises RunError for a part made from another config or older results, unless it is to be made again.
     """
     inputs = eval_inputs(ctx, against)
-    run, files = ctx.run, _files(inputs)
+    run, files, beside = ctx.run, _files(inputs), _beside(inputs)
     wanted = wanted_parts(ctx, parts, against)
     for part in wanted:
         began = time.perf_counter()
         PARTS[part](inputs).write(run, files[part])
         read = run.config.circuits.files if part == "circuits" else []
-        run.finish("eval", time.perf_counter() - began, [files[part]], read, part=files[part], beside=inputs.beside)
+        run.finish("eval", time.perf_counter() - began, [files[part]], read, part=files[part], beside=beside[part])
     if not wanted:
         say(f"eval {' '.join(parts or PARTS)}: done already (--overwrite makes it again)")
     written = write_summary(run, inputs.other)
-    done = all(run.status("eval", file, beside=inputs.beside) == "done" for file in files.values())
+    done = all(run.status("eval", file, beside=beside[part]) == "done" for part, file in files.items())
     return [*files.values(), written] if done and against is None else None
 
 
@@ -142,9 +164,11 @@ def wanted_parts(ctx: RunContext, parts: Sequence[str], against: Path | None) ->
     """The parts that `evaluate` will measure; raises what it raises before anything is loaded."""
     ctx.require_tasks()
     inputs = eval_inputs(ctx, against)
-    files = _files(inputs)
-    status = {part: ctx.run.status("eval", file, beside=inputs.beside) for part, file in files.items()}
-    wanted = [part for part in parts or PARTS if ctx.overwrite or status[part] != "done"]
+    files, beside = _files(inputs), _beside(inputs)
+    if FROM_CONTEXTS in parts and FROM_CONTEXTS not in files:
+        _require_contexts(ctx, against)
+    status = {part: ctx.run.status("eval", file, beside=beside[part]) for part, file in files.items()}
+    wanted = [part for part in parts or files if ctx.overwrite or status[part] != "done"]
     stale = [files[part] for part in wanted if status[part] == "stale"]
     if stale and not ctx.overwrite:
         raise RunError(
@@ -155,7 +179,24 @@ def wanted_parts(ctx: RunContext, parts: Sequence[str], against: Path | None) ->
 
 
 def _files(inputs: EvalInputs) -> dict[str, str]:
-    return {part: f"{inputs.folder}/{part}.json" for part in PARTS}
+    """The files of the parts that can be had: one needs contexts, which another run's suites do not have here."""
+    has_contexts = inputs.other is None and inputs.ctx.run.status("contexts") == "done"
+    return {part: f"{inputs.folder}/{part}.json" for part in PARTS if part != FROM_CONTEXTS or has_contexts}
+
+
+def _beside(inputs: EvalInputs) -> dict[str, str]:
+    """What each part is made from besides the stages before `eval`, as a hash."""
+    recorded = inputs.ctx.run.manifest.stages
+    found = dict.fromkeys(PARTS, inputs.beside)
+    return found | {FROM_CONTEXTS: recorded["contexts"].files_digest if "contexts" in recorded else ""}
+
+
+def _require_contexts(ctx: RunContext, against: Path | None) -> None:
+    if against is not None:
+        raise ConfigError(
+            f"{FROM_CONTEXTS} compares the suites of one run only: leave --against out, or train them in one run."
+        )
+    ctx.run.require("contexts")
 
 
 def _by_layer(suites: Mapping[str, Mapping[str, Measured]]) -> dict[str, dict[str, Any]]:

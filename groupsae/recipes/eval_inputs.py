@@ -19,6 +19,7 @@ from groupsae.recipes.context import ROWS_FILE, RunContext
 from groupsae.recipes.suites import SweepMember, members_of
 from groupsae.records import RunDirectory
 from groupsae.saes.suite import Suite
+from groupsae.text.tokens import TokenRows
 
 Result = TypeVar("Result")
 
@@ -83,13 +84,17 @@ class EvalInputs:
     @cached_property
     def source(self) -> Harvester:
         """The held-out rows, read at every hookpoint that some suite serves."""
+        return self.reader(self.ctx.rows.held_out)
+
+    def reader(self, rows: TokenRows) -> Harvester:
+        """Rows of this run, read at every hookpoint that some suite serves."""
         served = {hookpoint for suite in self.suites.values() for hookpoint in suite.partition.hookpoints}
         known = self.ctx.source.norm_limits
         limits = known if served <= set(known) else self.ctx.harvester(self.ctx.rows, sorted(served)).norm_limits
-        return self.ctx.harvester(self.ctx.rows.held_out, sorted(served), limits)
+        return self.ctx.harvester(rows, sorted(served), limits)
 
     @cached_property
-    def reader(self) -> PositionSource:
+    def held_out(self) -> PositionSource:
         """The held-out activations for the parts that need no language model: from the run's cache, if it has them."""
         if not self.ctx.cached:
             return self.source

@@ -24,6 +24,7 @@ class Stage:
                 it is out of date once they have changed
     standalone  whether it makes do with what there is: a plan can be made before a model is loaded
     together    whether all ranks do it, if there are several; else rank 0 does, and the others wait
+    without     earlier stages that it is not made from
     """
 
     name: str
@@ -33,6 +34,7 @@ class Stage:
     inputs: str = ""
     standalone: bool = False
     together: bool = False
+    without: tuple[str, ...] = ()
 
     def load(self) -> Callable[[Any], list[str] | None]:
         """The function that does the stage."""
@@ -85,11 +87,25 @@ STAGES = (
         together=True,
     ),
     Stage(
+        "contexts",
+        "find text on which each latent fires, the tokens it promotes, and its neighbors",
+        ("contexts",),
+        "groupsae.recipes.contexts:contexts",
+    ),
+    Stage(
         "eval",
-        "evaluate on held-out text: reconstruction, losses, circuits, similarity",
+        "evaluate on held-out text: reconstruction, losses, circuits, similarity, interpretability",
         ("circuits", "eval"),
         "groupsae.recipes.eval:evaluate",
         "groupsae.recipes.eval:task_files",
+        without=("contexts",),
+    ),
+    Stage(
+        "browse",
+        "write browser/index.html: every latent on a page of its own",
+        (),
+        "groupsae.recipes.browse:browse",
+        without=("eval",),
     ),
     Stage("report", "write report/index.html", (), "groupsae.recipes.report:report", standalone=True),
 )
@@ -147,7 +163,8 @@ def stages_before(config: RunConfig, stage: str) -> tuple[str, ...]:
     if stage == "train" and config.train.imported is not None:
         return ()
     counts = stage == "report" or config.plan.chooses
-    return tuple(name for name in own[: own.index(stage)] if name != "plan" or counts)
+    left_out = {*stage_named(stage).without, *(() if counts else ("plan",))}
+    return tuple(name for name in own[: own.index(stage)] if name not in left_out)
 
 
 def fingerprint(config: RunConfig, stage: str, part: str = "") -> str:

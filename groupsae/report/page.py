@@ -25,6 +25,7 @@ from groupsae.report.evaluation_tables import circuit_frames, similarity_frames
 from groupsae.report.facts import command, facts, missing_stages
 from groupsae.report.figures import Drawing
 from groupsae.report.forecast import PLAN_NOTE, forecast_rows, forecast_sentences, unpredicted
+from groupsae.report.interpretability_tables import interpretability_frame
 from groupsae.report.sweep_section import seed_frame, setting_frame, sweep_figures, sweep_headline
 
 _HERE = Path(__file__).parent
@@ -53,13 +54,15 @@ class Section:
     sentences: Sequence[str] = ()
     to_do: tuple[str, Sequence[str]] | None = None
     """What could be known, and the commands that find it out."""
+    link: tuple[str, str] | None = None
+    """A page beside this one: its address and its title."""
     optional: bool = False
     """Left out where there is nothing to show: not every evaluation has it."""
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to show."""
-        return not (self.drawings or self.frames or self.folded)
+        return not (self.drawings or self.frames or self.folded or self.link)
 
 
 def write_report(run: RunDirectory) -> Path:
@@ -152,7 +155,12 @@ def _sweep_sections(records: RunRecords, compared: SummaryRecord) -> list[Sectio
 
 
 def _sections(run: RunDirectory, whole: RunRecords, records: RunRecords, compared: SummaryRecord) -> list[Section]:
-    return [*_before_training(run, whole, records), *_after_training(run, records, compared), *_evaluation(records)]
+    return [
+        *_before_training(run, whole, records),
+        *_after_training(run, records, compared),
+        *_evaluation(records),
+        _latents(run, records),
+    ]
 
 
 def _before_training(run: RunDirectory, whole: RunRecords, records: RunRecords) -> list[Section]:
@@ -220,6 +228,20 @@ def _evaluation(records: RunRecords) -> list[Section]:
             optional=True,
         ),
     ]
+
+
+def _latents(run: RunDirectory, records: RunRecords) -> Section:
+    frame, written = interpretability_frame(records), run.status("browse") == "done"
+    return Section(
+        "latents",
+        "What latents mean",
+        "Every latent has a page with the text it fires on, and scores that need no judge.",
+        "browse",
+        _drawn(figures.latent_scores(records)),
+        [frame] if frame else [],
+        link=("../browser/index.html", "Look at every latent") if written else None,
+        optional=True,
+    )
 
 
 def _plan_section(run: RunDirectory, whole: RunRecords, records: RunRecords) -> Section:

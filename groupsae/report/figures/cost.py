@@ -22,7 +22,9 @@ STAGE_NAMES = {
     "group": "group the layers",
     "plan": "plan the cost",
     "train": "train",
+    "contexts": "find contexts",
     "eval": "evaluate",
+    "browse": "write the browser",
     "report": "write this page",
 }
 _SHOWN = ("mean_fvu", "mean_delta_ce")
