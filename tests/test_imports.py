@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "planning",
     },  # timing measures the Rates that planning reckons with
     "evaluation": {*VALUES, "oom", "models", "text", "activations", "saes"},
+    "interpretability": {*VALUES, "activations", "saes", "evaluation"},
     "report": {*VALUES, "analysis"},
     "interop": {*VALUES, "activations", "saes"},
 }

@@ -16,6 +16,7 @@ from signal import SIGINT
 
 from groupsae.cli.commands import init, run, show
 from groupsae.cli.export import export
+from groupsae.cli.interpret import interpret
 from groupsae.cli.transfer import transfer
 from groupsae.cli.verbs import OTHER_VERBS, STAGE_VERBS, list_verbs, require_verb
 from groupsae.errors import GroupsaeError
@@ -33,7 +34,7 @@ RUN is a TOML file, or the directory of an earlier run. `groupsae init my.toml` 
 Progress goes to stderr, results to stdout; --json prints them for scripts. Exit codes: 0 done, 1 a fault of
 groupsae, 2 wrong input, 130 interrupted by Ctrl-C, 143 by SIGTERM."""
 
-_COMMANDS = {"init": init, "show": show, "transfer": transfer, "export": export}
+_COMMANDS = {"init": init, "show": show, "transfer": transfer, "export": export, "interpret": interpret}
 """The verbs that are no stages of a run, nor all of them."""
 
 

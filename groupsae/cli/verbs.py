@@ -11,6 +11,7 @@ OTHER_VERBS = {
     "demo": "do all stages on the built-in model and your Python's standard library",
     "transfer": "train one SAE per layer, initialized from another run's SAEs (previous layer, next layer, or group)",
     "export": "write the SAEs of one suite in the files of SAELens or sparsify",
+    "interpret": "have a language model explain latents, and score how well that predicts where they fire",
     "show": "print what is done, what is missing, and the results so far",
     "init": "write a config file to start from",
 }
