@@ -33,6 +33,7 @@ class Options:
         judge_url: Address of the server up to /chat/completions, such as http://127.0.0.1:8000/v1
         judge_model: The model's name there.
         latents: Latents per SAE and layer, drawn at random.
+        layers: Only these hookpoints, such as layers.3; all without a name.
         num_tokens: Held-out tokens to take windows from, at most.
         concurrent: Most requests at once.
         timeout: Seconds to wait for one answer.
@@ -49,6 +50,7 @@ class Options:
     judge_url: str
     judge_model: str
     latents: int = 64
+    layers: tuple[str, ...] = ()
     num_tokens: int = 1_000_000
     concurrent: int = 8
     timeout: float = 60.0
@@ -87,7 +89,7 @@ def _interpret(run: RunDirectory, options: Options) -> None:
     from groupsae.recipes import interpret as recipe
 
     server = JudgeServer(options.judge_url, options.judge_model, options.concurrent, options.timeout, options.retries)
-    sampling = Sampling(options.latents, options.num_tokens, seed=run.config.seed)
+    sampling = Sampling(options.latents, options.num_tokens, seed=run.config.seed, layers=options.layers)
     prices = Prices(options.price_in, options.price_out)
     if options.dry_run:
         found = recipe.estimate(run, server, sampling, prices=prices, cache=options.cache)

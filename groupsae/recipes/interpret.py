@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from groupsae.errors import Interrupted, RunError
+from groupsae.errors import ConfigError, Interrupted, RunError, unknown
 from groupsae.interpretability.judge.cache import AnswerCache
 from groupsae.interpretability.judge.client import Judge
 from groupsae.interpretability.judge.cost import CostEstimate, Prices, estimate_cost
@@ -17,12 +17,14 @@ from groupsae.interpretability.judge.rounds import Unread, explain, questions, s
 from groupsae.interpretability.judge.sampling import Gathered
 from groupsae.interpretability.judge.settings import KEY_VARIABLE, JudgeServer, Sampling
 from groupsae.interrupt import noted
+from groupsae.partition import Partition
 from groupsae.progress import bar, say
 from groupsae.recipes.context import RunContext
 from groupsae.recipes.eval_inputs import EvalInputs, eval_inputs
 from groupsae.recipes.run import alone
 from groupsae.records import RunDirectory
 from groupsae.records.types.interpretation import InterpretationRecord
+from groupsae.saes.suite import read_suite_index
 from groupsae.storage import digest
 from groupsae.units import format_duration
 
@@ -45,7 +47,7 @@ def interpret(
     with requests that had no answer is completed; a complete one is left as it is. Raises RunError, before anything is
     read, for a run that is not trained, or a result of other settings unless it is to be replaced.
     """
-    run.require(*run.before("eval"))
+    _require_possible(run, sampling)
     before = _result_so_far(run, server, sampling, overwrite)
     if before and before.complete:
         say(f"interpret: done already (--overwrite makes it again, with the answers in {CACHE_FILE})")
@@ -72,7 +74,7 @@ def estimate(
     cache: Path | None = None,
 ) -> CostEstimate:
     """What `interpret` would send and what that takes. Nothing is sent; windows are read, which runs the model."""
-    run.require(*run.before("eval"))
+    _require_possible(run, sampling)
     with alone(run), AnswerCache(cache or run.file(CACHE_FILE)) as answers:
         gathered = _gather(eval_inputs(RunContext(run)), sampling)
         return estimate_cost(server, gathered.latents, sampling, answers, prices)
@@ -108,7 +110,7 @@ def _gather(inputs: EvalInputs, sampling: Sampling) -> Gathered:
 def _say_missing(inputs: EvalInputs, sampling: Sampling, gathered: Gathered) -> None:
     for name, suite in inputs.suites.items():
         found = [one.hookpoint for one in gathered.latents if one.suite == name]
-        short = {layer: found.count(layer) for layer in suite.partition.hookpoints}
+        short = {layer: found.count(layer) for layer in _layers(suite.partition, sampling)}
         short = {layer: count for layer, count in short.items() if count < sampling.latents}
         if short:
             say(
@@ -145,8 +147,22 @@ def _judge(
         with bar("scores", len(asked), "requests") as advance:
             counts = score(judge, latents, asked, unread, advance)
         _require_not_stopped(stopped, answers)
-    layers = {name: suite.partition.hookpoints for name, suite in inputs.suites.items()}
+    layers = {name: _layers(suite.partition, sampling) for name, suite in inputs.suites.items()}
     return interpretation_record(server, sampling, gathered, found, counts, judge.tally, unread, layers)
+
+
+def _layers(partition: Partition, sampling: Sampling) -> tuple[str, ...]:
+    """The layers of a suite whose latents are judged."""
+    return tuple(name for name in partition.hookpoints if name in (sampling.layers or partition.hookpoints))
+
+
+def _require_possible(run: RunDirectory, sampling: Sampling) -> None:
+    """Raises RunError for a run that is not trained, ConfigError for a layer that it does not have."""
+    run.require(*run.before("eval"))
+    known = dict.fromkeys(name for one in read_suite_index(run.path).values() for name in one.hookpoints)
+    for name in sampling.layers:
+        if name not in known:
+            raise ConfigError(unknown("layer", name, known))
 
 
 def _require_not_stopped(stopped: Callable[[], int], answers: AnswerCache) -> None:

@@ -55,8 +55,12 @@ def gather_windows(
     is silent in as many of the half for scores. `progress` is called with tokens read; each is read twice.
     Raises TextError if no text is held out.
     """
-    pairs = sites(suites)
-    places = by_suite(suites, {site: site for site in pairs})
+    served = sites(suites)
+    places = {
+        suite: {layer: site for layer, site in layers.items() if layer in (sampling.layers or layers)}
+        for suite, layers in by_suite(suites, {site: site for site in served}).items()
+    }
+    pairs = {site: served[site] for layers in places.values() for site in layers.values()}
     grid = WindowGrid.of(source, ids_RT, sampling)
     counts = {site: FiringCounts(bound.sae.d_sae) for site, bound in pairs.items()}
     for batch in _read(pairs, source, grid, progress):

@@ -87,6 +87,7 @@ class Sampling:
                      as many that do not activate
     shown            windows in one request of a score
     seed             decides all choices
+    layers           the hookpoints whose latents are judged; all without a name
 
     Raises ConfigError for a number below 1.
     """
@@ -98,6 +99,7 @@ class Sampling:
     scored: int = 10
     shown: int = 5
     seed: int = 0
+    layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("latents", "num_tokens", "window_tokens", "explained", "scored", "shown"):

@@ -18,6 +18,8 @@ class SamplingRecord(RecordPart):
     scored: int
     shown: int
     seed: int
+    layers: tuple[str, ...]
+    """Those that were asked for; empty for all."""
 
 
 class VerdictsRecord(RecordPart):
