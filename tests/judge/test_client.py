@@ -51,7 +51,11 @@ def test_equal_requests_are_sent_once(client, rules):
     rules.reply = echo
     judge = client()
     assert texts(judge.ask(bodies(3) * 4)) == ["0", "1", "2"] * 4
-    assert len(rules.bodies) == 3
+    assert len(rules.bodies) == 3 and (judge.tally.answered, judge.tally.cached) == (3, 0)
+    rules.reply = lambda number, body: (400, {})
+    judge = client()
+    assert judge.ask([{"model": "rules", "messages": []}] * 4) == [None] * 4
+    assert len(rules.bodies) == 4 and judge.tally.lost == {"status 400": 1}
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])

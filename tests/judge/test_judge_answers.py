@@ -1,7 +1,7 @@
 """What is read out of answers, and what requests look like."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groupsae.interpretability.judge.answers import LONGEST, read_explanation, read_verdicts
@@ -55,6 +55,7 @@ def test_verdicts(text, verdicts):
     assert read_verdicts(text, 3) == verdicts
 
 
+@settings(max_examples=60)
 @given(st.text())
 def test_no_text_is_too_strange_to_read(text):
     explanation = read_explanation(text)

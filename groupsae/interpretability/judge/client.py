@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from groupsae.errors import ConfigError
-from groupsae.interpretability.judge.cache import Answer, AnswerCache
+from groupsae.interpretability.judge.cache import Answer, AnswerCache, request_digest
 from groupsae.interpretability.judge.settings import KEY_VARIABLE, JudgeServer
 
 AGAIN = {408, 425, 429, 500, 502, 503, 504}
@@ -93,18 +93,19 @@ class Judge:
             self.tally.seconds += time.perf_counter() - began
 
     async def _ask(self, bodies: Sequence[Body], progress: Callable[[int], None]) -> list[Answer | None]:
-        gate, locks = asyncio.Semaphore(self.server.concurrent), [asyncio.Lock() for _ in bodies]
-        first: dict[str, int] = {}
-        same = [first.setdefault(repr(body), number) for number, body in enumerate(bodies)]
+        gate, digests = asyncio.Semaphore(self.server.concurrent), [request_digest(body) for body in bodies]
+        different, times = dict(zip(digests, bodies, strict=True)), Counter(digests)
 
-        async def one(number: int, client: Any) -> Answer | None:
-            async with locks[same[number]], gate:
-                answer = self._from_cache(bodies[number]) or await self._from_server(client, bodies[number])
-            progress(1)
+        async def one(client: Any, digest: str, body: Body) -> Answer | None:
+            async with gate:
+                answer = self._from_cache(body) or await self._from_server(client, body)
+            progress(times[digest])
             return answer
 
         async with self._client() as client:
-            return list(await asyncio.gather(*(one(number, client) for number in range(len(bodies)))))
+            found = await asyncio.gather(*(one(client, digest, body) for digest, body in different.items()))
+        answers = dict(zip(different, found, strict=True))
+        return [answers[digest] for digest in digests]
 
     def _client(self) -> Any:
         headers = {"Authorization": f"Bearer {self.server.key}"} if self.server.key else {}

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from groupsae.interpretability.judge.answers import read_explanation, read_verdicts
-from groupsae.interpretability.judge.client import Judge
+from groupsae.interpretability.judge.cache import Answer, request_digest
+from groupsae.interpretability.judge.client import Body, Judge
 from groupsae.interpretability.judge.prompts import METHODS, Method, explanation_request, score_request
 from groupsae.interpretability.judge.sampling import LatentWindows, rng
 from groupsae.interpretability.judge.scores import Verdicts
@@ -70,9 +71,10 @@ def explanation_bodies(model: str, latents: Sequence[LatentWindows]) -> list[dic
 
 def explain(judge: Judge, latents: Sequence[LatentWindows], unread: Unread, progress: Progress) -> list[Explanations]:
     """Ask for every latent's explanations; a latent without an answer that can be read has none."""
-    answers = judge.ask(explanation_bodies(judge.server.model, latents), progress=progress)
+    bodies = explanation_bodies(judge.server.model, latents)
+    answers = judge.ask(bodies, progress=progress)
     texts = [None if answer is None else read_explanation(answer.text) for answer in answers]
-    unread.explanations += sum(a is not None and t is None for a, t in zip(answers, texts, strict=True))
+    unread.explanations += _unread(bodies, answers, texts)
     return [Explanations(own, other) for own, other in zip(texts[::2], texts[1::2], strict=True)]
 
 
@@ -112,12 +114,16 @@ def score(
     judge: Judge, latents: Sequence[LatentWindows], asked: Sequence[Question], unread: Unread, progress: Progress
 ) -> list[dict[str, dict[Method, Verdicts]]]:
     """Ask all questions; each latent's counts by kind of explanation and method."""
-    answers = judge.ask([one.body(judge.server.model) for one in asked], progress=progress)
+    bodies = [one.body(judge.server.model) for one in asked]
+    answers = judge.ask(bodies, progress=progress)
+    read = [
+        None if answer is None else read_verdicts(answer.text, len(one.windows))
+        for one, answer in zip(asked, answers, strict=True)
+    ]
+    unread.scores += _unread(bodies, answers, read)
     pairs: dict[tuple[int, str, Method], list[tuple[bool, bool | None]]] = {}
-    for one, answer in zip(asked, answers, strict=True):
-        read = None if answer is None else read_verdicts(answer.text, len(one.windows))
-        unread.scores += answer is not None and read is None
-        verdicts = read or (None,) * len(one.windows)
+    for one, found in zip(asked, read, strict=True):
+        verdicts = found or (None,) * len(one.windows)
         pairs.setdefault((one.latent, one.kind, one.method), []).extend(zip(one.truths, verdicts, strict=True))
     return [
         {
@@ -126,6 +132,12 @@ def score(
         }
         for place in range(len(latents))
     ]
+
+
+def _unread(bodies: Sequence[Body], answers: Sequence[Answer | None], read: Sequence[Any]) -> int:
+    """How many different requests have an answer that could not be read."""
+    triples = zip(bodies, answers, read, strict=True)
+    return len({request_digest(body) for body, answer, one in triples if answer is not None and one is None})
 
 
 def _ordered(one: LatentWindows, random: np.random.Generator) -> tuple[tuple[Window, ...], tuple[bool, ...]]:

@@ -59,12 +59,11 @@ class JudgedLatentRecord(RecordPart):
 
 
 class JudgeRecord(RecordPart):
-    """The judge, and what became of the requests to it, in all sessions that this record is made from."""
+    """The judge, and what became of the requests to it; equal requests count once."""
 
     url: str
     model: str
     requests: int
-    """Different requests."""
     cached: int
     """Those that an earlier session had an answer to."""
     answered: int
