@@ -30,11 +30,13 @@ from groupsae.training.hooks import Hooks
 from groupsae.training.log import LogFile
 from groupsae.training.loop import PARTS
 from groupsae.training.precision import has_bf16
+from groupsae.training.trackers import TrackedRun, Trackers
 from groupsae.training.trainer import Trained, train_groups
 from groupsae.training.warm_start import WarmStart
 
 SCALES_IN_TRAINING = "checkpoint-scales.safetensors"
 LAYER_MAPS_IN_TRAINING = "checkpoint-layer-maps"
+TRACKERS_FOLDER = "trackers"
 LOGS = ("metrics.jsonl", "timing.jsonl")
 """What was measured, which is the same in every run of a config; and when and how, which is not."""
 
@@ -64,7 +66,12 @@ def train(ctx: RunContext) -> list[str]:
     scales = _scales(ctx, checkpoints)
     layer_maps = _layer_maps(ctx, checkpoints, groups, scales)
     measuring = time.perf_counter() - began
-    with _resumable(run) as stop, bar("train", config.train.num_tokens) as advance:
+    tracked = TrackedRun(config.name, run.file(TRACKERS_FOLDER), flat(config))
+    with (
+        Trackers(config.train.report_to, tracked) as trackers,
+        _resumable(run) as stop,
+        bar("train", config.train.num_tokens) as advance,
+    ):
         trained = train_groups(
             ctx.source,
             groups,
@@ -78,7 +85,7 @@ def train(ctx: RunContext) -> list[str]:
             checkpoints=checkpoints,
             hooks=Hooks(
                 progress=advance,
-                log=lambda record: _log(logs, record),
+                log=lambda record: _log(logs, record, trackers),
                 resumed=lambda progress: _tell(checkpoints, progress),
                 chosen=lambda choice: say(f"train: kernel of the steps: {choice}"),
                 stop=stop,
@@ -237,10 +244,11 @@ def _write_facts(ctx: RunContext, trained: Trained, groups: Iterable[Group], sna
     record.write(ctx.run)
 
 
-def _log(logs: dict[str, LogFile], record: dict[str, Any]) -> None:
+def _log(logs: dict[str, LogFile], record: dict[str, Any], trackers: Trackers) -> None:
     how = ("seconds", "micro_batches", "kernel")
     logs["metrics.jsonl"].append({key: value for key, value in record.items() if key not in how})
     logs["timing.jsonl"].append({key: value for key, value in record.items() if key != "groups"})
+    trackers.log(record)
     for name, facts in record["groups"].items():
         if facts["skipped"]:
             say(f"train: {facts['skipped']} steps of {name} skipped before step {record['step']} (NaN or infinity)")
