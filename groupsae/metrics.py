@@ -149,6 +149,12 @@ CIRCUITS = _table(
            GROUP_SAE),
 )  # fmt: skip
 
+INTERPRETATION = _table(
+    Metric("balanced_accuracy", "balanced accuracy", "share of verdicts", "higher", _2,
+           "(right / judged where the latent fires + right / judged where it does not) / 2", "arXiv 2410.13928"),
+    Metric("firing_rate", "firing rate", "share of tokens", "neither", _4, "tokens on which the latent fires"),
+)  # fmt: skip
+
 SIMILARITY = _table(
     Metric("threshold", "threshold", "cosine", "neither", _2, "the cosine from which two rows are one latent"),
     Metric("mmcs", "MMCS", "|cosine|", "neither", _3, "mean over i of max_j |cos(a_i, b_j)|", "Sharkey et al. 2022"),

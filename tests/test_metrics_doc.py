@@ -7,7 +7,16 @@ import pytest
 
 from groupsae import metrics
 from groupsae.analysis.run_records import RunRecords
-from groupsae.metrics import CANDIDATES, CIRCUITS, LOSSES, METRICS, RECONSTRUCTION, SIMILARITY, SUMMARY
+from groupsae.metrics import (
+    CANDIDATES,
+    CIRCUITS,
+    INTERPRETATION,
+    LOSSES,
+    METRICS,
+    RECONSTRUCTION,
+    SIMILARITY,
+    SUMMARY,
+)
 from groupsae.recipes.eval import PARTS
 from groupsae.records import RunDirectory
 from groupsae.records.types.candidate import Candidate
@@ -15,10 +24,10 @@ from groupsae.records.types.measured import LossMetrics, ReconstructionMetrics
 from groupsae.records.types.summary import SuiteSummary, SummaryRecord
 
 TEXT = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
-TABLES = (RECONSTRUCTION, LOSSES, SUMMARY, CANDIDATES, CIRCUITS, SIMILARITY)
+TABLES = (RECONSTRUCTION, LOSSES, SUMMARY, CANDIDATES, CIRCUITS, SIMILARITY, INTERPRETATION)
 
 
-@pytest.mark.parametrize("name", sorted({*RECONSTRUCTION, *LOSSES, *CIRCUITS, *SIMILARITY, "density"}))
+@pytest.mark.parametrize("name", sorted({*RECONSTRUCTION, *LOSSES, *CIRCUITS, *SIMILARITY, *INTERPRETATION, "density"}))
 def test_every_metric_is_described(name):
     assert f"`{name}`" in TEXT
 

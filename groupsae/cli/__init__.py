@@ -19,6 +19,7 @@ from groupsae.cli.export import export
 from groupsae.cli.harvest import harvest
 from groupsae.cli.hub import pull, push
 from groupsae.cli.importing import import_saes
+from groupsae.cli.interpret import interpret
 from groupsae.cli.transfer import transfer
 from groupsae.cli.verbs import OTHER_VERBS, STAGE_VERBS, list_verbs, require_verb
 from groupsae.distributed.launch import joined, one_voice, wanted_size
@@ -42,6 +43,7 @@ _COMMANDS = {
     "show": show,
     "harvest": harvest,
     "transfer": transfer,
+    "interpret": interpret,
     "export": export,
     "import": import_saes,
     "push": push,

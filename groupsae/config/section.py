@@ -22,7 +22,7 @@ def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _several(value: Any) -> Any:
+def several(value: Any) -> Any:
     """One name, or TOML's list of names, as a tuple."""
     return (value,) if isinstance(value, str) else as_tuple(value)
 
@@ -30,7 +30,7 @@ def _several(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[Whole, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_several)]
+Names = Annotated[tuple[str, ...], BeforeValidator(several)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 

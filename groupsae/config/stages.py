@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from groupsae.config.section import Count, Names, Positive, Section, Share, Whole, as_tuple
+from groupsae.config.section import Count, Names, Positive, Section, Share, Whole, as_tuple, several
 from groupsae.errors import unknown
 
 
@@ -216,6 +216,7 @@ class PlanConfig(Section):
         return self
 
 
+Tracker = Literal["trackio", "wandb", "tensorboard"]
 Direction = Literal["forward", "backward", "group"]
 
 
@@ -286,6 +287,8 @@ class TrainConfig(Section):
     """Checkpoints that are kept; if the last one is damaged, the one before it is gone on from."""
     snapshots: Annotated[tuple[Count, ...], BeforeValidator(as_tuple)] = ()
     """Numbers of tokens at which a checkpoint is kept for good."""
+    report_to: Annotated[tuple[Tracker, ...], BeforeValidator(several)] = ()
+    """Libraries that receive what metrics.jsonl does: trackio, wandb, tensorboard. They can't stop a run."""
     on_nan: Literal["stop", "skip"] = "stop"
     """At a NaN or infinity in loss or gradient: `stop` with an error, or `skip` the step and count it."""
 

@@ -30,11 +30,13 @@ from groupsae.training.hooks import Hooks
 from groupsae.training.log import LogFile
 from groupsae.training.loop import PARTS
 from groupsae.training.precision import has_bf16
+from groupsae.training.trackers import TrackedRun, Trackers
 from groupsae.training.trainer import Trained, TrainJob, train_together
 from groupsae.training.warm_start import WarmStart
 
 SCALES_IN_TRAINING = "checkpoint-scales.safetensors"
 LAYER_MAPS_IN_TRAINING = "checkpoint-layer-maps"
+TRACKERS_FOLDER = "trackers"
 LOGS = ("metrics.jsonl", "timing.jsonl")
 """What was measured, which is the same in every run of a config; and when and how, which is not."""
 
@@ -128,6 +130,12 @@ class _Training:
             return 0.0
         return float(self.ctx.architecture.forward_flops(self.ctx.run.config.text.context_length))
 
+    def trackers(self) -> Trackers:
+        """What hands the log on to the libraries that the config names; of several ranks the first does."""
+        run, config = self.ctx.run, self.ctx.run.config
+        tracked = TrackedRun(config.name, run.file(TRACKERS_FOLDER), flat(config))
+        return Trackers(config.train.report_to if self.ctx.ranks.first else (), tracked)
+
     def names(self, one: Pass) -> list[str]:
         """The names of the SAEs that a pass trains."""
         return [sae_name(group, variant.name) for variant in one.variants for group in self.groups]
@@ -164,7 +172,11 @@ class _Training:
         if before and self.ctx.ranks.first and not checkpoints.exist:
             for name, length in before[-1].logs.items():
                 self.logs[name].cut(length)
-        with _resumable(run) as stop, bar(f"train{one.label}", config.train.num_tokens) as advance:
+        with (
+            self.trackers() as trackers,
+            _resumable(run) as stop,
+            bar(f"train{one.label}", config.train.num_tokens) as advance,
+        ):
             trained = train_together(
                 self.ctx.source,
                 jobs,
@@ -176,7 +188,7 @@ class _Training:
                 checkpoints=checkpoints,
                 hooks=Hooks(
                     progress=advance,
-                    log=lambda record: _log(self.logs, record),
+                    log=lambda record: _log(self.logs, record, trackers),
                     resumed=lambda progress: _tell(checkpoints, progress),
                     chosen=lambda choice: say(f"train: kernel of the steps: {choice}"),
                     stop=stop,
@@ -333,10 +345,11 @@ def _variant_facts(variant: Variant, d_model: int) -> TrainedVariant:
     )
 
 
-def _log(logs: dict[str, LogFile], record: dict[str, Any]) -> None:
+def _log(logs: dict[str, LogFile], record: dict[str, Any], trackers: Trackers) -> None:
     how = ("seconds", "micro_batches", "kernel")
     logs["metrics.jsonl"].append({key: value for key, value in record.items() if key not in how})
     logs["timing.jsonl"].append({key: value for key, value in record.items() if key != "groups"})
+    trackers.log(record)
     for name, facts in record["groups"].items():
         if facts["skipped"]:
             say(f"train: {facts['skipped']} steps of {name} skipped before step {record['step']} (NaN or infinity)")

@@ -116,7 +116,7 @@ SECTIONS_OF_A_PART = ("circuits",)
 """The sections that only the part of a stage reads whose file bears their name."""
 _WITHOUT_EFFECT = {
     "model": {"device", "trust_remote_code"},
-    "train": {"log_every_tokens", "save_every_tokens", "keep_checkpoints", "snapshots"},
+    "train": {"log_every_tokens", "save_every_tokens", "keep_checkpoints", "snapshots", "report_to"},
 }
 MAY_CHANGE = tuple(f"{section}.{key}" for section, keys in _WITHOUT_EFFECT.items() for key in sorted(keys))
 """Config keys that may change when a run is resumed."""
