@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from groupsae.activations.harvest import Harvester
 from groupsae.activations.positions import OutlierRule
-from groupsae.errors import ConfigError, PartitionError
+from groupsae.errors import ConfigError, ModelError, PartitionError
 from groupsae.models import (
     device_name,
     find_blocks,
@@ -22,12 +23,14 @@ from groupsae.models import (
     load_skeleton,
     longest_row,
     pick_device,
+    require_causal,
 )
 from groupsae.planning.architecture import Architecture
 from groupsae.progress import say
 from groupsae.records import RunDirectory
 from groupsae.records.types.manifest import ModelRecord
 from groupsae.records.types.positions import PositionsRecord
+from groupsae.text.tokenizing import known_text
 from groupsae.text.tokens import TokenRows
 
 ROWS_FILE = "tokens/rows.safetensors"
@@ -174,6 +177,22 @@ class RunContext:
                 f"group.groups = {wanted}, but there are only {len(self.hookpoints)} hookpoints to divide "
                 f"({self.hookpoints[0]} ... {self.hookpoints[-1]}); ask for 1 to {len(self.hookpoints)}."
             )
+
+    def require_causal(self) -> None:
+        """Raises ModelError, before text is read, for a model whose predictions depend on later tokens.
+
+        `groupsae run` ends with losses and circuits, which mean nothing then.
+        """
+        ids = self.tokenizer(known_text(self.tokenizer), add_special_tokens=False)["input_ids"]
+        length = min(8, self.run.config.text.context_length)
+        ids_1T = torch.tensor([(ids * length)[:length]], device=next(self.model.parameters()).device)
+        try:
+            require_causal(self.model, ids_1T, "Losses and circuits, which the eval stage measures,")
+        except ModelError as error:
+            raise ModelError(
+                f"{error} Nothing was trained. `groupsae tokens RUN`, then distances, group and train, train it one "
+                "stage at a time, and `groupsae eval RUN reconstruction similarity` evaluates those two."
+            ) from None
 
     def require_tasks(self) -> None:
         """Raises ConfigError for a file of circuits.tasks that is not there."""
