@@ -32,6 +32,7 @@ from groupsae.records.types.manifest import ModelRecord
 from groupsae.records.types.positions import PositionsRecord
 from groupsae.text.tokenizing import known_text
 from groupsae.text.tokens import TokenRows
+from groupsae.training.precision import choose_precision
 
 ROWS_FILE = "tokens/rows.safetensors"
 STATS_FILE = "stats.safetensors"
@@ -40,8 +41,30 @@ STATS_FILE = "stats.safetensors"
 class RunContext:
     """Lazily loads the model, tokenizer and token rows of a run. With `overwrite`, existing results are not resumed."""
 
-    def __init__(self, run: RunDirectory, overwrite: bool = False) -> None:
-        self.run, self.overwrite = run, overwrite
+    def __init__(self, run: RunDirectory, overwrite: bool = False, *, dtype: str | None = None) -> None:
+        self.run, self.overwrite, self._dtype = run, overwrite, dtype
+
+    @cached_property
+    def dtype(self) -> str:
+        """The precision of the language model. `auto` is decided once, before the run has any tokens, and recorded."""
+        wanted = self._dtype or self.run.config.model.dtype
+        if wanted != "auto":
+            return wanted
+        known = self.run.manifest.model
+        if known is not None and known.dtype is not None:
+            return known.dtype
+        chosen, speedup = choose_precision(pick_device(self.run.config.model.device))
+        if speedup is not None:
+            say(f"model.dtype = auto: bfloat16 products are {speedup:.2f} times as fast as float32; {chosen} is taken")
+        return "bfloat16" if chosen == "bf16" else "float32"
+
+    def for_evaluation(self) -> RunContext:
+        """This context, or one that reads in float32 where `auto` took bfloat16 to train on."""
+        if self.run.config.model.dtype != "auto" or self.dtype == "float32":
+            return self
+        self.__dict__.pop("source", None)  # holds the model, which would take memory twice
+        self.__dict__.pop("_loaded", None)
+        return RunContext(self.run, self.overwrite, dtype="float32")
 
     @cached_property
     def _loaded(self) -> tuple[nn.Module, Any]:
@@ -55,7 +78,7 @@ class RunContext:
         return load_model(
             settings.name,
             device=settings.device,
-            dtype=settings.dtype,
+            dtype=self.dtype,
             revision=settings.revision,
             trust_remote_code=settings.trust_remote_code,
             gguf_file=settings.gguf_file,
@@ -211,6 +234,7 @@ class RunContext:
             blocks=len(find_blocks(self.model)[1]),
             d_model=self.width,
             parameters=parameters,
+            dtype=self.dtype,
             hookpoints=self.hookpoints,
             commit=getattr(config, "_commit_hash", None),
             gguf=getattr(config, "gguf", None),

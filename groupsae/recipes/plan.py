@@ -123,7 +123,7 @@ def _pricing(ctx: RunContext) -> Pricing:
         context_length=config.text.context_length,
         buffer_tokens=config.activations.buffer_tokens,
         checkpoints=config.train.keep_checkpoints + len(config.train.snapshots),
-        bytes_per_number=BYTES[config.model.dtype],
+        bytes_per_number=BYTES[ctx.dtype],
         on_device=ctx.on_device,
         vectors=config.sae.vectors,
         dense_start=config.sae.dense_start,

@@ -48,8 +48,9 @@ class Loop:
     def choose_kernel(self) -> None:
         """Find the kernel that steps use, unless a checkpoint names it."""
         before = self.kernel
-        self.kernel = choose_kernel([group.sae for group in self.groups], self.train.batch_tokens, before)
-        if self.hooks.chosen and self.kernel != before and (self.kernel.seconds or self.kernel.faults):
+        saes, train = [group.sae for group in self.groups], self.train
+        self.kernel = choose_kernel(saes, train.batch_tokens, before, train.precision)
+        if self.hooks.chosen and self.kernel != before and self.kernel.measured:
             self.hooks.chosen(self.kernel)
 
     def run(self) -> None:
