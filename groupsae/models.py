@@ -314,7 +314,7 @@ def find_hookpoints(model: nn.Module, patterns: Iterable[str]) -> tuple[str, ...
 
 @torch.no_grad()
 def require_causal(model: nn.Module, ids_BT: Tensor, purpose: str) -> None:
-    """Raises ModelError if a model's predictions depend on later tokens. `purpose` says what needs that they do not.
+    """Raises ModelError if a model's predictions depend on later tokens. `purpose` names what needs that they do not.
 
     Two passes over the first row of ids that differ in the last token must give the same logits before it.
     """
@@ -329,7 +329,7 @@ def require_causal(model: nn.Module, ids_BT: Tensor, purpose: str) -> None:
     if earlier > rounding * max(1.0, logits_TV.abs().max()):
         raise ModelError(
             f"{type(model).__name__} sees the future: another last token changes its predictions before it, by up to "
-            f"{earlier:.3g}. {purpose} means nothing then. Only causal language models can be evaluated so; of this "
+            f"{earlier:.3g}. {purpose} would mean nothing. Only causal language models can be evaluated so; of this "
             "one, reconstruction and similarity can be. If it was trained to be causal, say so in its config.json "
             "(is_decoder = true)."
         )

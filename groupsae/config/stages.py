@@ -20,8 +20,9 @@ class ModelConfig(Section):
     """The GGUF file to read in the directory or hub repository; its weights are dequantized."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the language model's weights and activations."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """Precision of the language model's weights and activations. `auto` evaluates in float32, and reads activations
+    to train on in bfloat16 where this machine multiplies so at least 1.3 times faster; a run keeps its choice."""
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
     trust_remote_code: bool = False
@@ -244,9 +245,10 @@ class TrainConfig(Section):
     layers_per_token: Literal[1, "all"] = 1
     """A group sees each token at one of its layers, drawn at random, as published; or at all of them, in steps of
     their own, so that a group of m layers needs m times fewer tokens of text."""
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["auto", "float32", "bf16"] = "auto"
     """Precision of the encoder's product, and of a GPU's other products where it takes the dense path; sums, weights
-    and everything else stay float32."""
+    and everything else stay float32. `auto` takes bf16 where the machine multiplies so at least 1.3 times faster, which
+    it measures for 50 ms; the choice is kept by a training that is resumed, and recorded in train.json."""
     learning_rate: Positive | None = None
     """Adam's rate; without it, 2e-4 / sqrt(d_sae / 2^14)."""
     rescale_encoder_init: bool = False

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from groupsae.activations.cache import CachedActivations
 from groupsae.activations.harvest import Harvester
 from groupsae.activations.positions import OutlierRule
 from groupsae.distributed.launch import current_ranks
-from groupsae.errors import ConfigError, PartitionError
+from groupsae.errors import ConfigError, ModelError, PartitionError
 from groupsae.models import (
     device_name,
     find_blocks,
@@ -25,6 +26,7 @@ from groupsae.models import (
     load_tokenizer,
     longest_row,
     pick_device,
+    require_causal,
 )
 from groupsae.planning.architecture import Architecture
 from groupsae.progress import say
@@ -32,7 +34,9 @@ from groupsae.recipes.run_cache import open_cache, read_cache_manifest
 from groupsae.records import RunDirectory
 from groupsae.records.types.manifest import ModelRecord
 from groupsae.records.types.positions import PositionsRecord
+from groupsae.text.tokenizing import known_text
 from groupsae.text.tokens import TokenRows
+from groupsae.training.precision import choose_precision
 
 ROWS_FILE = "tokens/rows.safetensors"
 STATS_FILE = "stats.safetensors"
@@ -42,14 +46,38 @@ class RunContext:
     """Lazily loads the model, tokenizer and token rows of a run.
 
     With `overwrite`, existing results are not resumed. With `from_model`, activations are read from the language model
-    even where the config names a cache.
+    even where the config names a cache. `dtype` is the precision of the language model instead of the config's.
     """
 
-    def __init__(self, run: RunDirectory, overwrite: bool = False, *, from_model: bool = False) -> None:
-        self.run, self.overwrite = run, overwrite
+    def __init__(
+        self, run: RunDirectory, overwrite: bool = False, *, from_model: bool = False, dtype: str | None = None
+    ) -> None:
+        self.run, self.overwrite, self._dtype = run, overwrite, dtype
         self.cached = run.config.activations.cache is not None and not from_model
         """Whether activations are read from a cache."""
         self.ranks = current_ranks()
+
+    @cached_property
+    def dtype(self) -> str:
+        """The precision of the language model. `auto` is decided once, before the run has any tokens, and recorded."""
+        wanted = self._dtype or self.run.config.model.dtype
+        if wanted != "auto":
+            return wanted
+        known = self.run.manifest.model
+        if known is not None and known.dtype is not None:
+            return known.dtype
+        chosen, speedup = choose_precision(pick_device(self.run.config.model.device))
+        if speedup is not None:
+            say(f"model.dtype = auto: bfloat16 products are {speedup:.2f} times as fast as float32; {chosen} is taken")
+        return "bfloat16" if chosen == "bf16" else "float32"
+
+    def for_evaluation(self) -> RunContext:
+        """This context, or one that reads in float32 where `auto` took bfloat16 to train on."""
+        if self.run.config.model.dtype != "auto" or self.dtype == "float32":
+            return self
+        self.__dict__.pop("source", None)  # holds the model, which would take memory twice
+        self.__dict__.pop("_loaded", None)
+        return RunContext(self.run, self.overwrite, from_model=not self.cached, dtype="float32")
 
     @cached_property
     def _loaded(self) -> tuple[nn.Module, Any]:
@@ -63,7 +91,7 @@ class RunContext:
         return load_model(
             settings.name,
             device=settings.device,
-            dtype=settings.dtype,
+            dtype=self.dtype,
             revision=settings.revision,
             trust_remote_code=settings.trust_remote_code,
             gguf_file=settings.gguf_file,
@@ -213,6 +241,25 @@ class RunContext:
                     f"to {sae.d_sae:,} latents in both. Leave one of them out."
                 )
 
+    def require_causal(self) -> None:
+        """Raises ModelError, before text is read, for a model whose predictions depend on later tokens.
+
+        `groupsae run` ends with losses and circuits, which mean nothing then. With a cache, the eval stage asks: no
+        other needs the language model.
+        """
+        if self.cached:
+            return
+        ids = self.tokenizer(known_text(self.tokenizer), add_special_tokens=False)["input_ids"]
+        length = min(8, self.run.config.text.context_length)
+        ids_1T = torch.tensor([(ids * length)[:length]], device=next(self.model.parameters()).device)
+        try:
+            require_causal(self.model, ids_1T, "Losses and circuits, which the eval stage measures,")
+        except ModelError as error:
+            raise ModelError(
+                f"{error} Nothing was trained. `groupsae tokens RUN`, then distances, group and train, train it one "
+                "stage at a time, and `groupsae eval RUN reconstruction similarity` evaluates those two."
+            ) from None
+
     def require_tasks(self) -> None:
         """Raises ConfigError for a file of circuits.tasks that is not there."""
         for task in self.run.config.circuits.files:
@@ -236,6 +283,7 @@ class RunContext:
             blocks=len(find_blocks(self.structure)[1]),
             d_model=self.width,
             parameters=parameters,
+            dtype=self.dtype,
             hookpoints=self.hookpoints,
             commit=getattr(config, "_commit_hash", None),
             gguf=self._gguf,

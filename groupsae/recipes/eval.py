@@ -145,6 +145,7 @@ def evaluate(ctx: RunContext, parts: Sequence[str] = (), against: Path | None = 
     is left as it is, unless all is to be made again. Returns the run's files once all parts are done.
     Raises RunError for a part made from another config or older results, unless it is to be made again.
     """
+    ctx = ctx.for_evaluation()
     inputs = eval_inputs(ctx, against)
     run, files, beside = ctx.run, _files(inputs), _beside(inputs)
     wanted = wanted_parts(ctx, parts, against)

@@ -149,11 +149,17 @@ def eval_inputs(ctx: RunContext, against: Path | None = None) -> EvalInputs:
     return EvalInputs(ctx, other)
 
 
+def _evaluated(run: RunDirectory, key: str) -> str | None:
+    """A key of the model as it is evaluated: with dtype = auto in float32."""
+    value = getattr(run.config.model, key)
+    return "float32" if (key, value) == ("dtype", "auto") else value
+
+
 def _require_comparable(run: RunDirectory, other: RunDirectory) -> None:
     differing = [
         f"model.{key}: {mine!r} -> {its!r}"
         for key in MODEL_KEYS
-        for mine, its in [(getattr(run.config.model, key), getattr(other.config.model, key))]
+        for mine, its in [(_evaluated(run, key), _evaluated(other, key))]
         if mine != its
     ]
     if differing:

@@ -41,6 +41,8 @@ def run_all(run: RunDirectory, *, until: str = "report", overwrite: bool = False
         return
     ctx = RunContext(run, overwrite)
     ctx.require_possible()
+    if "eval" in unfinished:
+        ctx.require_causal()
     warm_start_of(ctx)
     with alone(run):
         for stage in dict.fromkeys((*unfinished, until)):

@@ -56,4 +56,5 @@ def identity(ctx: RunContext) -> dict[str, Any]:
     digest = weights_digest(model.name, model.gguf_file)
     weights = {"weights": digest} if digest else {"model": model.name, "revision": model.revision}
     rule = {"skip_first": settings.skip_first, "max_norm": settings.max_norm} if settings.skip_special else {}
-    return {**weights, "model_dtype": model.dtype, "text": text_digest(ctx.rows), **rule}
+    precision = {} if ctx.cached and model.dtype == "auto" else {"model_dtype": ctx.dtype}
+    return {**weights, **precision, "text": text_digest(ctx.rows), **rule}

@@ -190,7 +190,7 @@ class _Training:
                     progress=advance,
                     log=lambda record: _log(self.logs, record, trackers),
                     resumed=lambda progress: _tell(checkpoints, progress),
-                    chosen=lambda choice: say(f"train: kernel of the steps: {choice}"),
+                    chosen=lambda choice: say(f"train: kernel and precision of the steps: {choice}"),
                     stop=stop,
                 ),
                 ranks=self.ctx.ranks,

@@ -52,7 +52,7 @@ def _model_facts(run: RunDirectory, records: RunRecords) -> Facts:
         ("blocks", model.blocks),
         ("width (d_model)", model.d_model or (records.train and records.train.d_model)),
         ("parameters", count(model.parameters) if model.parameters else None),
-        ("precision", config.dtype),
+        ("precision", model.dtype or config.dtype),
         ("layers with SAEs", len(records.hookpoints) or None),
     ]
 

@@ -76,16 +76,16 @@ class Loop:
             self._finished = {name for names in told for name in names}
 
     def choose_kernel(self) -> None:
-        """Find the kernel that steps use, unless a checkpoint names it: the same on all ranks."""
-        before, saes = self.kernel, [group.sae for group in self.groups]
+        """Find the kernel and precision that steps use, unless a checkpoint names them: the same on all ranks."""
+        before, saes, train = self.kernel, [group.sae for group in self.groups], self.train
         owners = [rank for rank, owns in enumerate(self.ranks.gather(bool(saes))) if owns]
         if self.ranks.rank == owners[0]:
-            self.kernel = choose_kernel(saes, self.train.batch_tokens, before)
+            self.kernel = choose_kernel(saes, train.batch_tokens, before, train.precision)
         chosen = self.ranks.gather(asdict(self.kernel) if self.kernel else None)[owners[0]]
         self.kernel = KernelChoice(**chosen)
         if saes and self.ranks.rank != owners[0]:
-            choose_kernel(saes, self.train.batch_tokens, self.kernel)
-        if self.hooks.chosen and self.kernel != before and (self.kernel.seconds or self.kernel.faults):
+            choose_kernel(saes, train.batch_tokens, self.kernel, train.precision)
+        if self.hooks.chosen and self.kernel != before and self.kernel.measured:
             self.hooks.chosen(self.kernel)
 
     def run(self) -> None:

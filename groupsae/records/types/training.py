@@ -51,13 +51,17 @@ class TrainedSAE(LineageRecord):
 
 
 class KernelRecord(RecordPart):
-    """How sums over active latents were computed."""
+    """How sums over active latents, and the encoder's product, were computed."""
 
     name: str
     seconds: dict[str, float] = Field(default_factory=dict)
     """Per batch, of each kernel that was tried."""
     faults: dict[str, str] = Field(default_factory=dict)
     """Why others were left out."""
+    precision: str = "float32"
+    """That of the encoder's product."""
+    bf16_speedup: float | None = None
+    """How many times as fast as float32 bfloat16 was, where that decided the precision."""
 
 
 class TrainedVariant(RecordPart):
