@@ -11,6 +11,7 @@ from transformers import AutoConfig
 from groupsae.cli import main
 from groupsae.errors import ConfigError
 from groupsae.grouping.choose import equal
+from groupsae.planning.cache import cache_bytes
 from groupsae.planning.memory import Footprint
 from groupsae.planning.on_gpus import GpuSetting, fewest_gpus
 from groupsae.planning.pricing import Pricing
@@ -146,4 +147,8 @@ def test_a_plan_without_weights_says_that_it_is_calculated(capsys, tmp_path, mon
     assert plan["run"]["seconds"] == pytest.approx(
         max(rank["train_seconds"] + rank["read_seconds"] + rank["exchange_seconds"] for rank in plan["gpu"]["ranks"])
     )
+    cache = plan["cache"]
+    assert cache["size_bytes"] == cache_bytes(11, 10**9, 768)
+    read, disk = plan["gpu"]["read_nanoseconds"] / 16, 1e9 * cache["size_bytes"] / 1e9 / cache["disk_rate"]
+    assert disk > read and cache["trainings"] is None  # sixteen GPUs outrun one disk
     assert planned(capsys, tmp_path, "--gpus", "10", "--nodes", "4", "--overwrite")[0] == 2
