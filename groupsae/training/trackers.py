@@ -72,7 +72,8 @@ class Trackers:
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers of a record by name; those of a group as `fvu/layers.0`, so that charts show all groups."""
-    found = {name: value for name, value in record.items() if name not in ("tokens", "groups")}
+    found = {name: value for name, value in record.items() if name not in ("tokens", "step", "groups")}
+    found["steps"] = record.get("step")  # libraries keep the name `step` for themselves
     for group, facts in record.get("groups", {}).items():
         found |= {f"{name}/{group}": value for name, value in facts.items()}
     return {

@@ -40,7 +40,7 @@ def track(names, folder, records=RECORDS, **options):
 
 def test_the_numbers_of_a_record_by_name():
     record = RECORDS[0] | {"groups": {"a": {"loss": 1.5, "bad": float("nan"), "text": "x", "flag": True, "none": None}}}
-    assert scalars(record) == {"step": 1, "seconds": 0.5, "loss/a": 1.5}
+    assert scalars(record) == {"steps": 1, "seconds": 0.5, "loss/a": 1.5}
 
 
 def test_without_a_library_nothing_happens(tmp_path, capfd):
