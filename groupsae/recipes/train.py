@@ -68,7 +68,7 @@ def train(ctx: RunContext) -> list[str]:
     measuring = time.perf_counter() - began
     tracked = TrackedRun(config.name, run.file(TRACKERS_FOLDER), flat(config))
     with (
-        Trackers(config.train.report_to, tracked) as trackers,
+        Trackers(config.train.report_to, tracked, say) as trackers,
         _resumable(run) as stop,
         bar("train", config.train.num_tokens) as advance,
     ):
