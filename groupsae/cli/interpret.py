@@ -32,6 +32,7 @@ class Options:
     Args:
         judge_url: Address of the server up to /chat/completions, such as http://127.0.0.1:8000/v1
         judge_model: The model's name there.
+        judge_thinks: The model thinks before it answers: it gets 4,000 tokens more, and no temperature.
         latents: Latents per SAE and layer, drawn at random.
         layers: Only these hookpoints, such as layers.3; all without a name.
         num_tokens: Held-out tokens to take windows from, at most.
@@ -49,6 +50,7 @@ class Options:
 
     judge_url: str
     judge_model: str
+    judge_thinks: bool = False
     latents: int = 64
     layers: tuple[str, ...] = ()
     num_tokens: int = 1_000_000
@@ -88,7 +90,14 @@ def _interpret(run: RunDirectory, options: Options) -> None:
     from groupsae.interpretability.judge.settings import JudgeServer, Sampling
     from groupsae.recipes import interpret as recipe
 
-    server = JudgeServer(options.judge_url, options.judge_model, options.concurrent, options.timeout, options.retries)
+    server = JudgeServer(
+        options.judge_url,
+        options.judge_model,
+        options.concurrent,
+        options.timeout,
+        options.retries,
+        thinks=options.judge_thinks,
+    )
     sampling = Sampling(options.latents, options.num_tokens, seed=run.config.seed, layers=options.layers)
     prices = Prices(options.price_in, options.price_out)
     if options.dry_run:
@@ -150,6 +159,8 @@ def _requests(record: InterpretationRecord) -> Iterator[str]:
         )
     if judge.faults:
         yield "faults on the way: " + _counts(judge.faults)
+    for status, message in judge.said.items():
+        yield f"{status}: the server said {message!r}"
     if judge.lost:
         yield f"requests without an answer: {_counts(judge.lost)}; the same command asks them again"
     if judge.verdict:

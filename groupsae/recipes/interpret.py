@@ -95,7 +95,7 @@ def _result_so_far(
 
 
 def _settings_digest(server: JudgeServer, sampling: Sampling) -> str:
-    return digest({"model": server.model, **asdict(sampling)})
+    return digest({"model": server.model, "thinks": server.thinks, **asdict(sampling)})
 
 
 def _gather(inputs: EvalInputs, sampling: Sampling) -> Gathered:

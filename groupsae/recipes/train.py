@@ -134,7 +134,7 @@ class _Training:
         """What hands the log on to the libraries that the config names; of several ranks the first does."""
         run, config = self.ctx.run, self.ctx.run.config
         tracked = TrackedRun(config.name, run.file(TRACKERS_FOLDER), flat(config))
-        return Trackers(config.train.report_to if self.ctx.ranks.first else (), tracked)
+        return Trackers(config.train.report_to if self.ctx.ranks.first else (), tracked, say)
 
     def names(self, one: Pass) -> list[str]:
         """The names of the SAEs that a pass trains."""

@@ -15,13 +15,11 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-
-from groupsae.progress import say
 
 PROJECT = "groupsae"
 WAITING_RECORDS = 10_000
@@ -40,14 +38,21 @@ class TrackedRun:
 
 
 class Trackers:
-    """The libraries of one training. Nothing here raises, and `log` never waits.
+    """The libraries of one training. Nothing here raises, and `log` never waits. `say` receives a line of each.
 
-    with Trackers(["tensorboard"], run) as trackers: train_groups(..., hooks=Hooks(log=trackers.log))
+    with Trackers(["tensorboard"], run, print) as trackers: train_groups(..., hooks=Hooks(log=trackers.log))
     """
 
-    def __init__(self, names: Sequence[str], run: TrackedRun, *, closing_seconds: float = CLOSING_SECONDS) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        run: TrackedRun,
+        say: Callable[[str], None],
+        *,
+        closing_seconds: float = CLOSING_SECONDS,
+    ) -> None:
         self._run, self._closing_seconds = run, closing_seconds
-        self._trackers = [_Tracker(name) for name in dict.fromkeys(names)]
+        self._trackers = [_Tracker(name, say) for name in dict.fromkeys(names)]
         self._started = False
 
     def __enter__(self) -> Self:
@@ -72,7 +77,8 @@ class Trackers:
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers of a record by name; those of a group as `fvu/layers.0`, so that charts show all groups."""
-    found = {name: value for name, value in record.items() if name not in ("tokens", "groups")}
+    found = {name: value for name, value in record.items() if name not in ("tokens", "step", "groups")}
+    found["steps"] = record.get("step")  # libraries keep the name `step` for themselves
     for group, facts in record.get("groups", {}).items():
         found |= {f"{name}/{group}": value for name, value in facts.items()}
     return {
@@ -85,8 +91,8 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
 class _Tracker:
     """One library in its process: a thread writes to it, another waits for how it ended."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, say: Callable[[str], None]) -> None:
+        self.name, self._say = name, say
         self._records: queue.Queue[dict[str, Any] | None] = queue.Queue(WAITING_RECORDS)
         self._process: subprocess.Popen[str] | None = None
         self._ended, self._lock = False, threading.Lock()
@@ -180,7 +186,7 @@ class _Tracker:
         with self._lock:
             if not self._ended:
                 self._ended = True
-                say(line)
+                self._say(line)
 
 
 def _environment() -> dict[str, str]:

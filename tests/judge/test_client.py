@@ -96,20 +96,31 @@ def test_a_server_that_hangs_up_is_a_fault_that_may_pass(client, rules):
 
 
 def test_a_request_that_is_refused_is_lost_without_another_try(client, rules):
-    rules.reply = lambda number, body: (400, {}) if body["messages"][0]["content"] == "1" else echo(number, body)
+    refusal = 400, {"error": {"message": "use\nmax_completion_tokens"}}
+    rules.reply = lambda number, body: refusal if body["messages"][0]["content"] == "1" else echo(number, body)
     judge = client()
     assert texts(judge.ask(bodies(3))) == ["0", None, "2"]
     assert judge.tally.lost == {"status 400": 1} and len(rules.bodies) == 3 and not judge.tally.verdict
+    assert judge.tally.said == {"status 400": "use max_completion_tokens"}
+
+
+@pytest.mark.parametrize("value", ["<html>\n" + "x" * 999, "", {"message": "no"}, [1], {"error": {}}, {"error": "no"}])
+def test_any_refusal_is_said_in_a_short_line(client, rules, value):
+    rules.reply = lambda number, body: (422, value)
+    judge = client()
+    assert judge.ask(bodies(1)) == [None]
+    assert len(judge.tally.said["status 422"]) <= 200 and "\n" not in judge.tally.said["status 422"]
 
 
 @pytest.mark.parametrize(("status", "advice"), [(401, KEY_VARIABLE), (403, KEY_VARIABLE), (404, "--judge-model")])
 def test_a_refusal_of_key_or_model_ends_it_at_once(client, rules, status, advice):
-    rules.reply = lambda number, body: (status, {})
+    rules.reply = lambda number, body: (status, {"error": {"message": "bad key sk-12...89"}})
     judge = client(concurrent=1)
     assert judge.ask(bodies(50)) == [None] * 50
     assert len(rules.bodies) == 1
     assert judge.tally.lost == {f"status {status}": 1, NOT_SENT: 49}
     assert advice in judge.tally.verdict
+    assert bool(judge.tally.said) == (status == 404)
 
 
 def test_a_judge_that_is_down_is_given_up_soon(cache):

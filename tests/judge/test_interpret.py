@@ -187,6 +187,13 @@ def test_a_run_that_is_not_trained_is_refused_before_anything_is_read(ask, run, 
     assert code == 2 and "groupsae train" in err and "loading model" not in err and not rules.bodies
 
 
+def test_a_judge_that_thinks_is_asked_otherwise(ask, run, rules):
+    rules.reply = lambda number, body: (200, completion(f"<think>[0, 1]</think>{rule(body)}"))
+    assert ask("--judge-thinks", "--layers", "layers.0")[0] == 0
+    assert all("max_completion_tokens" in body and "max_tokens" not in body for body in rules.bodies)
+    assert record_of(run).judge.thinks and record_of(run).judge.unread_scores == 0
+
+
 def test_negative_prices_and_bad_addresses_are_refused(ask):
     assert ask("--price-in", "-1")[0] == 2
     code, _, err = ask(url="localhost:8000")

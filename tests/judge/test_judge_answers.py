@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groupsae.interpretability.judge.answers import LONGEST, read_explanation, read_verdicts
-from groupsae.interpretability.judge.prompts import explanation_request, score_request
+from groupsae.interpretability.judge.prompts import RequestForm, explanation_request, score_request
 from groupsae.interpretability.window import Window
 
 
@@ -68,6 +68,7 @@ def test_every_list_of_verdicts_is_read_as_it_was_written(truths):
     assert read_verdicts(str([int(one) for one in truths]), len(truths)) == tuple(truths)
 
 
+FORM = RequestForm("m")
 WINDOW = Window((" if", " x", " <<", " 1", ":\n", "\r\n", " go"), (0, 1.0, 4.0, 0, 0, 0, 2.0))
 
 
@@ -76,7 +77,7 @@ def text_of(request):
 
 
 def test_an_explanation_is_asked_for_with_marks_and_strengths():
-    text = text_of(explanation_request("m", [WINDOW, Window((" a",), (8.0,))]))
+    text = text_of(explanation_request(FORM, [WINDOW, Window((" a",), (8.0,))]))
     first, strengths, *_ = text.splitlines()
     assert first == " if<< x < <>> 1:\\n\\n<< go>>"
     assert strengths == 'Active: " x" 1, " < <" 5, " go" 2'
@@ -84,11 +85,18 @@ def test_an_explanation_is_asked_for_with_marks_and_strengths():
 
 
 def test_a_window_is_one_line_with_marks_for_fuzzing_only():
-    detect, fuzz = (text_of(score_request("m", how, "why", [WINDOW, WINDOW])) for how in ("detection", "fuzzing"))
+    detect, fuzz = (text_of(score_request(FORM, how, "why", [WINDOW, WINDOW])) for how in ("detection", "fuzzing"))
     assert detect.splitlines() == ["Explanation: why", "", *(f"{n}.  if x < < 1:\\n\\n go" for n in (1, 2))]
     assert fuzz.splitlines()[2:] == [f"{n}.  if<< x < <>> 1:\\n\\n<< go>>" for n in (1, 2)]
 
 
 def test_what_decides_the_answer_is_all_in_the_request():
-    request = score_request("m", "detection", "why", [WINDOW])
+    request = score_request(FORM, "detection", "why", [WINDOW])
     assert (request["model"], request["temperature"]) == ("m", 0) and request["max_tokens"] > 0
+
+
+def test_a_model_that_thinks_gets_room_for_it():
+    forms = RequestForm("m"), RequestForm("m", thinks=True)
+    usual, thinking = (explanation_request(form, [WINDOW]) for form in forms)
+    assert thinking["messages"] == usual["messages"] and "temperature" not in thinking and "max_tokens" not in thinking
+    assert thinking["max_completion_tokens"] > 1000 + usual["max_tokens"]

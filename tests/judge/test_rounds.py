@@ -7,7 +7,7 @@ import pytest
 from rule_judge import completion, rule, word_latents
 
 from groupsae.interpretability.judge.cost import Prices, estimate_cost
-from groupsae.interpretability.judge.prompts import METHODS
+from groupsae.interpretability.judge.prompts import METHODS, RequestForm
 from groupsae.interpretability.judge.rounds import (
     KINDS,
     Explanations,
@@ -21,6 +21,7 @@ from groupsae.interpretability.judge.rounds import (
 from groupsae.interpretability.judge.scores import mean_accuracy
 from groupsae.interpretability.judge.settings import Sampling
 
+FORM = RequestForm("m")
 EXPLANATIONS = Explanations("mine", "of nothing")
 
 
@@ -76,7 +77,7 @@ def test_windows_are_mixed_and_what_is_asked_does_not_say_which_activate():
     assert len(asked) == 4 * len(KINDS) * len(METHODS) * 4
     assert len({one.truths for one in asked}) > 8
     for one in asked:
-        text = one.body("m")["messages"][1]["content"]
+        text = one.body(FORM)["messages"][1]["content"]
         assert ("<<" in text) == (one.method == "fuzzing")
         if one.method == "fuzzing":  # every window has as many marks, whether it activates or not
             assert [line.count("<<") for line in text.splitlines()[2:]] == [1] * 5
@@ -85,7 +86,7 @@ def test_windows_are_mixed_and_what_is_asked_does_not_say_which_activate():
 def test_the_same_questions_are_asked_again_by_the_same_seed_and_others_by_another():
     latents = word_latents(2)
     found = [EXPLANATIONS, EXPLANATIONS]
-    bodies = [[one.body("m") for one in questions(latents, found, 5, seed)] for seed in (0, 0, 1)]
+    bodies = [[one.body(FORM) for one in questions(latents, found, 5, seed)] for seed in (0, 0, 1)]
     assert bodies[0] == bodies[1] != bodies[2]
 
 
@@ -107,7 +108,7 @@ def test_answers_that_cannot_be_read_are_counted_and_left_out(client, rules):
     assert unread.explanations > 0 and unread.scores > 0
     assert sum(one.own is None for one in found) + sum(one.random is None for one in found) == unread.explanations
     judged_windows = sum(v.active + v.inactive for one in counts for kind in one.values() for v in kind.values())
-    asked = len(rules.bodies) - len(explanation_bodies("rules", latents))
+    asked = len(rules.bodies) - len(explanation_bodies(FORM, latents))
     assert judged_windows == 5 * (asked - unread.scores)
     assert mean(counts, "own", "detection").mean == 1.0
 

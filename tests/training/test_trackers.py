@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from groupsae.progress import say
 from groupsae.training.trackers import TrackedRun, Trackers, scalars
 
 RECORDS = [
@@ -31,7 +32,7 @@ CONFIG = {"name": "tiny", "sae.k": 16, "text.source": ["demo"]}
 def track(names, folder, records=RECORDS, **options):
     """Hand records to libraries; the seconds that handing on took, and those of the end."""
     began = time.monotonic()
-    with Trackers(names, TrackedRun("tiny", folder, CONFIG), **options) as trackers:
+    with Trackers(names, TrackedRun("tiny", folder, CONFIG), say, **options) as trackers:
         for record in records:
             trackers.log(record)
         logged = time.monotonic()
@@ -40,7 +41,7 @@ def track(names, folder, records=RECORDS, **options):
 
 def test_the_numbers_of_a_record_by_name():
     record = RECORDS[0] | {"groups": {"a": {"loss": 1.5, "bad": float("nan"), "text": "x", "flag": True, "none": None}}}
-    assert scalars(record) == {"step": 1, "seconds": 0.5, "loss/a": 1.5}
+    assert scalars(record) == {"steps": 1, "seconds": 0.5, "loss/a": 1.5}
 
 
 def test_without_a_library_nothing_happens(tmp_path, capfd):
@@ -134,7 +135,7 @@ def test_what_a_library_prints_is_not_shown(library, tmp_path, capfd):
 
 def test_an_error_of_the_training_passes(library, tmp_path):
     library()
-    with pytest.raises(ZeroDivisionError), Trackers(["trackio"], TrackedRun("tiny", tmp_path, CONFIG)) as trackers:
+    with pytest.raises(ZeroDivisionError), Trackers(["trackio"], TrackedRun("tiny", tmp_path, CONFIG), say) as trackers:
         trackers.log(RECORDS[0])
         raise ZeroDivisionError
 

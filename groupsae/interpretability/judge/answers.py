@@ -23,7 +23,7 @@ def read_explanation(text: str) -> str | None:
     paragraphs = re.split(r"\n\s*\n", parts[-1].strip())
     if len(parts) == 1 and len(paragraphs) > 1:
         return None
-    explanation = " ".join(_UNPRINTABLE.sub(" ", paragraphs[0]).split()).strip("* ")
+    explanation = plain(paragraphs[0]).strip("* ")
     quoted = len(explanation) > 1 and explanation[0] == explanation[-1] == '"' and explanation.count('"') == 2
     return explanation[quoted : len(explanation) - quoted][:LONGEST].strip() or None
 
@@ -36,3 +36,8 @@ def read_verdicts(text: str, windows: int) -> tuple[bool, ...] | None:
         if well_formed and len(found) == windows:
             return tuple(digit == "1" for digit in found)
     return None
+
+
+def plain(text: str) -> str:
+    """A text as one line without control characters."""
+    return " ".join(_UNPRINTABLE.sub(" ", text).split())

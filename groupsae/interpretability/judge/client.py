@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from groupsae.errors import ConfigError
+from groupsae.interpretability.judge.answers import plain
 from groupsae.interpretability.judge.cache import Answer, AnswerCache, request_digest
 from groupsae.interpretability.judge.settings import KEY_VARIABLE, JudgeServer
 
@@ -28,11 +29,13 @@ POINTLESS = {
     "/v1) and --judge-model",
 }
 """Statuses after which no request will be answered, and what to do about them."""
+KEY_REFUSED = (401, 403)
 LOST_IN_A_ROW = 10
 """After so many requests without an answer no more are sent."""
 LONGEST_WAIT = 60.0
 """Seconds before a request is sent again, at most, whatever the server asks for."""
 NOT_SENT = "not sent"
+MESSAGE_CHARACTERS = 200
 
 Body = Mapping[str, Any]
 
@@ -45,6 +48,7 @@ class Tally:
     answered  answered by the server
     lost      requests without an answer, by the last fault; `not sent` where the judge was given up
     faults    faults of all attempts, those that were followed by an answer too
+    said      what the server wrote with its first refusal of each status
     verdict   why no more requests were sent; empty where all were
     """
 
@@ -55,6 +59,7 @@ class Tally:
     seconds: float = 0.0
     lost: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+    said: dict[str, str] = field(default_factory=dict)
     verdict: str = ""
 
     @property
@@ -153,6 +158,8 @@ class Judge:
         status = response.status_code
         if status != 200:
             self.tally.verdict = self.tally.verdict or POINTLESS.get(status, "")
+            if status not in KEY_REFUSED:  # there some servers repeat a part of the key
+                self.tally.said.setdefault(f"status {status}", _message(response))
             raise Fault(f"status {status}", again=status in AGAIN, wait=_asked_wait(response.headers))
         return _read(response, time.perf_counter() - began)
 
@@ -187,6 +194,16 @@ def _read(response: Any, seconds: float) -> Answer:
         raise Fault("no text in the response", again=False)
     usage = value.get("usage")
     return Answer(text, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"), seconds)
+
+
+def _message(response: Any) -> str:
+    """What a server says about a refusal, in a line."""
+    try:
+        value = response.json()
+        text = value["error"]["message"] if isinstance(value.get("error"), dict) else value.get("message") or value
+    except (ValueError, KeyError, AttributeError, RecursionError):
+        text = response.text
+    return plain(str(text))[:MESSAGE_CHARACTERS]
 
 
 def _count(usage: Any, name: str) -> int:

@@ -17,6 +17,8 @@ CHARACTERS_PER_TOKEN = 3.5
 """What English and code have with most tokenizers, rounded so that the estimate is rather too high."""
 EXPLANATION_ANSWER, VERDICT_ANSWER = 60, 3
 """Tokens of an explanation, and of the verdict on one window."""
+THOUGHTS = 500
+"""Tokens of thoughts before an answer, where the model thinks: a guess."""
 UNKNOWN_LENGTH = 160
 """Characters of an explanation that has not been asked for."""
 ASSUMED_SECONDS = 2.0
@@ -56,18 +58,18 @@ def estimate_cost(
     server: JudgeServer, latents: Sequence[LatentWindows], sampling: Sampling, cache: AnswerCache, prices: Prices
 ) -> CostEstimate:
     """What judging these latents will take beyond the answers that are there already."""
-    first = explanation_bodies(server.model, latents)
+    first = explanation_bodies(server.form, latents)
     known = [_known(cache, number, body) for number, body in enumerate(first)]
     found = [Explanations(own, other) for own, other in zip(known[::2], known[1::2], strict=True)]
     asked = list(questions(latents, shuffle(latents, found, sampling.seed), sampling.shown, sampling.seed))
-    second = [one.body(server.model) for one in asked]
+    second = [one.body(server.form) for one in asked]
     ahead = [
         (_unanswered(first, cache), EXPLANATION_ANSWER),
         (_unanswered(second, cache), VERDICT_ANSWER * sampling.shown),
     ]
     (explaining, _), (scoring, _) = ahead
     prompt = sum(_tokens(body) for bodies, _ in ahead for body in bodies)
-    completion = sum(len(bodies) * tokens for bodies, tokens in ahead)
+    completion = sum(len(bodies) * (tokens + THOUGHTS * server.thinks) for bodies, tokens in ahead)
     measured = cache.median_seconds(server.model)
     rounds = math.ceil((len(explaining) + len(scoring)) / server.concurrent)
     priced = prices.prompt or prices.completion

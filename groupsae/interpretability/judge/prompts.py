@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from groupsae.interpretability.judge.answers import LABEL
@@ -14,6 +15,28 @@ Method = Literal["detection", "fuzzing"]
 METHODS: tuple[Method, ...] = ("detection", "fuzzing")
 EXPLANATION_TOKENS, VERDICT_TOKENS = 300, 100
 """Most tokens of an answer."""
+THINKING_TOKENS = 4000
+"""Most tokens of an answer with the thoughts before it."""
+
+
+@dataclass(frozen=True)
+class RequestForm:
+    """The model that is asked, and whether it thinks before it answers.
+
+    One that thinks needs room for it. Servers want that as `max_completion_tokens`, and no temperature.
+    """
+
+    model: str
+    thinks: bool = False
+
+    def body(self, task: str, text: str, max_tokens: int) -> dict[str, Any]:
+        """The body of a request."""
+        messages = [{"role": "system", "content": task}, {"role": "user", "content": text}]
+        limits = {"temperature": 0, "max_tokens": max_tokens}
+        if self.thinks:
+            limits = {"max_completion_tokens": THINKING_TOKENS + max_tokens}
+        return {"model": self.model, "messages": messages, **limits}
+
 
 _EXPLAIN = f"""\
 You study one unit of a language model. It is active on some tokens of a text and silent on all others.
@@ -45,27 +68,18 @@ A list for four excerpts looks like this: [0, 1, 1, 0]"""
 _QUESTION = {"detection": _DETECT, "fuzzing": _FUZZ}
 
 
-def explanation_request(model: str, windows: Sequence[Window]) -> dict[str, Any]:
+def explanation_request(form: RequestForm, windows: Sequence[Window]) -> dict[str, Any]:
     """The body of a request to explain a latent from windows on which it fires."""
     strongest = max((window.peak for window in windows), default=0.0)
     lines = [f"{_line(window, marked=True)}\nActive: {_strengths(window, strongest)}" for window in windows]
-    return _body(model, _EXPLAIN, "\n\n".join(lines), EXPLANATION_TOKENS)
+    return form.body(_EXPLAIN, "\n\n".join(lines), EXPLANATION_TOKENS)
 
 
-def score_request(model: str, method: Method, explanation: str, windows: Sequence[Window]) -> dict[str, Any]:
+def score_request(form: RequestForm, method: Method, explanation: str, windows: Sequence[Window]) -> dict[str, Any]:
     """The body of a request to say which windows fit an explanation; for fuzzing their marks are judged."""
     lines = [f"{number}. {_line(one, marked=method == 'fuzzing')}" for number, one in enumerate(windows, 1)]
     task = _QUESTION[method] + _VERDICTS.format(windows=len(windows))
-    return _body(model, task, "\n".join([f"Explanation: {explanation}", "", *lines]), VERDICT_TOKENS)
-
-
-def _body(model: str, task: str, text: str, max_tokens: int) -> dict[str, Any]:
-    return {
-        "model": model,
-        "messages": [{"role": "system", "content": task}, {"role": "user", "content": text}],
-        "temperature": 0,
-        "max_tokens": max_tokens,
-    }
+    return form.body(task, "\n".join([f"Explanation: {explanation}", "", *lines]), VERDICT_TOKENS)
 
 
 def _line(window: Window, *, marked: bool) -> str:

@@ -66,11 +66,13 @@ def _judge(server: JudgeServer, tally: Tally, unread: Unread) -> JudgeRecord:
     return JudgeRecord(
         url=server.url,
         model=server.model,
+        thinks=server.thinks,
         requests=tally.cached + tally.answered + tally.lost.total(),
         cached=tally.cached,
         answered=tally.answered,
         lost=dict(tally.lost),
         faults=dict(tally.faults),
+        said=tally.said,
         unread_explanations=unread.explanations,
         unread_scores=unread.scores,
         prompt_tokens=tally.prompt_tokens,

@@ -15,7 +15,7 @@ import numpy as np
 from groupsae.interpretability.judge.answers import read_explanation, read_verdicts
 from groupsae.interpretability.judge.cache import Answer, request_digest
 from groupsae.interpretability.judge.client import Body, Judge
-from groupsae.interpretability.judge.prompts import METHODS, Method, explanation_request, score_request
+from groupsae.interpretability.judge.prompts import METHODS, Method, RequestForm, explanation_request, score_request
 from groupsae.interpretability.judge.sampling import LatentWindows, rng
 from groupsae.interpretability.judge.scores import Verdicts
 from groupsae.interpretability.window import Window
@@ -51,9 +51,9 @@ class Question:
     windows: tuple[Window, ...]
     truths: tuple[bool, ...]
 
-    def body(self, model: str) -> dict[str, Any]:
+    def body(self, form: RequestForm) -> dict[str, Any]:
         """What is sent."""
-        return score_request(model, self.method, self.explanation, self.windows)
+        return score_request(form, self.method, self.explanation, self.windows)
 
 
 @dataclass
@@ -64,14 +64,14 @@ class Unread:
     scores: int = 0
 
 
-def explanation_bodies(model: str, latents: Sequence[LatentWindows]) -> list[dict[str, Any]]:
+def explanation_bodies(form: RequestForm, latents: Sequence[LatentWindows]) -> list[dict[str, Any]]:
     """The requests of the first round: for each latent its explanation, then that of unrelated windows."""
-    return [explanation_request(model, windows) for one in latents for windows in (one.explained, one.unrelated)]
+    return [explanation_request(form, windows) for one in latents for windows in (one.explained, one.unrelated)]
 
 
 def explain(judge: Judge, latents: Sequence[LatentWindows], unread: Unread, progress: Progress) -> list[Explanations]:
     """Ask for every latent's explanations; a latent without an answer that can be read has none."""
-    bodies = explanation_bodies(judge.server.model, latents)
+    bodies = explanation_bodies(judge.server.form, latents)
     answers = judge.ask(bodies, progress=progress)
     texts = [None if answer is None else read_explanation(answer.text) for answer in answers]
     unread.explanations += _unread(bodies, answers, texts)
@@ -114,7 +114,7 @@ def score(
     judge: Judge, latents: Sequence[LatentWindows], asked: Sequence[Question], unread: Unread, progress: Progress
 ) -> list[dict[str, dict[Method, Verdicts]]]:
     """Ask all questions; each latent's counts by kind of explanation and method."""
-    bodies = [one.body(judge.server.model) for one in asked]
+    bodies = [one.body(judge.server.form) for one in asked]
     answers = judge.ask(bodies, progress=progress)
     read = [
         None if answer is None else read_verdicts(answer.text, len(one.windows))

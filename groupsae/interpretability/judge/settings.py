@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from groupsae.errors import ConfigError
+from groupsae.interpretability.judge.prompts import RequestForm
 
 KEY_VARIABLE = "GROUPSAE_JUDGE_KEY"
 """The environment variable that holds the key of the judge's server."""
@@ -19,6 +20,7 @@ class JudgeServer:
 
     url         what comes before `/chat/completions`, such as `http://127.0.0.1:8000/v1`
     model       the model's name there
+    thinks      whether the model thinks before it answers, and needs room for it
     concurrent  most requests at once
     timeout     seconds to wait for one answer
     retries     how often a request is sent again after a time-out, a lost connection, or status 408, 425, 429, 5xx
@@ -33,6 +35,7 @@ class JudgeServer:
     timeout: float = 60.0
     retries: int = 4
     backoff: float = 1.0
+    thinks: bool = False
 
     def __post_init__(self) -> None:
         _require_url(self.url)
@@ -47,6 +50,11 @@ class JudgeServer:
         """The address that requests are posted to."""
         base = self.url.rstrip("/")
         return base if base.endswith("/chat/completions") else f"{base}/chat/completions"
+
+    @property
+    def form(self) -> RequestForm:
+        """The form of its requests."""
+        return RequestForm(self.model, self.thinks)
 
     @property
     def is_local(self) -> bool:

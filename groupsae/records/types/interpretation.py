@@ -63,6 +63,8 @@ class JudgeRecord(RecordPart):
 
     url: str
     model: str
+    thinks: bool
+    """Whether it was given room to think before it answers."""
     requests: int
     cached: int
     """Those that an earlier session had an answer to."""
@@ -71,6 +73,8 @@ class JudgeRecord(RecordPart):
     """Those without an answer, by the last fault; `not sent` where the judge was given up before."""
     faults: dict[str, int]
     """Faults of all attempts of the last session; most of them are followed by an answer."""
+    said: dict[str, str]
+    """What the server wrote with its first refusal of each status."""
     unread_explanations: int
     """Answers without an explanation that can be read."""
     unread_scores: int
