@@ -21,9 +21,8 @@ def store_of(done):
 
 
 def shards(done):
-    return {
-        path.relative_to(done): path.read_bytes() for path in sorted((done / "contexts").rglob("*")) if path.is_file()
-    }
+    paths = sorted(path for path in (done / "contexts").rglob("*") if path.is_file())
+    return {path.relative_to(done): path.read_bytes() for path in paths}
 
 
 def test_every_latent_of_every_suite_is_there(done):
@@ -91,7 +90,7 @@ def test_the_same_run_gives_the_same_bytes_and_goes_on_where_it_stopped(done, ca
 
 def test_latents_and_suites_that_are_none(done):
     store = store_of(done)
-    with pytest.raises(RunError, match="There is no latent 99999 in baseline .*: it has 0 to 31"):
+    with pytest.raises(RunError, match=r"There is no latent 99999 in baseline .*: it has 0 to 31"):
         store.latent(0, 0, 99999)
     with pytest.raises(RunError, match="There is no layer 7"):
         store.latent(0, 7, 0)
