@@ -7,7 +7,17 @@ import pytest
 
 from groupsae import metrics
 from groupsae.analysis.run_records import RunRecords
-from groupsae.metrics import CANDIDATES, CIRCUITS, LOSSES, MATCHED_COST, METRICS, RECONSTRUCTION, SIMILARITY, SUMMARY
+from groupsae.metrics import (
+    CANDIDATES,
+    CIRCUITS,
+    INTERPRETABILITY,
+    LOSSES,
+    MATCHED_COST,
+    METRICS,
+    RECONSTRUCTION,
+    SIMILARITY,
+    SUMMARY,
+)
 from groupsae.recipes.eval import PARTS
 from groupsae.records import RunDirectory
 from groupsae.records.types.candidate import Candidate
@@ -15,10 +25,12 @@ from groupsae.records.types.measured import LossMetrics, ReconstructionMetrics
 from groupsae.records.types.summary import MatchedCost, SuiteSummary, SummaryRecord
 
 TEXT = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
-TABLES = (RECONSTRUCTION, LOSSES, SUMMARY, MATCHED_COST, CANDIDATES, CIRCUITS, SIMILARITY)
+TABLES = (RECONSTRUCTION, LOSSES, SUMMARY, MATCHED_COST, CANDIDATES, CIRCUITS, SIMILARITY, INTERPRETABILITY)
 
 
-@pytest.mark.parametrize("name", sorted({*RECONSTRUCTION, *LOSSES, *CIRCUITS, *SIMILARITY, "density"}))
+@pytest.mark.parametrize(
+    "name", sorted({*RECONSTRUCTION, *LOSSES, *CIRCUITS, *SIMILARITY, *INTERPRETABILITY, "density"})
+)
 def test_every_metric_is_described(name):
     assert f"`{name}`" in TEXT
 
@@ -65,6 +77,7 @@ def test_the_units_in_the_files_are_those_of_the_metrics(done):
     assert records.losses.units == metrics.units(LOSSES)
     assert records.circuits.units == metrics.units(CIRCUITS)
     assert records.similarity.units == metrics.units(SIMILARITY)
+    assert records.interpretability.units == metrics.units(INTERPRETABILITY)
     summary = SummaryRecord.read(run)
     assert summary.units == metrics.units(SUMMARY)
     assert {"baseline", "groups"} <= set(summary.suites) and summary.matched_cost

@@ -705,6 +705,7 @@ const groupsae = (() => {
     listen();
     await follow();
     document.documentElement.dataset.readyMs = performance.now().toFixed(0);
+    setTimeout(() => { matchingTokens(" "); columns?.raw("tokens"); columns?.raw("promoted"); }, 50); // ready for the first search
     return undefined;
   }
 
