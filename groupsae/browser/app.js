@@ -105,7 +105,7 @@ const groupsae = (() => {
   function metrics() {
     const several = columns.layers > 1;
     return [
-      { name: "number", title: "number", of: (i) => i },
+      { name: "number", title: "number, or match", of: (i) => i },
       { name: "rate", title: "firing rate, %", of: (i, l) => 100 * columns.rate(i, l) },
       { name: "peak", title: "largest value", of: (i, l) => columns.peak(i, l) },
       ...(several ? [

@@ -34,10 +34,14 @@ def print_results(run: RunDirectory, as_json: bool) -> None:
     from groupsae.cli import tables
 
     lineages = tables.lineages(train) if train else []
-    tables.show(tables.stages(run), *([tables.suites(suites, found.matched_cost)] if suites else []), *lineages)
+    scores = tables.latent_scores(records)
+    tables.show(
+        tables.stages(run), *([tables.suites(suites, found.matched_cost)] if suites else []), *scores, *lineages
+    )
     if train and tables.saved_tokens(train):
         print(tables.saved_tokens(train))
-    _print_report(run, "report/index.html")
+    _print_page(run, "report", "report/index.html")
+    _print_page(run, "browser", "browser/index.html")
 
 
 def print_training(run: RunDirectory) -> None:
@@ -76,6 +80,6 @@ def print_plan(run: RunDirectory, as_json: bool) -> None:
     print(tables.verdict(plan))
 
 
-def _print_report(run: RunDirectory, name: str) -> None:
+def _print_page(run: RunDirectory, what: str, name: str) -> None:
     if run.file(name).exists():
-        print(f"report: {run.file(name)}")
+        print(f"{what}: {run.file(name)}")
