@@ -10,6 +10,7 @@ from groupsae.analysis.run_records import RunRecords
 from groupsae.metrics import (
     CANDIDATES,
     CIRCUITS,
+    INTERPRETABILITY,
     INTERPRETATION,
     LOSSES,
     METRICS,
@@ -24,10 +25,11 @@ from groupsae.records.types.measured import LossMetrics, ReconstructionMetrics
 from groupsae.records.types.summary import SuiteSummary, SummaryRecord
 
 TEXT = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
-TABLES = (RECONSTRUCTION, LOSSES, SUMMARY, CANDIDATES, CIRCUITS, SIMILARITY, INTERPRETATION)
+TABLES = (RECONSTRUCTION, LOSSES, SUMMARY, CANDIDATES, CIRCUITS, SIMILARITY, INTERPRETABILITY, INTERPRETATION)
+NAMED = {*RECONSTRUCTION, *LOSSES, *CIRCUITS, *SIMILARITY, *INTERPRETABILITY, *INTERPRETATION, "density"}
 
 
-@pytest.mark.parametrize("name", sorted({*RECONSTRUCTION, *LOSSES, *CIRCUITS, *SIMILARITY, *INTERPRETATION, "density"}))
+@pytest.mark.parametrize("name", sorted(NAMED))
 def test_every_metric_is_described(name):
     assert f"`{name}`" in TEXT
 
@@ -73,6 +75,7 @@ def test_the_units_in_the_files_are_those_of_the_metrics(done):
     assert records.losses.units == metrics.units(LOSSES)
     assert records.circuits.units == metrics.units(CIRCUITS)
     assert records.similarity.units == metrics.units(SIMILARITY)
+    assert records.interpretability.units == metrics.units(INTERPRETABILITY)
     summary = SummaryRecord.read(run)
     assert summary.units == metrics.units(SUMMARY)
     assert {"baseline", "groups"} <= set(summary.suites)

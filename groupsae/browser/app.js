@@ -105,7 +105,7 @@ const groupsae = (() => {
   function metrics() {
     const several = columns.layers > 1;
     return [
-      { name: "number", title: "number", of: (i) => i },
+      { name: "number", title: "number, or match", of: (i) => i },
       { name: "rate", title: "firing rate, %", of: (i, l) => 100 * columns.rate(i, l) },
       { name: "peak", title: "largest value", of: (i, l) => columns.peak(i, l) },
       ...(several ? [
@@ -578,9 +578,9 @@ const groupsae = (() => {
       controls();
     }
     const sought = ["layer", "query", "where", "sort", "down"].some((name) => before[name] !== state[name]) || JSON.stringify(before.filters) !== JSON.stringify(state.filters);
-    if (changed || sought) { fill(); refresh(); if (changed || before.query !== state.query) $("list").scrollTop = 0; }
+    if (changed || sought) { fill(); refresh(); $("list").scrollTop = 0; }
     place = view.indexOf(state.latent);
-    keepInSight();
+    if (changed || !sought) keepInSight(); // another order is shown from its beginning
     draw(true);
     if (changed || before.latent !== state.latent || before.layer !== state.layer) { await show(); if (before.latent !== state.latent) window.scrollTo(0, 0); }
     if (unknown) $("main").replaceChildren(wrong(`There is no SAE ${unknown} in this run. Choose one on the left.`));
@@ -705,6 +705,7 @@ const groupsae = (() => {
     listen();
     await follow();
     document.documentElement.dataset.readyMs = performance.now().toFixed(0);
+    setTimeout(() => { matchingTokens(" "); columns?.raw("tokens"); columns?.raw("promoted"); }, 50); // ready for the first search
     return undefined;
   }
 

@@ -36,10 +36,12 @@ def print_results(run: RunDirectory, as_json: bool) -> None:
 
     lineages = tables.lineages(train) if train else []
     side_by_side = tables.sweep(found.sweep) if found.sweep else tables.suites(suites)
-    tables.show(tables.stages(run), *([side_by_side] if suites else []), *lineages)
+    scores = tables.latent_scores(records)
+    tables.show(tables.stages(run), *([side_by_side] if suites else []), *scores, *lineages)
     if train and tables.saved_tokens(train):
         print(tables.saved_tokens(train))
-    _print_report(run, "report/index.html")
+    _print_page(run, "report", "report/index.html")
+    _print_page(run, "browser", "browser/index.html")
 
 
 def print_training(run: RunDirectory) -> None:
@@ -84,6 +86,6 @@ def print_plan(run: RunDirectory, as_json: bool) -> None:
         print(tables.cache_verdict(plan.cache))
 
 
-def _print_report(run: RunDirectory, name: str) -> None:
+def _print_page(run: RunDirectory, what: str, name: str) -> None:
     if run.file(name).exists():
-        print(f"report: {run.file(name)}")
+        print(f"{what}: {run.file(name)}")

@@ -11,6 +11,8 @@ from rich.table import Table
 
 from groupsae.analysis.candidates import view_record
 from groupsae.analysis.frames import Frame, candidate_frame, equal_tokens
+from groupsae.analysis.latent_scores import interpretability_frame
+from groupsae.analysis.run_records import RunRecords
 from groupsae.metrics import METRICS, fixed
 from groupsae.records import RunDirectory
 from groupsae.records.types.candidate import Candidate
@@ -99,6 +101,12 @@ def _suite_value(summary: SuiteSummary, name: str) -> str:
     value = getattr(summary, name)
     text = "-" if value is None else METRICS[name].text(value)
     return f"{text} ({summary.worst_layer})" if name == "worst_fvu" and summary.worst_layer else text
+
+
+def latent_scores(records: RunRecords) -> list[Table]:
+    """Scores of latents that need no judge, the suites below each other, if they have been measured."""
+    frame = interpretability_frame(records)
+    return [_framed(frame, frame.title, ())] if frame else []
 
 
 def lineages(train: TrainRecord) -> list[Table]:

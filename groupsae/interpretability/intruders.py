@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from groupsae.interpretability.selection import Windows
 
 OWN, TRIALS = 4, 10
+TIE = 1e-6
+"""Sums of cosines that differ by less are equal."""
 
 
 def window_vectors(windows: Windows, ids_RT: np.ndarray, embedding_VD: Tensor, mean_D: Tensor) -> Tensor:
@@ -56,7 +58,7 @@ def intruder_scores(windows: Windows, vectors_WD: Tensor, count: int, random: np
     intruder_E = start_S[other_E] + random.integers(0, per_latent_S[other_E])
     all_E5 = torch.from_numpy(np.concatenate([own_E4, intruder_E[:, None]], axis=1)).to(vectors_WD.device)
     right_E = torch.cat([_last_is_farthest(vectors_WD[part]) for part in all_E5.split(4096)])
-    found_S[scored] = right_E.float().cpu().numpy().reshape(-1, TRIALS).mean(1)
+    found_S[scored] = right_E.cpu().numpy().reshape(-1, TRIALS).mean(1)
     return found_S
 
 
@@ -68,6 +70,8 @@ def _random_of(random: np.random.Generator, trials: int, available_E: np.ndarray
 
 
 def _last_is_farthest(vectors_E5D: Tensor) -> Tensor:
+    """1 where the last of five windows is least like the others, a share of 1 where it ties with some (E,)."""
     cosine_E55 = vectors_E5D @ vectors_E5D.transpose(1, 2)
     others_E5 = cosine_E55.sum(2) - cosine_E55.diagonal(dim1=1, dim2=2)
-    return others_E5.argmin(1) == vectors_E5D.shape[1] - 1
+    lowest_E5 = others_E5 <= others_E5.min(1, keepdim=True).values + TIE
+    return lowest_E5[:, -1] / lowest_E5.sum(1)

@@ -4,7 +4,7 @@ A naive Bayes classifier per latent, in closed form, is fitted on one half of th
 
     score(p) = sum over features f of ln[(c_f(x) + a q_f(x)) / ((n + a) q_f(x))]        x = the feature's value at p
 
-c_f(x) of a latent's n firings in the first half have value x; q_f(x) is the share of all tokens that have it; a = 4
+c_f(x) of a latent's n firings in the first half have value x; q_f(x) is the share of all tokens that have it; a = 64
 weighs the second against the first. AUROC is the chance that a firing of the other half scores higher than a token
 there on which the latent is silent.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from groupsae.interpretability.firings import Firings
 from groupsae.interpretability.selection import holds
 
-PRIOR = 4.0
+PRIOR = 64.0
 MIN_FIRINGS = 8
 """Firings that each half must hold for a latent to be scored."""
 MOST_FIRINGS, SILENT_TOKENS = 64, 512

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from groupsae.analysis.alarms import alarms
 from groupsae.analysis.candidates import view_plan
 from groupsae.analysis.frames import Frame, candidate_frame, equal_tokens, suite_frame
+from groupsae.analysis.latent_scores import interpretability_frame
 from groupsae.analysis.one_variant import of_variant
 from groupsae.analysis.run_records import RunRecords, suite_title
 from groupsae.analysis.summary import compare, read_against
@@ -25,7 +26,6 @@ from groupsae.report.evaluation_tables import circuit_frames, similarity_frames
 from groupsae.report.facts import command, facts, missing_stages
 from groupsae.report.figures import Drawing
 from groupsae.report.forecast import PLAN_NOTE, forecast_rows, forecast_sentences, unpredicted
-from groupsae.report.interpretability_tables import interpretability_frame
 from groupsae.report.sweep_section import seed_frame, setting_frame, sweep_figures, sweep_headline
 
 _HERE = Path(__file__).parent

@@ -1,7 +1,8 @@
-"""The report's table of scores of latents that need no judge: one row per suite and score."""
+"""The table of scores of latents that need no judge: one row per suite and score."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -62,7 +63,7 @@ def _row(record: InterpretabilityRecord, name: str, suite: str) -> _Row:
     )
 
 
-def _mean(field: str):
+def _mean(field: str) -> Callable[[_Row], float | None]:
     def read(row: _Row) -> float | None:
         found = getattr(row, field)
         return found.mean if found else None
