@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from groupsae.interop.dictionary_learning import DICTIONARY_LEARNING
-from groupsae.interop.layout import Facts, write_suite
+from groupsae.interop.layout import INDEX, Facts, write_suite
 from groupsae.interop.model_facts import ModelFacts
 from groupsae.interop.saelens import SAELENS
 from groupsae.interop.sparsify import SPARSIFY
@@ -15,6 +15,7 @@ from groupsae.lock import hold
 from groupsae.recipes.context import ROWS_FILE
 from groupsae.records import RunDirectory
 from groupsae.saes.suite import Suite, suite_named
+from groupsae.storage import write_json
 from groupsae.text.tokens import TokenRows
 
 LAYOUTS = {layout.name: layout for layout in (SAELENS, SPARSIFY, DICTIONARY_LEARNING)}
@@ -32,7 +33,8 @@ def export(
     name, _ = suite_named(run.path, name)
     folder = out or run.file(f"exports/{to}/{name}")
     with hold(run.path) if out is None else nullcontext():  # elsewhere, the run is only read
-        index = write_suite(Suite.load(run.path, name), folder, LAYOUTS[to], facts_of(run), overwrite=overwrite)
+        suite, layout, trained = Suite.load(run.path, name), LAYOUTS[to], run.manifest.stages["train"].files_digest
+        index = write_suite(suite, folder, layout, facts_of(run), overwrite=overwrite, trained=trained)
     return {"folder": str(folder), "suite": name} | index
 
 
@@ -57,3 +59,19 @@ def _begins_with_special(run: RunDirectory) -> bool:
     rows = TokenRows.load(run.file(ROWS_FILE))
     firsts = set(rows.ids_RT[:, 0].tolist())
     return len(firsts) == 1 and firsts <= set(rows.special_ids)
+
+
+def mark_stale_exports(run: RunDirectory) -> list[str]:
+    """Write into each export below the run that was made of an earlier training that it is stale; their folders.
+
+    Called once a run was trained again. What stands there stays as it is.
+    """
+    done = run.manifest.stages.get("train")
+    stale = []
+    for path in sorted(run.file("exports").glob(f"*/*/{INDEX}")):
+        index = run.read_json(path.relative_to(run.path).as_posix())
+        if done is not None and index.get("trained") not in (None, done.files_digest):
+            index["stale"] = f"made of an earlier training of {run.path.name}; export again with --overwrite"
+            write_json(path, index)
+            stale.append(path.parent.relative_to(run.path).as_posix())
+    return stale

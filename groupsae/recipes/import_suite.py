@@ -13,6 +13,7 @@ from groupsae.interop.importing import Found, ImportedSAE, raw_scales
 from groupsae.interop.model_facts import hub_name
 from groupsae.partition import group_name
 from groupsae.progress import bar, say
+from groupsae.recipes.export import mark_stale_exports
 from groupsae.recipes.run import alone
 from groupsae.records import RunDirectory
 from groupsae.records.environment import version_of
@@ -43,6 +44,7 @@ def import_run(found: Found, place: Path, base: RunConfig, *, overwrite: bool = 
         files += [f"groups/{name}/{file}" for name in record.saes for file in ("cfg.json", "sae.safetensors")]
         inputs = [Path(file) for one in record.saes.values() for file in one.files]
         run.finish("train", time.perf_counter() - began, files, inputs)
+        mark_stale_exports(run)
     return {"run": str(run.path), "suite": _suite_name(found)} | record.model_dump(mode="json")
 
 

@@ -20,6 +20,7 @@ from groupsae.progress import say
 from groupsae.recipes.agreement import AGREE, seen_of
 from groupsae.recipes.context import RunContext
 from groupsae.recipes.eval import evaluate, require_parts, wanted_parts
+from groupsae.recipes.export import mark_stale_exports
 from groupsae.recipes.passes import unfinished
 from groupsae.recipes.warm_start import warm_start_of
 from groupsae.records import RunDirectory
@@ -135,6 +136,8 @@ def _make(ctx: RunContext, stage: str, recipe: Recipe | None = None) -> None:
     if files is not None and ctx.ranks.first:
         inputs = stage_named(stage).input_files(ctx.run.config)
         ctx.run.finish(stage, time.perf_counter() - began, files, inputs)
+        for folder in mark_stale_exports(ctx.run) if stage == "train" else ():
+            say(f"train: {folder} was made of an earlier training; export again with --overwrite")
         if stage in ("train", "eval"):
             for line in alarms(RunRecords.read(ctx.run), ctx.run.config):
                 say(f"ALARM: {line}")

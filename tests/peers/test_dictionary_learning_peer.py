@@ -64,7 +64,7 @@ def trained(name):
     kind = getattr(trainers, trainer_name, None) or next(
         getattr(module, trainer_name) for module in vars(trainers).values() if hasattr(module, trainer_name)
     )
-    common = {"steps": STEPS, "activation_dim": D_MODEL, "dict_size": D_SAE, "layer": 3, "lm_name": None, "seed": 0}
+    common = {"steps": STEPS, "activation_dim": D_MODEL, "dict_size": D_SAE, "layer": 3, "lm_name": "", "seed": 0}
     common |= {"lr": 3e-3, "warmup_steps": 2, "decay_start": None, "sparsity_warmup_steps": 2, "device": "cpu"}
     common |= {"threshold_start_step": 5, "submodule_name": "resid_post_layer_3", "wandb_name": "none"}
     known = inspect.signature(kind.__init__).parameters
@@ -82,5 +82,7 @@ def save(trainer, name, folder):
     torch.save(state, folder / "ae.pt")
     config = {"trainer": trainer.config, "buffer": {"ctx_len": 128, "d_submodule": D_MODEL}}
     config["trainer"]["submodule_name"] = "resid_post_layer_3"
+    if name == "AutoEncoderNew":  # whose trainer calls it AutoEncoder, which load_dictionary then cannot load
+        config["trainer"]["dict_class"] = name
     assert config["trainer"]["dict_class"] == name
     (folder / "config.json").write_text(json.dumps(config, default=str))
