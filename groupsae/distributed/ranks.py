@@ -145,7 +145,7 @@ class Ranks:
             if any(theirs.get(name) != told[0].get(name) for theirs in told)
         ]
         if different:
-            raise RanksError(f"The ranks do not agree. {'; '.join(different)}. {remedy}")
+            raise RanksError(f"The ranks do not agree. {'; '.join(different)}. {remedy}", mine=self.first)
 
     def _by_value(self, values: Sequence[Any]) -> str:
         """Who has which value, in words."""
