@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {*VALUES, "gguf_files", "model_directory", "text"},
     "distributed": {"errors"},
     "activations": {*VALUES, "progress", "oom", "models", "text", "distributed"},
-    "grouping": {*VALUES, "activations"},
+    "grouping": {*VALUES, "activations", "distributed"},
     "saes": {*VALUES},
     "planning": {*VALUES, "oom", "activations", "grouping"},
     "training": {
@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "planning",
         "distributed",
     },  # timing measures the Rates that planning reckons with
-    "evaluation": {*VALUES, "oom", "models", "text", "activations", "saes"},
+    "evaluation": {*VALUES, "oom", "models", "text", "activations", "saes", "distributed"},
     "report": {*VALUES, "analysis"},
     "interop": {*VALUES, "activations", "saes"},
 }

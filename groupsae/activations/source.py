@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from groupsae.distributed.ranks import ALONE, Ranks
 from groupsae.errors import TextError
 
 
@@ -83,6 +84,54 @@ def stream(source: ActivationSource, num_tokens: int, seed: int) -> Iterator[Ten
             yield x_LND
         if left <= 0:
             return
+
+
+Work = Callable[[Tensor], Sequence[Tensor]]
+"""What is measured on activations x_LND: sums over their tokens, float64, of the same shapes for every batch."""
+
+
+def worked_stream(
+    source: ActivationSource,
+    num_tokens: int,
+    seed: int,
+    work: Work,
+    *,
+    places: Sequence[int] = (),
+    ranks: Ranks = ALONE,
+) -> Iterator[tuple[int, list[Tensor]]]:
+    """The number of tokens and what `work` makes of them, for each batch of `stream`, in its order.
+
+    No batch lies on both sides of one of the `places`, which are numbers of tokens. Several ranks take the batches in
+    turn, and each is given the results of all: whatever adds them up gets the same bits on every number of ranks.
+    """
+    if ranks.alone:
+        start = 0
+        for x_LND in stream(source, num_tokens, seed):
+            for part_LND in _cut(x_LND, start, places):
+                yield part_LND.shape[1], list(work(part_LND))
+            start += x_LND.shape[1]
+        return
+    require_rows(source)
+    start, device = 0, "cpu" if source.device.type == "mps" else source.device  # which has no float64
+    batches = row_order(source.num_rows, seed, 0).split(source.batch_rows)
+    for first in range(0, len(batches), ranks.size):
+        if start >= num_tokens:
+            return
+        number = first + ranks.rank
+        x_LND = source.read(batches[number].tolist() if number < len(batches) else [])
+        counts = ranks.gather(x_LND.shape[1])
+        begins = [min(num_tokens, start + sum(counts[:rank])) for rank in range(ranks.size + 1)]
+        mine = begins[ranks.rank : ranks.rank + 2]
+        parts = _cut(x_LND[:, : mine[1] - mine[0]], mine[0], places) if mine[1] > mine[0] else []
+        for part in ranks.gather_tensors([(part.shape[1], list(work(part))) for part in parts]):
+            for tokens, results in part:
+                yield tokens, [result.to(device) for result in results]
+        start = begins[-1]
+
+
+def _cut(x_LND: Tensor, start: int, places: Sequence[int]) -> Sequence[Tensor]:
+    """Tokens that begin at number `start`, with no part on both sides of one of the places."""
+    return x_LND.tensor_split([place - start for place in places if 0 < place - start < x_LND.shape[1]], dim=1)
 
 
 def require_rows(source: ActivationSource) -> None:

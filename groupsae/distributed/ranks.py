@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,16 +60,7 @@ class Ranks:
         if self.alone:
             return [value]
         payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        with self._collective():
-            length_1 = torch.tensor([len(payload)])
-            lengths = [torch.empty_like(length_1) for _ in range(self.size)]
-            torch.distributed.all_gather(lengths, length_1, group=self._group)
-            longest = max(int(length) for length in lengths)
-            padded = torch.cat([payload, payload.new_zeros(longest - len(payload))])
-            texts = [torch.empty_like(padded) for _ in range(self.size)]
-            torch.distributed.all_gather(texts, padded, group=self._group)
-        pairs = zip(texts, lengths, strict=True)
-        return [json.loads(bytes(text[: int(length)].tolist())) for text, length in pairs]
+        return [json.loads(text.numpy().tobytes()) for text in self._gather_bytes(payload)]
 
     def from_first(self, value: Any) -> Any:
         """Rank 0's value, on all ranks; the values of the others do not count."""
@@ -114,14 +107,40 @@ class Ranks:
             result = result + part
         return result
 
-    def all_gather(self, part: Tensor) -> list[Tensor]:
-        """Every rank's tensor, all of one shape, in the order of ranks."""
-        if self.alone:
-            return [part]
+    def add_array(self, total: np.ndarray) -> np.ndarray:
+        """`add` for an array. Exact where no two ranks have something other than zero at the same place."""
+        return total if self.alone else self.add(torch.from_numpy(total)).numpy()
+
+    def gather_tensors(self, items: Sequence[tuple[Any, Sequence[Tensor]]]) -> list[list[tuple[Any, list[Tensor]]]]:
+        """Every rank's items, in the order of ranks: each a value that JSON can hold, and tensors, on the CPU."""
+        told = self.gather([[value, [[list(t.shape), str(t.dtype)] for t in tensors]] for value, tensors in items])
+        own = [_bytes(t) for _, tensors in items for t in tensors]
+        payloads = self._gather_bytes(torch.cat(own) if own else torch.empty(0, dtype=torch.uint8))
+        found = []
+        for payload, theirs in zip(payloads, told, strict=True):
+            place, unpacked = 0, []
+            for value, layout in theirs:
+                tensors = []
+                for shape, name in layout:
+                    dtype = getattr(torch, name.removeprefix("torch."))
+                    size = math.prod(shape) * dtype.itemsize
+                    tensors.append(payload[place : place + size].clone().view(dtype).view(shape))
+                    place += size
+                unpacked.append((value, tensors))
+            found.append(unpacked)
+        return found
+
+    def _gather_bytes(self, payload: Tensor) -> list[Tensor]:
+        """Every rank's bytes (n,), of whatever length."""
         with self._collective():
-            parts = [torch.empty_like(part) for _ in range(self.size)]
-            torch.distributed.all_gather(parts, part.contiguous(), group=self._group)
-        return parts
+            length_1 = torch.tensor([len(payload)])
+            lengths = [torch.empty_like(length_1) for _ in range(self.size)]
+            torch.distributed.all_gather(lengths, length_1, group=self._group)
+            longest = max(int(length) for length in lengths)
+            padded = torch.cat([payload, payload.new_zeros(longest - len(payload))])
+            texts = [torch.empty_like(padded) for _ in range(self.size)]
+            torch.distributed.all_gather(texts, padded, group=self._group)
+        return [text[: int(length)] for text, length in zip(texts, lengths, strict=True)]
 
     def all_to_all(self, into: Tensor, sent: Tensor, into_splits: Sequence[int], sent_splits: Sequence[int]) -> None:
         """Bytes (n,) to every rank and from every rank, so many of each, zero allowed; `into` is filled in place."""
@@ -192,6 +211,10 @@ class Ranks:
         who = " or ".join(f"rank {rank} on {self.hosts[rank]}" for rank in lost) or "another rank"
         seen = " ".join(str(error).split())[:160]
         return f"{who} was lost: killed, out of memory, cut off, or silent for too long ({seen})"
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
 
 
 ALONE = Ranks()

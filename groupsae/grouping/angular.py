@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groupsae.activations.source import ActivationSource, stream
+from groupsae.activations.source import ActivationSource, worked_stream
 from groupsae.activations.stats import ActivationStats, accumulator_device, token_blocks
+from groupsae.distributed.ranks import ALONE, Ranks
 from groupsae.grouping.centering import Centering, Progress, require_reachable, stats_for
 from groupsae.grouping.distances import Distances
 
@@ -27,6 +28,7 @@ def angular_distances(
     until_stderr: float | None = None,
     progress: Progress | None = None,
     stats: ActivationStats | None = None,
+    ranks: Ranks = ALONE,
 ) -> Distances:
     """The angular distances of all pairs of hookpoints, in [0, 1].
 
@@ -41,18 +43,19 @@ def angular_distances(
     the tokens within a batch as not: tokens of a row are alike, and a token-level error would be too
     small. It is None for a single batch. With `until_stderr` the second pass ends once every error
     is below it, after `MIN_BATCHES` batches at the least. `progress` receives the number of
-    tokens newly read, in both passes.
+    tokens newly read, in both passes. Several `ranks` share the reading, to the same bits.
 
     Raises ConfigError for impossible numbers, TextError for a source without tokens, NumericalError
     for NaN or infinity.
     """
     require_reachable(until_stderr)
-    center = Centering(stats_for(source, num_tokens, seed, stats, progress).mean_LD, source.device)
+    center = Centering(stats_for(source, num_tokens, seed, stats, progress, ranks).mean_LD, source.device)
     sums = _BatchSums(len(source.hookpoints), accumulator_device(source.device))
-    for x_LND in stream(source, num_tokens, seed):
-        sums.add(_summed_angles(x_LND, center), x_LND.shape[1])
+    angles = lambda x_LND: [_summed_angles(x_LND, center)]  # noqa: E731
+    for tokens, (sum_LL,) in worked_stream(source, num_tokens, seed, angles, ranks=ranks):
+        sums.add(sum_LL, tokens)
         if progress:
-            progress(x_LND.shape[1])
+            progress(tokens)
         if until_stderr is not None and sums.batches >= MIN_BATCHES and sums.standard_error().max() < until_stderr:
             break
     errors = sums.standard_error() if sums.batches > 1 else None

@@ -101,6 +101,8 @@ def similarity(inputs: EvalInputs) -> SimilarityRecord:
     return SimilarityRecord(units=units(metrics.SIMILARITY), **asdict(found))
 
 
+TOGETHER = ("reconstruction", "losses")
+"""The parts whose rows several ranks share; the others are rank 0's alone."""
 PARTS: dict[str, Part] = {
     "reconstruction": reconstruction,
     "losses": losses,
@@ -126,13 +128,19 @@ def evaluate(ctx: RunContext, parts: Sequence[str] = (), against: Path | None = 
     inputs = eval_inputs(ctx, against)
     run, files = ctx.run, _files(inputs)
     wanted = wanted_parts(ctx, parts, against)
-    for part in wanted:
+    for part in ctx.ranks.from_first(wanted):
         began = time.perf_counter()
-        PARTS[part](inputs).write(run, files[part])
+        if ctx.ranks.first or part in TOGETHER:
+            PARTS[part](inputs).write(run, files[part])
+        if not ctx.ranks.first:
+            continue
         read = run.config.circuits.files if part == "circuits" else []
         run.finish("eval", time.perf_counter() - began, [files[part]], read, part=files[part], beside=inputs.beside)
     if not wanted:
         say(f"eval {' '.join(parts or PARTS)}: done already (--overwrite makes it again)")
+    ctx.ranks.wait_for_first()
+    if not ctx.ranks.first:
+        return None
     written = write_summary(run, inputs.other)
     done = all(run.status("eval", file, beside=inputs.beside) == "done" for file in files.values())
     return [*files.values(), written] if done and against is None else None

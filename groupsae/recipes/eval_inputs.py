@@ -69,7 +69,8 @@ class EvalInputs:
     @cached_property
     def means(self) -> MeanActivations:
         """The mean activations of the evaluated rows, measured once for all parts that need them."""
-        return MeanActivations(self.source, chosen_rows(self.source, self.num_tokens, self.seed))
+        rows = chosen_rows(self.source, self.num_tokens, self.seed)
+        return MeanActivations(self.source, rows, self.ctx.ranks)
 
     @property
     def num_tokens(self) -> int:
@@ -82,10 +83,13 @@ class EvalInputs:
         return self.ctx.run.config.seed
 
     def evaluated(self, part: str, evaluate: Callable[..., Result], *, means: bool = False) -> Result:
-        """What `evaluate` finds for these suites on these tokens, with a bar. `means`: it takes mean activations."""
+        """What `evaluate` finds for these suites on these tokens, with a bar.
+
+        `means`: it takes mean activations, and ranks that share the rows.
+        """
         rows = min(self.source.num_rows, -(-self.num_tokens // self.source.row_tokens))
         with bar(f"eval {part}", rows * self.source.row_tokens) as advance:
-            options = {"means": self.means} if means else {}
+            options = {"means": self.means, "ranks": self.ctx.ranks} if means else {}
             return evaluate(self.suites, self.source, self.num_tokens, seed=self.seed, progress=advance, **options)
 
 

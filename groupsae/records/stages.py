@@ -61,6 +61,7 @@ STAGES = (
         "measure how far apart the layers are",
         ("activations", "distances"),
         "groupsae.recipes.distances:measure_layers",
+        together=True,
     ),
     Stage(
         "group",
@@ -89,6 +90,7 @@ STAGES = (
         ("circuits", "eval"),
         "groupsae.recipes.eval:evaluate",
         "groupsae.recipes.eval:task_files",
+        together=True,
     ),
     Stage("report", "write report/index.html", (), "groupsae.recipes.report:report", standalone=True),
 )
