@@ -51,8 +51,9 @@ class EvalInputs:
     @cached_property
     def suites(self) -> dict[str, Suite]:
         """All suites by name, this run's first."""
-        device = str(self.ctx.source.device)
-        return {name: Suite.load(one.path, one.suite, device=device) for name, one in self._members.items()}
+        device, k = str(self.ctx.source.device), self.ctx.run.config.eval.k
+        found = {name: Suite.load(one.path, one.suite, device=device) for name, one in self._members.items()}
+        return {name: suite.at_k(k) for name, suite in found.items()} if k else found
 
     @cached_property
     def _members(self) -> dict[str, SweepMember]:
