@@ -209,6 +209,9 @@ SUMMARY = _table(
     Metric("num_tokens", "tokens", "tokens", "neither", count, "tokens that each SAE was trained on"),
     COSTS["memory_bytes"],
     COSTS["seconds"],
+    Metric("seed_stability", "found again", _SHARE, "higher", _percent,
+           "latents that another seed's SAE of the same layers and setting has too: one-to-one pairs of decoder rows "
+           "with a cosine of at least 0.7; mean over SAEs and pairs of seeds", "arXiv 2501.16615"),
 )  # fmt: skip
 
 MATCHED_COST = _table(

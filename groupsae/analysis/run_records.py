@@ -34,6 +34,11 @@ def suite_title(name: str) -> str:
     return SUITE_TITLES.get(name, name)
 
 
+def suite_kind(name: str, partition: Partition) -> str:
+    """What kind of suite a name is of: `groups` for `groups-k32`."""
+    return name.removesuffix(f"-{partition.variant}") if partition.variant else name
+
+
 @dataclass(frozen=True)
 class RunRecords:
     """The records of one run; None for what is not there yet."""
@@ -56,6 +61,8 @@ class RunRecords:
     environment: dict[str, Any] = field(default_factory=dict)
     """What the run was made with."""
     with_baseline: bool = True
+    variants: tuple[str, ...] = ("",)
+    """The variants of a sweep; without one there is a single variant, without a name."""
     max_amad: float | None = None
     """The bound on AMAD, if it is what decided."""
 
@@ -81,6 +88,7 @@ class RunRecords:
             model=manifest.model,
             environment=manifest.environment | {"device": manifest.device},
             with_baseline=run.config.train.baseline,
+            variants=tuple(variant.name for variant in run.config.variants),
             max_amad=_bound(run),
         )
 
@@ -95,7 +103,11 @@ class RunRecords:
             return {}
         chosen = self.grouping.choice.partition
         baseline = {BASELINE: Partition.singletons(chosen.hookpoints)} if self.with_baseline else {}
-        return baseline | {GROUPS: chosen}
+        return {
+            f"{kind}-{variant}" if variant else kind: Partition(partition.groups, variant)
+            for variant in self.variants
+            for kind, partition in (baseline | {GROUPS: chosen}).items()
+        }
 
     @cached_property
     def partitions(self) -> dict[str, Partition]:
@@ -104,9 +116,15 @@ class RunRecords:
         return dict(sorted(found.items(), key=lambda item: item[0] != BASELINE))
 
     @property
+    def is_sweep(self) -> bool:
+        """Whether there are several variants."""
+        return any(partition.variant for partition in self.partitions.values())
+
+    @property
     def chosen(self) -> Partition | None:
-        """The partition into groups that was chosen, if one was."""
-        return self.partitions.get(GROUPS)
+        """The partition into groups that was chosen, if one was; of a sweep, all variants have the same."""
+        found = (each for name, each in self.partitions.items() if suite_kind(name, each) == GROUPS)
+        return next((partition.base for partition in found), None)
 
     @property
     def hookpoints(self) -> tuple[str, ...]:

@@ -10,10 +10,12 @@ from typing import Any
 
 from groupsae.analysis.candidates import view_plan
 from groupsae.analysis.matched_cost import Point, curve, match
-from groupsae.analysis.run_records import BASELINE, RunRecords
+from groupsae.analysis.run_records import BASELINE, GROUPS, RunRecords
+from groupsae.analysis.sweep import seed_stabilities, summarize_sweep
 from groupsae.metrics import SUMMARY, units
 from groupsae.partition import Partition
 from groupsae.records import RunDirectory
+from groupsae.records.types.candidate import Candidate
 from groupsae.records.types.circuits import CircuitsRecord
 from groupsae.records.types.losses import LossesRecord
 from groupsae.records.types.measured import Interval, LossMetrics
@@ -45,9 +47,7 @@ def summarize(records: RunRecords) -> tuple[SuiteSummary, ...]:
 
 
 def _summarize(records: RunRecords, name: str, partition: Partition) -> SuiteSummary:
-    plan = view_plan(records)
-    candidate = plan.of_size(len(partition))
-    mflop = plan.published_mflop(len(partition))
+    candidate, mflop = _priced(records, name, partition)
     tokens = records.train.num_tokens if records.train else None
     fvu, delta_ce = records.by_layer(name, "fvu"), records.over_layers(name, "delta_ce")
     worst = max(fvu, key=fvu.__getitem__) if fvu else None
@@ -74,7 +74,19 @@ def _summarize(records: RunRecords, name: str, partition: Partition) -> SuiteSum
         num_tokens=tokens,
         memory_bytes=candidate.memory_bytes if candidate else None,
         seconds=records.train.seconds_of(partition) if records.train else None,
+        seed_stability=_mean(seed_stabilities(records, [name])),
     )
+
+
+def _priced(records: RunRecords, name: str, partition: Partition) -> tuple[Candidate | None, float | None]:
+    """A suite as a candidate with its cost, and its published 10^6 FLOP per token; in a sweep by its own setting."""
+    if records.plan is not None and name in records.plan.suite_costs:
+        priced = Candidate(method="", groups=partition.groups, cost=records.plan.suite_costs[name])
+        return priced, priced.published_mflop
+    if records.is_sweep:
+        return None, None
+    plan = view_plan(records)
+    return plan.of_size(len(partition)), plan.published_mflop(len(partition))
 
 
 def _intervals(records: RunRecords, suite: str, spliced: LossMetrics | None) -> dict[str, Interval]:
@@ -102,7 +114,8 @@ def _ceilings(record: CircuitsRecord | None, suite: str) -> list[float]:
 def _concordances(record: SimilarityRecord | None, suite: str) -> list[float]:
     """How closely latents of layers' own SAEs are met by a suite's, by layer where the two SAEs differ."""
     rows = record.concordance if record else ()
-    between = [row for row in rows if (row.one.suite, row.other.suite) == (BASELINE, suite)]
+    alone = BASELINE + suite.removeprefix(GROUPS)
+    between = [row for row in rows if (row.one.suite, row.other.suite) == (alone, suite)]
     return [row.one_in_other for row in between if row.one_in_other is not None]
 
 
@@ -115,7 +128,9 @@ def _mean(values: Collection[float]) -> float | None:
 
 def compare(records: RunRecords) -> SummaryRecord:
     """The suites of one run."""
-    return _record(summarize(records), _curves(records))
+    summaries = summarize(records)
+    found = _record(summaries, _curves(records))
+    return found.model_copy(update={"sweep": summarize_sweep(records, summaries)})
 
 
 def compare_with(run: RunDirectory, other: RunDirectory) -> SummaryRecord:
@@ -168,26 +183,31 @@ def _record(
     summaries: tuple[SuiteSummary, ...], curves: dict[str, list[Point]], against: str | None = None
 ) -> SummaryRecord:
     suites = {one.name: one for one in summaries}
-    return SummaryRecord(against=against, units=units(SUMMARY), suites=suites, matched_cost=_matched(curves))
+    seeds = any(one.seed_stability is not None for one in summaries)
+    known = {name: unit for name, unit in units(SUMMARY).items() if seeds or name != "seed_stability"}
+    return SummaryRecord(against=against, units=known, suites=suites, matched_cost=_matched(curves))
 
 
 def _curves(records: RunRecords) -> dict[str, list[Point]]:
     """Each suite's curve by name, where its cost is known."""
-    plan, found = view_plan(records), {}
+    found = {}
     for name, partition in records.partitions.items():
-        candidate = plan.of_size(len(partition))
+        candidate, _ = _priced(records, name, partition)
         if candidate is not None and candidate.own_mflop is not None:
             found[name] = curve(records.log, partition, candidate.own_mflop * 1e6)
     return found
 
 
 def _matched(curves: dict[str, list[Point]]) -> tuple[MatchedCost, ...]:
-    """Each suite against the baseline, or against the first suite that has a curve."""
+    """Each suite against the baseline, in a sweep that of its variant, or against the first suite that has a curve."""
     names = list(curves)
     if not names:
         return ()
     first = BASELINE if BASELINE in curves else names[0]
-    found = [match(name, first, curves) for name in names if name != first]
+    alone = {name: BASELINE + name.removeprefix(GROUPS) for name in names if name.startswith(f"{GROUPS}-")}
+    swept = {one: other for one, other in alone.items() if other in curves}
+    pairs = swept or {name: first for name in names if name != first}
+    found = [match(one, other, curves) for one, other in pairs.items()]
     return tuple(one for one in found if one is not None)
 
 

@@ -5,13 +5,21 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 from groupsae.cli.verbs import VERBS
-from groupsae.config import Direction, RunConfig, SAEConfig, as_architecture
+from groupsae.config import Direction, RunConfig, SAEConfig, Section, as_architecture
 from groupsae.errors import ConfigError
 from groupsae.records import STAGE_NAMES
 from groupsae.records.stages import stage_named
+
+_LISTS = {
+    key
+    for kind in get_args(SAEConfig)
+    for key, field in kind.model_fields.items()
+    if get_origin(field.annotation) is tuple
+}
+"""Keys of SAEs that hold several values."""
 
 
 class _Flag(NamedTuple):
@@ -29,8 +37,8 @@ def read_flags(verb: str, flags: list[str], config: RunConfig) -> Any:
     sections = list(RunConfig.model_fields) if whole else list(stage_named(verb).sections)
     if sections and not whole:
         flags = [_without_prefix(flag, sections[-1]) for flag in flags]
-    if "sae" in sections:
-        config = config.model_copy(update={"sae": _sae_of(config.sae, flags)})
+    sweeps = "sae" in sections
+    sections = [section for section in sections if section != "other_saes"]
     fields = []
     if verb == "eval":
         names = tyro.conf.Positional[tuple[str, ...]]
@@ -48,11 +56,55 @@ def read_flags(verb: str, flags: list[str], config: RunConfig) -> Any:
                 "Another run, whose suites are evaluated beside this one's on the same tokens.",
             ),
         ]
+    if not sweeps:
+        return _read(verb, [*fields, *_section_flags(config, sections, whole)], flags)
+    found = []
+    for sae, chosen in itertools.product(config.saes, _settings(flags)):
+        of_setting = config.model_copy(update={"sae": _sae_of(sae, chosen)})
+        found.append(_read(verb, [*fields, *_section_flags(of_setting, sections, whole)], chosen))
+    options = found[0]
+    options.sae = tuple(each.sae for each in found)
+    if len(config.saes) > 1:  # a flag may give several tables the same value: they are one setting then
+        options.sae = tuple(dict.fromkeys(options.sae))
+    return options
+
+
+def _section_flags(config: RunConfig, sections: list[str], whole: bool) -> list[_Flag]:
+    """A flag for each section, that of the verb's own stage flat, and for each key of no section."""
+    import tyro
+
+    flags = []
     for section in sections:
-        value = getattr(config, section)
-        flat = not whole and section == sections[-1]
-        fields.append(_Flag(section, Annotated[type(value), tyro.conf.arg(name="")] if flat else type(value), value))
-    return _read(verb, fields, flags)
+        value, help = getattr(config, section), RunConfig.model_fields[section].description or ""
+        if not isinstance(value, Section):
+            flags.append(_Flag(section, RunConfig.model_fields[section].annotation, value, help))
+        elif not whole and section == sections[-1]:
+            flags.append(_Flag(section, Annotated[type(value), tyro.conf.arg(name="")], value))
+        else:
+            flags.append(_Flag(section, type(value), value))
+    return flags
+
+
+def _settings(flags: list[str]) -> list[list[str]]:
+    """The flags once for each SAE setting that they ask for: `--sae.k 16 32` asks for two, another such key for four.
+
+    A key that is a list itself, as `--sae.prefixes`, has all of its values in every setting.
+    """
+    words: list[list[str]] = []
+    for flag in flags:
+        if flag.startswith("-") or not words:
+            words.append([flag])
+        else:
+            words[-1].append(flag)
+    choices = [_choices(name, values) for name, *values in words]
+    return [[word for chosen in setting for word in chosen] for setting in itertools.product(*choices)]
+
+
+def _choices(name: str, values: list[str]) -> list[list[str]]:
+    """A flag with each of its values alone, if it is a key of an SAE that takes one value; else with all of them."""
+    key = name.removeprefix("--sae.").replace("-", "_")
+    one_value = name.startswith("--sae.") and key not in _LISTS
+    return [[name, value] for value in values] if one_value and len(values) > 1 else [[name, *values]]
 
 
 def read_transfer_flags(flags: list[str], config: RunConfig) -> Any:

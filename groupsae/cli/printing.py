@@ -28,13 +28,15 @@ def print_results(run: RunDirectory, as_json: bool) -> None:
             "stages": {name: one.model_dump(exclude_unset=True) for name, one in run.stages().items()},
             "suites": [one.model_dump(mode="json") for one in suites],
         }
+        values |= {"sweep": [one.model_dump(mode="json") for one in found.sweep]} if found.sweep else {}
         saes = {name: sae.model_dump(mode="json") for name, sae in train.saes.items()} if train else {}
         print_json(values | {"saes": saes, "tokens_saved": train.tokens_saved if train else 0})
         return
     from groupsae.cli import tables
 
     lineages = tables.lineages(train) if train else []
-    tables.show(tables.stages(run), *([tables.suites(suites, found.matched_cost)] if suites else []), *lineages)
+    side_by_side = [tables.sweep(found.sweep)] if found.sweep else [tables.suites(suites, found.matched_cost)]
+    tables.show(tables.stages(run), *(side_by_side if suites else []), *lineages)
     if train and tables.saved_tokens(train):
         print(tables.saved_tokens(train))
     _print_report(run, "report/index.html")

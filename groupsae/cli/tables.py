@@ -15,7 +15,7 @@ from groupsae.metrics import METRICS, fixed
 from groupsae.records import RunDirectory
 from groupsae.records.types.candidate import Candidate
 from groupsae.records.types.plan import PlanRecord
-from groupsae.records.types.summary import MatchedCost, SuiteSummary
+from groupsae.records.types.summary import MatchedCost, OverSeeds, SettingSummary, SuiteSummary
 from groupsae.records.types.training import TrainRecord
 from groupsae.units import format_bytes, format_duration
 
@@ -69,6 +69,31 @@ def suites(summaries: Sequence[SuiteSummary], matched: Sequence[MatchedCost] = (
     notes = [equal_tokens(summaries), *map(matched_sentence, matched)]
     table.caption, table.caption_justify = "\n".join(note for note in notes if note) or None, "left"
     return table
+
+
+def sweep(settings: Sequence[SettingSummary]) -> Table:
+    """The settings of a sweep, a row for each kind of suite, over its seeds."""
+    names = ("mean_l0", "mean_fvu", "mean_delta_ce", "seed_stability")
+    titles = [METRICS[name].title for name in names]
+    table = titled_table(
+        "sweep", ("setting", "suite", "seeds", "k", "latents", *titles), right=("k", "latents", *titles)
+    )
+    for one in settings:
+        values = [_over_seeds(getattr(one, name), name) for name in names]
+        row = (one.setting, one.kind, str(len(one.suites)), str(one.k), f"{one.d_sae:,}", *values)
+        table.add_row(*row, style="bold" if one.on_front else None)
+    table.caption, table.caption_justify = (
+        "Means over seeds (smallest to largest). Found again: by another seed.",
+        "left",
+    )
+    return table
+
+
+def _over_seeds(found: OverSeeds | float | None, metric: str) -> str:
+    text = METRICS[metric].text
+    if not isinstance(found, OverSeeds):
+        return "-" if found is None else text(found)
+    return text(found.mean) + (f" ({text(found.low)} to {text(found.high)})" if found.low != found.high else "")
 
 
 def _suite_value(summary: SuiteSummary, name: str) -> str:
@@ -129,11 +154,13 @@ def _distances(candidate: Candidate) -> str:
 
 def verdict(plan: PlanRecord) -> str:
     """The choice in words, and what this run takes in all."""
-    run, total = plan.run, sum(map(len, plan.suites.values()))
+    run, total = plan.run, sum(map(len, plan.partitions.values()))
+    suites = f"{len(plan.suites)} suites" if plan.suite_costs else " and ".join(plan.suites)
+    passes = f" in {len(plan.passes)} passes" if len(plan.passes) > 1 else ""
     flops = " ".join(f"{value:.3g} FLOP by {whose} count," for value, whose in _flops(plan) if value is not None)
     return (
         f"chosen: {plan.choice.num_groups} groups, {plan.why}\n"
-        f"this run ({' and '.join(plan.suites)}, {total} SAEs or fewer where they share): {flops or 'FLOP unknown,'} "
+        f"this run ({suites}, {total} SAEs or fewer where they share{passes}): {flops or 'FLOP unknown,'} "
         f"{format_duration(run.seconds)}; memory {format_bytes(run.memory_bytes)}; disk {format_bytes(run.disk_bytes)}"
     )
 

@@ -12,7 +12,7 @@ from groupsae import metrics
 from groupsae.analysis.summary import write_summary
 from groupsae.config import RunConfig
 from groupsae.errors import ConfigError, RunError, unknown
-from groupsae.evaluation.aggregate import differences, summary
+from groupsae.evaluation.aggregate import differences, references_of, summary
 from groupsae.evaluation.circuits import evaluate_circuits
 from groupsae.evaluation.density import DENSITY_EDGES
 from groupsae.evaluation.losses import SplicedLosses, evaluate_losses
@@ -28,7 +28,6 @@ from groupsae.records.types.losses import LossesRecord
 from groupsae.records.types.reconstruction import ReconstructionRecord
 from groupsae.records.types.record import Record
 from groupsae.records.types.similarity import SimilarityRecord
-from groupsae.saes.suite import Suite
 
 Part = Callable[[EvalInputs], Record]
 """Measures one thing of all suites; what it returns becomes `eval/<part>.json`."""
@@ -40,18 +39,18 @@ def reconstruction(inputs: EvalInputs) -> ReconstructionRecord:
     return ReconstructionRecord(
         units=units(metrics.RECONSTRUCTION),
         density_edges=DENSITY_EDGES,
-        **_reconstruction_scope(inputs.suites, found),
-        other_scope=found.other_scope and _reconstruction_scope(inputs.suites, found.other_scope),
+        **_reconstruction_scope(inputs, found),
+        other_scope=found.other_scope and _reconstruction_scope(inputs, found.other_scope),
     )
 
 
-def _reconstruction_scope(suites: dict[str, Suite], found: Reconstructions) -> dict[str, Any]:
+def _reconstruction_scope(inputs: EvalInputs, found: Reconstructions) -> dict[str, Any]:
     return {
         "scope": found.scope,
         "num_tokens": found.num_tokens,
         "num_rows": found.num_rows,
         "suites": _by_layer(found.suites),
-        **summary(suites, found.suites, metrics.RECONSTRUCTION),
+        **summary(inputs.suites, found.suites, metrics.RECONSTRUCTION, inputs.references),
     }
 
 
@@ -60,14 +59,14 @@ def losses(inputs: EvalInputs) -> LossesRecord:
     found = inputs.evaluated("losses", evaluate_losses, means=True)
     return LossesRecord(
         units=units(metrics.LOSSES),
-        **_losses_scope(inputs.suites, found),
-        other_scope=found.other_scope and _losses_scope(inputs.suites, found.other_scope),
+        **_losses_scope(inputs, found),
+        other_scope=found.other_scope and _losses_scope(inputs, found.other_scope),
     )
 
 
-def _losses_scope(suites: dict[str, Suite], found: SplicedLosses) -> dict[str, Any]:
+def _losses_scope(inputs: EvalInputs, found: SplicedLosses) -> dict[str, Any]:
     together = {name: {"all layers": one} for name, one in found.all_layers.items()}
-    first = next(iter(together))
+    references = references_of(together, inputs.references)
     return {
         "scope": found.scope,
         "num_tokens": found.num_tokens,
@@ -75,11 +74,11 @@ def _losses_scope(suites: dict[str, Suite], found: SplicedLosses) -> dict[str, A
         "ce_clean": found.ce_clean,
         "ablated": {hookpoint: vars(one) for hookpoint, one in found.ablated.items()},
         "suites": _by_layer(found.suites),
-        **summary(suites, found.suites, metrics.LOSSES),
+        **summary(inputs.suites, found.suites, metrics.LOSSES, inputs.references),
         "all_layers": {name: one.as_record() for name, one in found.all_layers.items()},
         "all_layers_ablated": {name: vars(one) for name, one in found.all_layers_ablated.items()},
         "all_layers_differences": {
-            name: differences(one, together[first], metrics.LOSSES) for name, one in together.items() if name != first
+            name: differences(together[name], together[other], metrics.LOSSES) for name, other in references.items()
         },
     }
 
@@ -97,7 +96,9 @@ def circuits(inputs: EvalInputs) -> CircuitsRecord:
 
 def similarity(inputs: EvalInputs) -> SimilarityRecord:
     """What dictionaries share."""
-    found = inputs.evaluated("similarity", evaluate_similarity)
+    found = inputs.evaluated(
+        "similarity", evaluate_similarity, compared=inputs.are_compared, repeated=inputs.are_repeated
+    )
     return SimilarityRecord(units=units(metrics.SIMILARITY), **asdict(found))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from groupsae.activations.harvest import Harvester
 from groupsae.analysis.summary import AGAINST, label_of
@@ -15,8 +15,9 @@ from groupsae.errors import RunError
 from groupsae.evaluation.masks import MeanActivations, chosen_rows
 from groupsae.progress import bar
 from groupsae.recipes.context import ROWS_FILE, RunContext
+from groupsae.recipes.suites import SweepMember, members_of
 from groupsae.records import RunDirectory
-from groupsae.saes.suite import Suite, read_suite_index
+from groupsae.saes.suite import Suite
 
 Result = TypeVar("Result")
 
@@ -50,13 +51,34 @@ class EvalInputs:
     @cached_property
     def suites(self) -> dict[str, Suite]:
         """All suites by name, this run's first."""
-        device = str(self.ctx.source.device)
-        runs = [("", self.ctx.run.path), *([(f"{self.label}/", self.other.path)] if self.other else [])]
-        return {
-            prefix + name: Suite.load(path, name, device=device)
-            for prefix, path in runs
-            for name in read_suite_index(path)
-        }
+        device, k = str(self.ctx.source.device), self.ctx.run.config.eval.k
+        found = {name: Suite.load(one.path, one.suite, device=device) for name, one in self._members.items()}
+        return {name: suite.at_k(k) for name, suite in found.items()} if k else found
+
+    @cached_property
+    def _members(self) -> dict[str, SweepMember]:
+        """What each suite is of its run, by name."""
+        runs = [("", self.ctx.run), *([(f"{self.label}/", self.other)] if self.other else [])]
+        return {prefix + name: one for prefix, run in runs for name, one in members_of(run).items()}
+
+    @property
+    def references(self) -> dict[str, str]:
+        """In a sweep, the suite that each is compared with: the first of its variant. Empty without a sweep."""
+        found: dict[str, str] = {}
+        for name, one in self._members.items():
+            if one.variant:
+                found[name] = next(n for n, other in self._members.items() if other.same_variant(one))
+        return found
+
+    def are_compared(self, one: str, other: str) -> bool:
+        """Whether the dictionaries of two suites are compared: of one run, those of one variant of a sweep."""
+        first, second = self._members[one], self._members[other]
+        return first.path != second.path or first.variant == second.variant
+
+    def are_repeated(self, one: str, other: str) -> bool:
+        """Whether it is measured what one suite finds again of another: in a sweep, of suites that differ in seed."""
+        first, second = self._members[one], self._members[other]
+        return first.path != second.path or not first.variant or first.same_but_seed(second)
 
     @cached_property
     def source(self) -> Harvester:
@@ -82,14 +104,14 @@ class EvalInputs:
         """Decides which rows they are."""
         return self.ctx.run.config.seed
 
-    def evaluated(self, part: str, evaluate: Callable[..., Result], *, means: bool = False) -> Result:
+    def evaluated(self, part: str, evaluate: Callable[..., Result], *, means: bool = False, **options: Any) -> Result:
         """What `evaluate` finds for these suites on these tokens, with a bar.
 
         `means`: it takes mean activations, and ranks that share the rows.
         """
         rows = min(self.source.num_rows, -(-self.num_tokens // self.source.row_tokens))
         with bar(f"eval {part}", rows * self.source.row_tokens) as advance:
-            options = {"means": self.means, "ranks": self.ctx.ranks} if means else {}
+            options |= {"means": self.means, "ranks": self.ctx.ranks} if means else {}
             return evaluate(self.suites, self.source, self.num_tokens, seed=self.seed, progress=advance, **options)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from groupsae.config import Variant
 from groupsae.partition import Group, Partition
 from groupsae.records import RunDirectory
 from groupsae.records.types.partition import PartitionRecord
 from groupsae.records.types.plan import PlanRecord
+from groupsae.records.types.training import TrainRecord
+from groupsae.saes.suite import read_suite_index
 
 
 def kinds_of(run: RunDirectory) -> dict[str, Partition]:
@@ -35,3 +39,34 @@ def suites_of(kinds: Mapping[str, Partition], variants: Sequence[Variant]) -> di
 def distinct_groups(partitions: Mapping[str, Partition]) -> tuple[Group, ...]:
     """The groups of all suites, each once: a group of one that both have is trained once."""
     return tuple(dict.fromkeys(group for partition in partitions.values() for group in partition.groups))
+
+
+@dataclass(frozen=True)
+class SweepMember:
+    """A trained suite of a run: its kind and, in a sweep, its variant and the setting of it."""
+
+    path: Path
+    suite: str
+    kind: str
+    variant: str
+    setting: str
+
+    def same_variant(self, other: SweepMember) -> bool:
+        """Whether both are of one variant of one run."""
+        return (self.path, self.variant) == (other.path, other.variant)
+
+    def same_but_seed(self, other: SweepMember) -> bool:
+        """Whether both are of one kind and setting of one run, with different seeds."""
+        alike = (self.path, self.kind, self.setting) == (other.path, other.kind, other.setting)
+        return alike and self.variant != other.variant
+
+
+def members_of(run: RunDirectory) -> dict[str, SweepMember]:
+    """The trained suites of a run, by name."""
+    record, found = TrainRecord.read(run), {}
+    for name, partition in read_suite_index(run.path).items():
+        variant = partition.variant
+        setting = record.variants[variant].setting if variant in record.variants else ""
+        kind = name.removesuffix(f"-{variant}") if variant else name
+        found[name] = SweepMember(run.path, name, kind, variant, setting)
+    return found

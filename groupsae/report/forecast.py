@@ -25,15 +25,16 @@ PLAN_NOTE = (
 )
 
 
-def forecast_rows(records: RunRecords) -> list[Row]:
+def forecast_rows(records: RunRecords, whole: RunRecords | None = None) -> list[Row]:
     """What was predicted of this run beside what was measured: training time, and quality of the trained suites.
 
-    Empty without predictions, and where something else was trained than what was planned. Without
-    measurements a row has one value.
+    Time is that of the `whole` run, of which `records` may be one variant. Empty without predictions, and where
+    something else was trained than what was planned. Without measurements a row has one value.
     """
     if records.plan is None or records.planned != records.partitions:
         return []
-    rows = [row for row in (_time(records, records.plan), *_quality(records)) if row is not None]
+    every = whole or records
+    rows = [row for row in (_time(every, every.plan), *_quality(records)) if row is not None]
     if all(row.values[1] == NONE for row in rows):
         return [Row(row.title, row.meaning, row.values[:1]) for row in rows]
     return rows
@@ -44,7 +45,8 @@ def _time(records: RunRecords, plan: PlanRecord) -> Row | None:
     if predicted is None:
         return None
     taken = sum(records.train.seconds.values()) if records.train else None
-    meaning = f"all {_trained_saes(records)} SAEs of this run in one pass"
+    passes = f"{len(plan.passes)} passes" if len(plan.passes) > 1 else "one pass"
+    meaning = f"all {_trained_saes(records)} SAEs of this run in {passes}"
     return _row("Training time", meaning, predicted, format_duration(predicted), taken, format_duration)
 
 
@@ -81,7 +83,7 @@ def _row(
 
 
 def _trained_saes(records: RunRecords) -> int:
-    return len({group for partition in records.partitions.values() for group in partition.groups})
+    return len({name for partition in records.partitions.values() for name in partition.names})
 
 
 def forecast_sentences(records: RunRecords) -> list[str]:

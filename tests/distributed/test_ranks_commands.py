@@ -1,8 +1,10 @@
 """Commands under torchrun: the same files as by one process, one voice, and an end for all when one fails."""
 
+import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from children import results, untrained
@@ -34,6 +36,26 @@ def test_two_ranks_leave_the_files_that_one_process_leaves(trained, fresh, said)
     assert codes == [0, 0], told
     assert told[1] == "" and "train" in told[0]
     assert results(fresh) == trained
+
+
+def test_a_whole_run_by_three_ranks_is_that_of_one_process(done, here, said):
+    codes, told = run_commands(3, ["run", "tiny.toml", "--out", here / "three"], said)
+    assert codes == [0] * 3, told
+    assert results(here / "three") == results(done)
+    compared = [path.relative_to(done) for path in (*done.glob("eval/*.json"), *done.glob("*.json"))]
+    assert Path("eval/losses.json") in compared and Path("distances.json") in compared
+    for name in compared:
+        one, three = (without_times(json.loads((folder / name).read_text())) for folder in (done, here / "three"))
+        if name != Path("manifest.json"):
+            assert one == three, name
+    assert (here / "three/report/index.html").exists()
+
+
+def without_times(value):
+    """JSON without what tells how long something took."""
+    if isinstance(value, dict):
+        return {key: without_times(one) for key, one in value.items() if key not in ("seconds", "ranks")}
+    return [without_times(one) for one in value] if isinstance(value, list) else value
 
 
 def test_ranks_of_other_configs_do_not_begin(fresh, said):

@@ -52,4 +52,4 @@ class Record(RecordPart):
 
 def without_empty(values: dict[str, Any], *keys: str) -> dict[str, Any]:
     """What is written of a record, without those of some keys that hold nothing."""
-    return {key: value for key, value in values.items() if value or key not in keys}
+    return {key: value for key, value in values.items() if key not in keys or value not in (None, (), [], {})}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from groupsae.records.types.measured import Interval
-from groupsae.records.types.record import Record, RecordPart
+from groupsae.records.types.record import Record, RecordPart, without_empty
 
 
 class SuiteSummary(RecordPart):
@@ -43,6 +43,40 @@ class SuiteSummary(RecordPart):
     num_tokens: int | None = None
     memory_bytes: float | None = None
     seconds: float | None = None
+    seed_stability: float | None = None
+    """In a sweep over seeds, the share of latents that another seed finds again."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_empty(write(self), "seed_stability")
+
+
+class OverSeeds(RecordPart):
+    """A number of one setting: its mean over the seeds, the smallest and the largest."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class SettingSummary(RecordPart):
+    """One kind of suite under one SAE setting of a sweep, over all seeds; None for what is not known yet."""
+
+    kind: str
+    """`groups` or `baseline`."""
+    setting: str
+    """What differs from the other settings: `k32`. Empty where only seeds differ."""
+    suites: tuple[str, ...]
+    """One per seed."""
+    k: int
+    d_sae: int
+    mean_l0: OverSeeds | None = None
+    mean_fvu: OverSeeds | None = None
+    mean_delta_ce: OverSeeds | None = None
+    seed_stability: float | None = None
+    """Share of latents that another seed finds again: mean over SAEs and pairs of seeds."""
+    on_front: bool = False
+    """Whether no other setting has a lower mean FVU at the same or a lower mean L0."""
 
 
 class MatchedCost(RecordPart):
@@ -72,3 +106,9 @@ class SummaryRecord(Record):
     units: dict[str, str]
     suites: dict[str, SuiteSummary]
     matched_cost: tuple[MatchedCost, ...]
+    sweep: tuple[SettingSummary, ...] = ()
+    """The settings of a sweep."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_empty(write(self), "sweep")

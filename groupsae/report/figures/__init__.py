@@ -5,6 +5,7 @@ from groupsae.report.figures.circuits import faithfulness_curves
 from groupsae.report.figures.cost import cost_and_quality, stage_seconds
 from groupsae.report.figures.distances import distance_map
 from groupsae.report.figures.frontier import frontier
+from groupsae.report.figures.pareto import pareto, pareto_of_layers
 from groupsae.report.figures.quality import layer_quality, layer_sparsity
 from groupsae.report.figures.similarity import shared_directions
 from groupsae.report.figures.theme import Drawing
@@ -20,6 +21,8 @@ __all__ = [
     "frontier",
     "layer_quality",
     "layer_sparsity",
+    "pareto",
+    "pareto_of_layers",
     "shared_directions",
     "stage_seconds",
     "training_curves",
