@@ -41,8 +41,10 @@ class Ranks:
         store: Store | None = None,
         group: ProcessGroup | None = None,
         hosts: Sequence[str] = ("this machine",),
+        world: Ranks | None = None,
     ) -> None:
         self.rank, self.size, self.hosts = rank, size, tuple(hosts)
+        self._world = world or self
         self._store, self._group, self._turns = store, group, 0
 
     @property
@@ -95,17 +97,21 @@ class Ranks:
         except RuntimeError as error:  # the store is gone, with the machine that kept it
             raise RanksError(self._cause(error)) from error
 
+    def all_gather(self, part: Tensor) -> list[Tensor]:
+        """Every rank's tensor, all of one shape and type, in the order of ranks."""
+        if self.alone:
+            return [part]
+        with self._collective():
+            parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(self.size)]
+            torch.distributed.all_gather(parts, part.contiguous(), group=self._group)
+        return parts
+
     def add(self, total: Tensor) -> Tensor:
         """The sum of every rank's tensor, in the same order on all of them, so that all have the same bits."""
-        if self.alone:
-            return total
-        with self._collective():
-            parts = [torch.empty_like(total) for _ in range(self.size)]
-            torch.distributed.all_gather(parts, total.contiguous(), group=self._group)
-        result = parts[0]
-        for part in parts[1:]:
-            result = result + part
-        return result
+        first, *others = self.all_gather(total)
+        for part in others:
+            first = first + part
+        return first
 
     def add_array(self, total: np.ndarray) -> np.ndarray:
         """`add` for an array. Exact where no two ranks have something other than zero at the same place."""
@@ -152,8 +158,8 @@ class Ranks:
         group = None if len(members) == 1 else torch.distributed.new_group(list(members))
         if self.rank not in members:
             return None
-        hosts = [self.hosts[rank] for rank in members]
-        return Ranks(list(members).index(self.rank), len(members), store=self._store, group=group, hosts=hosts)
+        hosts, own = [self.hosts[rank] for rank in members], list(members).index(self.rank)
+        return Ranks(own, len(members), store=self._store, group=group, hosts=hosts, world=self._world)
 
     def require_alike(self, facts: Mapping[str, Any], *, remedy: str) -> None:
         """Raises RanksError, on all ranks, if facts differ between ranks: which, and who has what."""
@@ -199,16 +205,16 @@ class Ranks:
 
     def _cause(self, error: Exception | None = None) -> str:
         """The error that the first failing rank left; else which ranks no longer say a word."""
-        lost = range(0)
+        lost, hosts = range(0), self._world.hosts
         with contextlib.suppress(Exception):  # a store that is gone tells nothing
-            self._store.set(f"{LOST_KEY}/{self.rank}", "")
+            self._store.set(f"{LOST_KEY}/{self._world.rank}", "")
             until = time.monotonic() + FAILURE_SECONDS
             while time.monotonic() < until:
                 if self._store.check([FAILURE_KEY]):
                     return json.loads(self._store.get(FAILURE_KEY))[1]
                 time.sleep(POLL_SECONDS)
-            lost = [rank for rank in range(len(self.hosts)) if not self._store.check([f"{LOST_KEY}/{rank}"])]
-        who = " or ".join(f"rank {rank} on {self.hosts[rank]}" for rank in lost) or "another rank"
+            lost = [rank for rank in range(len(hosts)) if not self._store.check([f"{LOST_KEY}/{rank}"])]
+        who = " or ".join(f"rank {rank} on {hosts[rank]}" for rank in lost) or "another rank"
         seen = " ".join(str(error).split())[:160]
         return f"{who} was lost: killed, out of memory, cut off, or silent for too long ({seen})"
 

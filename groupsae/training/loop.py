@@ -77,13 +77,13 @@ class Loop:
 
     def choose_kernel(self) -> None:
         """Find the kernel that steps use, unless a checkpoint names it: the same on all ranks."""
-        before, saes = self.kernel, [group.sae for group in self.groups]
-        owners = [rank for rank, owns in enumerate(self.ranks.gather(bool(saes))) if owns]
-        if self.ranks.rank == owners[0]:
-            self.kernel = choose_kernel(saes, self.train.batch_tokens, before)
-        chosen = self.ranks.gather(asdict(self.kernel) if self.kernel else None)[owners[0]]
-        self.kernel = KernelChoice(**chosen)
-        if saes and self.ranks.rank != owners[0]:
+        before, saes = self.kernel, [group.sae for group in self.groups if group.cut is None]
+        chooser = next((rank for rank, owns in enumerate(self.ranks.gather(bool(saes))) if owns), None)
+        chosen = before or KernelChoice()
+        if self.ranks.rank == chooser:
+            chosen = choose_kernel(saes, self.train.batch_tokens, before)
+        self.kernel = KernelChoice(**self.ranks.gather(asdict(chosen))[chooser or 0])
+        if saes and self.ranks.rank != chooser:
             choose_kernel(saes, self.train.batch_tokens, self.kernel)
         if self.hooks.chosen and self.kernel != before and (self.kernel.seconds or self.kernel.faults):
             self.hooks.chosen(self.kernel)
