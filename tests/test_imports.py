@@ -37,8 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {*VALUES, "gguf_files", "model_directory", "text"},
     "distributed": {"errors"},
     "activations": {*VALUES, "lock", "progress", "oom", "models", "text", "distributed"},
-    "grouping": {*VALUES, "activations"},
-    "hub": VALUES,
+    "grouping": {*VALUES, "activations", "distributed"},
+    "hub": {*VALUES, "progress"},
     "saes": {*VALUES, "hub"},
     "planning": {*VALUES, "oom", "activations", "grouping"},
     "training": {
@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "planning",
         "distributed",
     },  # timing measures the Rates that planning reckons with
-    "evaluation": {*VALUES, "oom", "models", "text", "activations", "saes"},
+    "evaluation": {*VALUES, "oom", "models", "text", "activations", "saes", "distributed"},
     "interpretability": {*VALUES, "models", "activations", "saes", "evaluation"},
     "browser": {*VALUES, "interpretability"},
     "report": {*VALUES, "analysis"},

@@ -131,6 +131,9 @@ class CachedActivations:
 
     def read_by_row(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """What `read` gives, and how many tokens each row gave (B,)."""
+        if not len(rows):
+            nothing_LND = torch.empty(len(self.hookpoints), 0, self.d_model, dtype=self._dtype, device=self.device)
+            return nothing_LND, torch.zeros(0, dtype=torch.long)
         x_LBTD, special_BT, left_out_BT = self._read(rows)
         out_BT = special_BT | left_out_BT if self.skip_special else left_out_BT
         self.num_masked += int(left_out_BT.sum())
@@ -157,6 +160,10 @@ class CachedActivations:
     def tokens(self, rows: Sequence[int]) -> Tensor:
         """The token ids of these rows, int64 (B, T)."""
         return self._gather("tokens", torch.int32, rows, (self.row_tokens,)).long()
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.float32 if self.manifest.dtype == "int8" else getattr(torch, self.manifest.dtype)
 
     def _set_split(self, split: Split) -> None:
         self._split = split

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from groupsae.distributed.ranks import ALONE, Ranks
 from groupsae.errors import TextError
 
 
@@ -90,18 +91,54 @@ def stream(source: ActivationSource, num_tokens: int, seed: int) -> Iterator[Ten
             return
 
 
-def stream_by_row(source: ActivationSource, num_tokens: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """What `stream` gives, x_LND, each time with the row of each token (N,), on the CPU."""
+Work = Callable[[Tensor, Tensor], Sequence[Tensor]]
+"""What is measured on activations x_LND, given the row of each token (N,) on the CPU: tensors of whatever shapes."""
+
+
+def worked_stream(
+    source: ActivationSource,
+    num_tokens: int,
+    seed: int,
+    work: Work,
+    *,
+    places: Sequence[int] = (),
+    ranks: Ranks = ALONE,
+) -> Iterator[tuple[int, list[Tensor]]]:
+    """The number of tokens and what `work` makes of them, for each batch of `stream`, in its order.
+
+    No batch lies on both sides of one of the `places`, which are numbers of tokens. Several ranks take the batches in
+    turn, and each is given the results of all: whatever adds them up gets the same bits on every number of ranks.
+    """
     require_rows(source)
-    left = num_tokens
-    for rows in row_order(source.num_rows, seed, 0).split(source.batch_rows):
-        x_LND, count_B = read_by_row(source, rows.tolist())
-        x_LND, row_N = x_LND[:, :left], rows.repeat_interleave(count_B)[:left]
-        left -= x_LND.shape[1]
-        if x_LND.shape[1]:
-            yield x_LND, row_N
-        if left <= 0:
+    start, device = 0, "cpu" if source.device.type == "mps" else source.device  # which has no float64
+    batches = row_order(source.num_rows, seed, 0).split(source.batch_rows)
+    for first in range(0, len(batches), ranks.size):
+        if start >= num_tokens:
             return
+        own = batches[first + ranks.rank : first + ranks.rank + 1]
+        read = [read_by_row(source, rows.tolist()) for rows in own]
+        counts = ranks.gather(sum(x_LND.shape[1] for x_LND, _ in read))
+        begins = [min(num_tokens, start + sum(counts[:rank])) for rank in range(ranks.size + 1)]
+        begin, end = begins[ranks.rank : ranks.rank + 2]
+        done = [
+            (part_LND.shape[1], list(work(part_LND, part_N)))
+            for rows, (x_LND, count_B) in zip(own, read, strict=True)
+            for part_LND, part_N in zip(
+                _cut(x_LND[:, : end - begin], begin, places, dim=1),
+                _cut(rows.repeat_interleave(count_B)[: end - begin], begin, places, dim=0),
+                strict=True,
+            )
+            if part_LND.shape[1]
+        ]
+        for part in [done] if ranks.alone else ranks.gather_tensors(done):
+            for tokens, results in part:
+                yield tokens, [result.to(device) for result in results]
+        start = begins[-1]
+
+
+def _cut(x: Tensor, start: int, places: Sequence[int], dim: int) -> Sequence[Tensor]:
+    """Tokens that begin at number `start`, with no part on both sides of one of the places."""
+    return x.tensor_split([place - start for place in places if 0 < place - start < x.shape[dim]], dim=dim)
 
 
 def read_by_row(source: ActivationSource, rows: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,7 @@ def _dead(shares: Mapping[str, float], suite: str, config: RunConfig) -> Iterato
 
 def _off_k(l0: Mapping[str, float], suite: str, config: RunConfig) -> Iterator[str]:
     """L0 more than 10 % away from k at a layer."""
-    k = config.sae.k
+    k = config.eval.k or config.sae.k
     bad = {layer: value for layer, value in l0.items() if abs(value / k - 1) > L0_TOLERANCE}
     if bad:
         named = ", ".join(f"{value:.1f} at {layer}" for layer, value in list(bad.items())[:4])

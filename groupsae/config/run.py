@@ -97,7 +97,7 @@ class RunConfig(Section):
 
     @model_serializer(mode="wrap")
     def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values = {key: value for key, value in write(self).items() if key not in self.left_out_when_empty or value}
+        values = super()._as_written(write)
         others = values.pop("other_saes", ())
         return values | ({"sae": [values["sae"], *others]} if others else {})
 
@@ -112,6 +112,13 @@ class RunConfig(Section):
                 "give the same SAEs; leave one of the two out"
             )
         variants_of(self.saes, self.seeds or (self.seed,))
+        return self
+
+    @model_validator(mode="after")
+    def _k_can_be_chosen(self) -> RunConfig:
+        others = sorted({sae.architecture for sae in self.saes} - {"topk"})
+        if self.eval.k and others:
+            raise ValueError(f"eval.k = {self.eval.k} is for architecture 'topk' only, not for {', '.join(others)}")
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, get_args
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 from pydantic.fields import FieldInfo
 
 from groupsae.errors import ConfigError, meant, unknown
@@ -41,6 +49,10 @@ class Section(BaseModel):
 
     left_out_when_empty: ClassVar[tuple[str, ...]] = ()
     """Keys that are only written where they hold something."""
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if key not in self.left_out_when_empty or value}
 
     def __init__(self, **values: Any) -> None:
         try:

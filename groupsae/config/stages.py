@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -328,3 +328,8 @@ class EvalConfig(Section):
 
     num_tokens: Count = 100_000
     """Held-out tokens; every SAE of a run sees the same ones."""
+    k: Count | None = None
+    """Active latents per token of TopK SAEs while they are evaluated; without it, each SAE's own `k`. One that was
+    trained with `nested_k` serves all of those."""
+
+    left_out_when_empty: ClassVar[tuple[str, ...]] = ("k",)

@@ -53,10 +53,11 @@ def joined() -> Iterator[Ranks]:
     _joined.append(ranks)
     try:
         yield ranks
+        ranks.barrier()  # rank 0 may keep the store, which the others need to the end
     except BaseException as error:
         cause, mine = ranks.fail(error)
         if isinstance(error, GroupsaeError):
-            raise RanksError(cause, mine=mine) from error
+            raise RanksError(cause, mine=mine and getattr(error, "mine", True)) from error
         raise
     else:
         torch.distributed.destroy_process_group()

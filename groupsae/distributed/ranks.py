@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,8 +41,10 @@ class Ranks:
         store: Store | None = None,
         group: ProcessGroup | None = None,
         hosts: Sequence[str] = ("this machine",),
+        world: Ranks | None = None,
     ) -> None:
         self.rank, self.size, self.hosts = rank, size, tuple(hosts)
+        self._world = world or self
         self._store, self._group, self._turns = store, group, 0
 
     @property
@@ -58,16 +62,7 @@ class Ranks:
         if self.alone:
             return [value]
         payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        with self._collective():
-            length_1 = torch.tensor([len(payload)])
-            lengths = [torch.empty_like(length_1) for _ in range(self.size)]
-            torch.distributed.all_gather(lengths, length_1, group=self._group)
-            longest = max(int(length) for length in lengths)
-            padded = torch.cat([payload, payload.new_zeros(longest - len(payload))])
-            texts = [torch.empty_like(padded) for _ in range(self.size)]
-            torch.distributed.all_gather(texts, padded, group=self._group)
-        pairs = zip(texts, lengths, strict=True)
-        return [json.loads(bytes(text[: int(length)].tolist())) for text, length in pairs]
+        return [json.loads(text.numpy().tobytes()) for text in self._gather_bytes(payload)]
 
     def from_first(self, value: Any) -> Any:
         """Rank 0's value, on all ranks; the values of the others do not count."""
@@ -102,26 +97,56 @@ class Ranks:
         except RuntimeError as error:  # the store is gone, with the machine that kept it
             raise RanksError(self._cause(error)) from error
 
-    def add(self, total: Tensor) -> Tensor:
-        """The sum of every rank's tensor, in the same order on all of them, so that all have the same bits."""
-        if self.alone:
-            return total
-        with self._collective():
-            parts = [torch.empty_like(total) for _ in range(self.size)]
-            torch.distributed.all_gather(parts, total.contiguous(), group=self._group)
-        result = parts[0]
-        for part in parts[1:]:
-            result = result + part
-        return result
-
     def all_gather(self, part: Tensor) -> list[Tensor]:
-        """Every rank's tensor, all of one shape, in the order of ranks."""
+        """Every rank's tensor, all of one shape and type, in the order of ranks."""
         if self.alone:
             return [part]
         with self._collective():
-            parts = [torch.empty_like(part) for _ in range(self.size)]
+            parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(self.size)]
             torch.distributed.all_gather(parts, part.contiguous(), group=self._group)
         return parts
+
+    def add(self, total: Tensor) -> Tensor:
+        """The sum of every rank's tensor, in the same order on all of them, so that all have the same bits."""
+        first, *others = self.all_gather(total)
+        for part in others:
+            first = first + part
+        return first
+
+    def add_array(self, total: np.ndarray) -> np.ndarray:
+        """`add` for an array. Exact where no two ranks have something other than zero at the same place."""
+        return total if self.alone else self.add(torch.from_numpy(total)).numpy()
+
+    def gather_tensors(self, items: Sequence[tuple[Any, Sequence[Tensor]]]) -> list[list[tuple[Any, list[Tensor]]]]:
+        """Every rank's items, in the order of ranks: each a value that JSON can hold, and tensors, on the CPU."""
+        told = self.gather([[value, [[list(t.shape), str(t.dtype)] for t in tensors]] for value, tensors in items])
+        own = [_bytes(t) for _, tensors in items for t in tensors]
+        payloads = self._gather_bytes(torch.cat(own) if own else torch.empty(0, dtype=torch.uint8))
+        found = []
+        for payload, theirs in zip(payloads, told, strict=True):
+            place, unpacked = 0, []
+            for value, layout in theirs:
+                tensors = []
+                for shape, name in layout:
+                    dtype = getattr(torch, name.removeprefix("torch."))
+                    size = math.prod(shape) * dtype.itemsize
+                    tensors.append(payload[place : place + size].clone().view(dtype).view(shape))
+                    place += size
+                unpacked.append((value, tensors))
+            found.append(unpacked)
+        return found
+
+    def _gather_bytes(self, payload: Tensor) -> list[Tensor]:
+        """Every rank's bytes (n,), of whatever length."""
+        with self._collective():
+            length_1 = torch.tensor([len(payload)])
+            lengths = [torch.empty_like(length_1) for _ in range(self.size)]
+            torch.distributed.all_gather(lengths, length_1, group=self._group)
+            longest = max(int(length) for length in lengths)
+            padded = torch.cat([payload, payload.new_zeros(longest - len(payload))])
+            texts = [torch.empty_like(padded) for _ in range(self.size)]
+            torch.distributed.all_gather(texts, padded, group=self._group)
+        return [text[: int(length)] for text, length in zip(texts, lengths, strict=True)]
 
     def all_to_all(self, into: Tensor, sent: Tensor, into_splits: Sequence[int], sent_splits: Sequence[int]) -> None:
         """Bytes (n,) to every rank and from every rank, so many of each, zero allowed; `into` is filled in place."""
@@ -133,8 +158,8 @@ class Ranks:
         group = None if len(members) == 1 else torch.distributed.new_group(list(members))
         if self.rank not in members:
             return None
-        hosts = [self.hosts[rank] for rank in members]
-        return Ranks(list(members).index(self.rank), len(members), store=self._store, group=group, hosts=hosts)
+        hosts, own = [self.hosts[rank] for rank in members], list(members).index(self.rank)
+        return Ranks(own, len(members), store=self._store, group=group, hosts=hosts, world=self._world)
 
     def require_alike(self, facts: Mapping[str, Any], *, remedy: str) -> None:
         """Raises RanksError, on all ranks, if facts differ between ranks: which, and who has what."""
@@ -145,7 +170,7 @@ class Ranks:
             if any(theirs.get(name) != told[0].get(name) for theirs in told)
         ]
         if different:
-            raise RanksError(f"The ranks do not agree. {'; '.join(different)}. {remedy}")
+            raise RanksError(f"The ranks do not agree. {'; '.join(different)}. {remedy}", mine=self.first)
 
     def _by_value(self, values: Sequence[Any]) -> str:
         """Who has which value, in words."""
@@ -180,18 +205,22 @@ class Ranks:
 
     def _cause(self, error: Exception | None = None) -> str:
         """The error that the first failing rank left; else which ranks no longer say a word."""
-        lost = range(0)
+        lost, hosts = range(0), self._world.hosts
         with contextlib.suppress(Exception):  # a store that is gone tells nothing
-            self._store.set(f"{LOST_KEY}/{self.rank}", "")
+            self._store.set(f"{LOST_KEY}/{self._world.rank}", "")
             until = time.monotonic() + FAILURE_SECONDS
             while time.monotonic() < until:
                 if self._store.check([FAILURE_KEY]):
                     return json.loads(self._store.get(FAILURE_KEY))[1]
                 time.sleep(POLL_SECONDS)
-            lost = [rank for rank in range(len(self.hosts)) if not self._store.check([f"{LOST_KEY}/{rank}"])]
-        who = " or ".join(f"rank {rank} on {self.hosts[rank]}" for rank in lost) or "another rank"
+            lost = [rank for rank in range(len(hosts)) if not self._store.check([f"{LOST_KEY}/{rank}"])]
+        who = " or ".join(f"rank {rank} on {hosts[rank]}" for rank in lost) or "another rank"
         seen = " ".join(str(error).split())[:160]
         return f"{who} was lost: killed, out of memory, cut off, or silent for too long ({seen})"
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
 
 
 ALONE = Ranks()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from groupsae.activations.harvest import Harvester
 from groupsae.activations.source import row_clusters
+from groupsae.distributed.ranks import ALONE, Ranks
 from groupsae.evaluation.intervals import RowEstimate, ratio
-from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, nothing_left, scopes
+from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, nothing_left, own_batches, scopes
 from groupsae.evaluation.measures import Measured, numbers
 from groupsae.evaluation.predictions import CleanPredictions
 from groupsae.evaluation.sites import by_suite, sites
@@ -98,6 +99,7 @@ def evaluate_losses(
     alone: Collection[str] | None = None,
     both_scopes: bool = True,
     progress: Callable[[int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> SplicedLosses:
     """Losses with SAEs spliced in, one hookpoint at a time and all at once, on about `num_tokens` tokens in whole rows.
 
@@ -107,17 +109,20 @@ def evaluate_losses(
     the scope's positions that have a next token (`num_tokens`), KL divergences over all of its
     positions; both are summed in float64. All suites see the same tokens. `means` are those of these
     rows, if they were measured before. Each hookpoint spliced alone costs about half a forward pass: `alone` names
-    those to measure, by default all. Without `both_scopes` only the source's own is measured. Raises ModelError,
-    before anything is computed, for a model whose predictions depend on later tokens.
+    those to measure, by default all. Without `both_scopes` only the source's own is measured. Several `ranks` take the
+    batches in turn, and all get the same results as one process, to the bit. Raises ModelError, before anything is
+    computed, for a model whose predictions depend on later tokens.
     """
     rows = _special_first(source, chosen_rows(source, num_tokens, seed))
     require_causal(source.model, source.rows[rows[:1].tolist()].to(source.device), "The loss of the next token")
-    means = means or MeanActivations(source, rows)
+    means = means or MeanActivations(source, rows, ranks)
     bench = _Bench(suites, source, means, row_clusters(source, rows), alone, both_scopes)
-    for ids_BT in _batches(source, rows):
-        bench.measure(ids_BT)
+    for place, batch, own in own_batches(_batches(source, rows), ranks):
+        if own:
+            bench.measure(source.rows[batch.tolist()].to(source.device), place)
         if progress:
-            progress(ids_BT.numel())
+            progress(len(batch) * source.row_tokens)
+    bench.merge(ranks)
     if not bench.tokens_R(0).sum():
         raise nothing_left()
     own, other = scopes(source)
@@ -131,11 +136,10 @@ def _special_first(source: Harvester, rows: Tensor) -> Tensor:
     return torch.cat([rows[special_R], rows[~special_R]])
 
 
-def _batches(source: Harvester, rows: Tensor) -> Iterator[Tensor]:
+def _batches(source: Harvester, rows: Tensor) -> Sequence[Tensor]:
     vocabulary = getattr(text_config(source.model), "vocab_size", 1)
     batch_rows = max(1, min(source.batch_rows, LOGITS_AT_ONCE // (source.row_tokens * vocabulary)))
-    for batch in rows.split(batch_rows):
-        yield source.rows[batch.tolist()].to(source.device)
+    return rows.split(batch_rows)
 
 
 class _Bench:
@@ -159,14 +163,11 @@ class _Bench:
         # One array per key from the start: small ones, batch by batch, would split the memory of freed logits.
         self._sums: dict[Hashable, np.ndarray] = defaultdict(lambda: np.zeros((4, len(clusters_R))))
         self._clusters_R = clusters_R
-        self._measured = 0
 
-    def measure(self, ids_BT: Tensor) -> None:
-        """Take note of a batch of rows."""
+    def measure(self, ids_BT: Tensor, place: slice) -> None:
+        """Take note of a batch of the rows at this place."""
         clean = CleanPass(self._source.model, ids_BT, self._source.hookpoints)
         keep_CBT = self._counted(ids_BT, clean)
-        place = slice(self._measured, self._measured + len(ids_BT))
-        self._measured = place.stop
         batch = _Batch(CleanPredictions(clean.logits_BTV, ids_BT), keep_CBT, self._sums, place, self._both_scopes)
         batch.note("clean", clean.logits_BTV)
         for hookpoints in self._ablated():
@@ -183,6 +184,18 @@ class _Bench:
             for scopes_, keep_BT in batch.splices:
                 changes = {one: _reconstruction(suite[one], keep_BT) for one in suite.partition.hookpoints}
                 batch.note(("all", name), clean.spliced_together(changes), scopes_)
+
+    def merge(self, ranks: Ranks) -> None:
+        """Take what other ranks have noted of their rows."""
+        for hookpoints in self._ablated():
+            for kind in ("zero", "mean"):
+                self._merge((kind, hookpoints), ranks)
+        for key in ("clean", *self._subjects, *(("all", name) for name in self._suites)):
+            self._merge(key, ranks)
+
+    def _merge(self, key: Hashable, ranks: Ranks) -> None:
+        for scope in (0, 1):
+            self._sums[key, scope] = ranks.add_array(self._sums[key, scope])
 
     def _counted(self, ids_BT: Tensor, clean: CleanPass) -> Tensor:
         """keep_CBT: the positions that count in each scope, those with NaN or infinity in the clean pass in none."""

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groupsae.activations.source import ActivationSource, row_clusters, stream_by_row
+from groupsae.activations.source import ActivationSource, row_clusters, worked_stream
 from groupsae.activations.stats import ActivationStats, accumulator_device, token_blocks
+from groupsae.distributed.ranks import ALONE, Ranks
 from groupsae.grouping.centering import Centering, Progress, require_reachable, stats_for
 from groupsae.grouping.distances import Distances
 
@@ -29,6 +30,7 @@ def angular_distances(
     until_stderr: float | None = None,
     progress: Progress | None = None,
     stats: ActivationStats | None = None,
+    ranks: Ranks = ALONE,
 ) -> Distances:
     """The angular distances of all pairs of hookpoints, in [0, 1].
 
@@ -43,18 +45,19 @@ def angular_distances(
     alike, and an error from rows or tokens would be too small. Where the source knows no documents, rows take their
     place. It is None for a single cluster. With `until_stderr` the second pass ends once every error is below it,
     after tokens of `MIN_CLUSTERS` clusters at the least. `progress` receives the number of tokens newly read, in both
-    passes.
+    passes. Several `ranks` share the reading, to the same bits.
 
     Raises ConfigError for impossible numbers, TextError for a source without tokens, NumericalError
     for NaN or infinity.
     """
     require_reachable(until_stderr)
-    center = Centering(stats_for(source, num_tokens, seed, stats, progress).mean_LD, source.device)
+    center = Centering(stats_for(source, num_tokens, seed, stats, progress, ranks).mean_LD, source.device)
     sums = _ClusterSums(source, accumulator_device(source.device))
-    for x_LND, row_N in stream_by_row(source, num_tokens, seed):
-        sums.add(x_LND, row_N, center)
+    angles = lambda x_LND, row_N: _summed_angles(x_LND, row_N, center)  # noqa: E731
+    for tokens, (row_R, count_R, sum_RLL) in worked_stream(source, num_tokens, seed, angles, ranks=ranks):
+        sums.add(row_R, count_R, sum_RLL)
         if progress:
-            progress(x_LND.shape[1])
+            progress(tokens)
         if until_stderr is not None and sums.clusters >= MIN_CLUSTERS and sums.standard_error().max() < until_stderr:
             break
     errors = sums.standard_error() if sums.clusters > 1 else None
@@ -87,6 +90,21 @@ def _angle_from_sides(one_nD: Tensor, other_nD: Tensor) -> Tensor:
     return torch.atan2(apart_n, together_n) * (2 / math.pi)
 
 
+def _summed_angles(x_LND: Tensor, row_N: Tensor, center: Centering) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows (R,) that tokens are of, the tokens of each (R,), and the sum of their angles (R, L, L) in float64."""
+    layers, device = len(x_LND), accumulator_device(x_LND.device)
+    row_R, place_N, count_R = row_N.unique_consecutive(return_inverse=True, return_counts=True)
+    sum_RLL = torch.zeros(len(row_R), layers, layers, dtype=torch.float64, device=device)
+    begin = 0
+    for x_LnD in token_blocks(x_LND, per_token=4 * layers**2):
+        angles_nLL = angles_between(center(x_LnD))
+        places, counts = place_N[begin : begin + x_LnD.shape[1]].unique_consecutive(return_counts=True)
+        for place, part_nLL in zip(places.tolist(), angles_nLL.split(counts.tolist()), strict=True):
+            sum_RLL[place] += part_nLL.to(device).sum(dim=0, dtype=torch.float64)
+        begin += x_LnD.shape[1]
+    return row_R, count_R, sum_RLL
+
+
 class _ClusterSums:
     """Sums of angles over clusters of rows, from which the mean over tokens and its standard error follow.
 
@@ -103,17 +121,11 @@ class _ClusterSums:
         self._sum_CLL = torch.zeros(min(documents, MAX_CLUSTERS), layers, layers, dtype=torch.float64, device=device)
         self._count_C = torch.zeros(len(self._sum_CLL), dtype=torch.float64, device=device)
 
-    def add(self, x_LND: Tensor, row_N: Tensor, center: Centering) -> None:
-        """Take in the angles between the layers' centered activations of these tokens, given each token's row."""
-        cluster_N = self._cluster_R[row_N]
-        begin = 0
-        for x_LnD in token_blocks(x_LND, per_token=4 * len(x_LND) ** 2):
-            angles_nLL = angles_between(center(x_LnD))
-            clusters, counts = cluster_N[begin : begin + x_LnD.shape[1]].unique_consecutive(return_counts=True)
-            for cluster, part_nLL in zip(clusters.tolist(), angles_nLL.split(counts.tolist()), strict=True):
-                self._sum_CLL[cluster] += part_nLL.to(self._sum_CLL.device).sum(dim=0, dtype=torch.float64)
-                self._count_C[cluster] += len(part_nLL)
-            begin += x_LnD.shape[1]
+    def add(self, row_R: Tensor, count_R: Tensor, sum_RLL: Tensor) -> None:
+        """Take in the sums of angles of some rows, and how many tokens each has."""
+        cluster_R = self._cluster_R[row_R.cpu()].to(self._sum_CLL.device)
+        self._sum_CLL.index_add_(0, cluster_R, sum_RLL.to(self._sum_CLL.device))
+        self._count_C.index_add_(0, cluster_R, count_R.to(self._count_C))
 
     @property
     def tokens(self) -> int:

@@ -120,6 +120,8 @@ def interpretability(inputs: EvalInputs) -> InterpretabilityRecord:
     )
 
 
+TOGETHER = ("reconstruction", "losses")
+"""The parts whose rows several ranks share; the others are rank 0's alone."""
 FROM_CONTEXTS = "interpretability"
 """The part that is made from the contexts of a run, and not from activations."""
 PARTS: dict[str, Part] = {
@@ -149,13 +151,19 @@ def evaluate(ctx: RunContext, parts: Sequence[str] = (), against: Path | None = 
     inputs = eval_inputs(ctx, against)
     run, files, beside = ctx.run, _files(inputs), _beside(inputs)
     wanted = wanted_parts(ctx, parts, against)
-    for part in wanted:
+    for part in ctx.ranks.from_first(wanted):
         began = time.perf_counter()
-        PARTS[part](inputs).write(run, files[part])
+        if ctx.ranks.first or part in TOGETHER:
+            PARTS[part](inputs).write(run, files[part])
+        if not ctx.ranks.first:
+            continue
         read = run.config.circuits.files if part == "circuits" else []
         run.finish("eval", time.perf_counter() - began, [files[part]], read, part=files[part], beside=beside[part])
     if not wanted:
         say(f"eval {' '.join(parts or PARTS)}: done already (--overwrite makes it again)")
+    ctx.ranks.wait_for_first()
+    if not ctx.ranks.first:
+        return None
     written = write_summary(run, inputs.other)
     done = all(run.status("eval", file, beside=beside[part]) == "done" for part, file in files.items())
     return [*files.values(), written] if done and against is None else None

@@ -53,8 +53,9 @@ class EvalInputs:
     @cached_property
     def suites(self) -> dict[str, Suite]:
         """All suites by name, this run's first."""
-        device = str(self.ctx.source.device)
-        return {name: Suite.load(one.path, one.suite, device=device) for name, one in self._members.items()}
+        device, k = str(self.ctx.source.device), self.ctx.run.config.eval.k
+        found = {name: Suite.load(one.path, one.suite, device=device) for name, one in self._members.items()}
+        return {name: suite.at_k(k) for name, suite in found.items()} if k else found
 
     @cached_property
     def _members(self) -> dict[str, SweepMember]:
@@ -105,7 +106,8 @@ class EvalInputs:
     def means(self, source: PositionSource) -> MeanActivations:
         """The mean activations of the evaluated rows, measured once for all parts that read this source."""
         if source not in self._means:
-            self._means[source] = MeanActivations(source, chosen_rows(source, self.num_tokens, self.seed))
+            rows = chosen_rows(source, self.num_tokens, self.seed)
+            self._means[source] = MeanActivations(source, rows, self.ctx.ranks)
         return self._means[source]
 
     @cached_property
@@ -125,10 +127,13 @@ class EvalInputs:
     def evaluated(
         self, part: str, evaluate: Callable[..., Result], source: PositionSource, *, means: bool = False, **options: Any
     ) -> Result:
-        """What `evaluate` finds for these suites on a source, with a bar. `means`: it takes mean activations."""
+        """What `evaluate` finds for these suites on a source, with a bar.
+
+        `means`: it takes mean activations, and ranks that share the rows.
+        """
         rows = min(source.num_rows, -(-self.num_tokens // source.row_tokens))
         with bar(f"eval {part}", rows * source.row_tokens) as advance:
-            options |= {"means": self.means(source)} if means else {}
+            options |= {"means": self.means(source), "ranks": self.ctx.ranks} if means else {}
             return evaluate(self.suites, source, self.num_tokens, seed=self.seed, progress=advance, **options)
 
 

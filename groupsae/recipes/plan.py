@@ -187,7 +187,7 @@ def pricing_of(ctx: RunContext, sae: SAEConfig, *, timed: bool = False) -> Prici
     )
     return Pricing(
         footprint,
-        sae.k,
+        sae.trained_k,
         config.train.num_tokens,
         config.train.scale_tokens * config.group.layer_maps.rotation,
         _rates(ctx, sae) if timed else None,

@@ -14,6 +14,7 @@ from groupsae.config import Variant, flat
 from groupsae.errors import Interrupted, RunError
 from groupsae.interrupt import noted
 from groupsae.partition import Group, Partition, group_name, sae_name
+from groupsae.planning.cluster import ClusterPlan
 from groupsae.progress import bar, say
 from groupsae.recipes.context import ROWS_FILE, STATS_FILE, RunContext
 from groupsae.recipes.passes import Pass, checkpoint_folders, done_before, merged, passes_of, unfinished
@@ -190,6 +191,7 @@ class _Training:
                     progress=advance,
                     log=lambda record: _log(self.logs, record, trackers),
                     resumed=lambda progress: _tell(checkpoints, progress),
+                    planned=_tell_plan,
                     chosen=lambda choice: say(f"train: kernel and precision of the steps: {choice}"),
                     stop=stop,
                 ),
@@ -353,6 +355,14 @@ def _log(logs: dict[str, LogFile], record: dict[str, Any], trackers: Trackers) -
     for name, facts in record["groups"].items():
         if facts["skipped"]:
             say(f"train: {facts['skipped']} steps of {name} skipped before step {record['step']} (NaN or infinity)")
+
+
+def _tell_plan(plan: ClusterPlan) -> None:
+    cut = sum(len(owners) > 1 for owners in plan.owners)
+    parts = [f"train: {plan.num_ranks} ranks for {len(plan.owners)} SAEs"]
+    parts += [f"{cut} of them cut by latents"] * bool(cut)
+    parts += [f"rank {', '.join(map(str, plan.readers_only))} only reading"] * bool(plan.readers_only)
+    say(f"{'; '.join(parts)}; the busiest has {plan.imbalance:.2f} times the mean work")
 
 
 def _tell(checkpoints: Checkpoints, progress: Progress) -> None:

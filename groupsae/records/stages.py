@@ -64,6 +64,7 @@ STAGES = (
         ("activations", "distances"),
         "groupsae.recipes.distances:measure_layers",
         "groupsae.recipes.run_cache:cache_files",
+        together=True,
     ),
     Stage(
         "group",
@@ -98,6 +99,7 @@ STAGES = (
         ("circuits", "eval"),
         "groupsae.recipes.eval:evaluate",
         "groupsae.recipes.eval:task_files",
+        together=True,
         without=("contexts",),
     ),
     Stage(

@@ -22,6 +22,7 @@ from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import ARCHITECTURES, build_sae
 from groupsae.saes.scales import Scales
+from groupsae.saes.topk import TopKSAE
 from groupsae.saes.weights import load_tensors, save_tensors
 from groupsae.storage import within, write_atomically, write_json
 
@@ -106,6 +107,21 @@ class Suite:
         if maps is not None:
             sae = maps.with_bias(sae, layer)
         return BoundSAE(hookpoint, sae, scale, center_D.to(sae.W_enc.device), maps, layer)
+
+    def at_k(self, k: int) -> Suite:
+        """The same SAEs with another number of active latents; weights are shared.
+
+        Meant for TopK SAEs that were trained with `nested_k`. Raises ConfigError for another architecture.
+        """
+        for name, sae in self.saes.items():
+            if not isinstance(sae, TopKSAE):
+                raise ConfigError(
+                    f"The SAE of {name} is of architecture {sae.config.architecture!r}, whose number of active latents "
+                    "is learned; only that of topk can be chosen."
+                )
+        return Suite(
+            self.partition, {name: sae.at_k(k) for name, sae in self.saes.items()}, self.scales, self.layer_maps
+        )
 
     def attach(
         self,

@@ -4,8 +4,8 @@
 
 The manifest holds key, settings, step, position, seconds, the logs' lengths, and each state's size and
 SHA-256. It is written last, so a save that is cut short leaves the checkpoints before it in force. Of several ranks
-each writes the states of its own groups, and rank 0 the manifest once all have met; a state does not tell which rank
-wrote it.
+each writes the states of its own groups, and rank 0 the manifest once all have met. A state does not tell which rank
+wrote it; that of a dictionary that is cut over ranks is in one file per piece, and can be read by any number of them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from groupsae.activations.shuffle import Position
 from groupsae.distributed.ranks import ALONE, Ranks
 from groupsae.errors import RunError
+from groupsae.hookpoints import natural_key
+from groupsae.planning.cluster import latent_slices
 from groupsae.saes.weights import load_tensors, save_tensors
 from groupsae.storage import describe, storage_errors, within, write_atomically, write_json
+from groupsae.training.cut import is_cut, join
 from groupsae.training.group_trainer import GroupTrainer
 from groupsae.training.kernel_choice import KernelChoice
 from groupsae.training.log import LogFile
@@ -158,14 +164,25 @@ class Checkpoints:
         for log in self.logs:
             int(manifest["logs"][log.path.name])
         for group in groups:
-            name = _state_name(group, step)
-            path = within(self.folder, name)
-            if not path.is_file() or describe(path) != manifest["files"].get(name):
-                raise RunError(f"{path} is missing or damaged: it is not as it was written.")
+            for name in _files_of(group, manifest):
+                path = within(self.folder, name)
+                if not path.is_file() or describe(path) != manifest["files"][name]:
+                    raise RunError(f"{path} is missing or damaged: it is not as it was written.")
         for group in groups:
-            path = self.folder / _state_name(group, step)
-            group.restore(load_tensors(path, group.layout(), remedy=REMEDY))
+            group.restore(self._state(group, _files_of(group, manifest)))
         return progress
+
+    def _state(self, group: GroupTrainer, files: Sequence[str]) -> dict[str, Tensor]:
+        """The state of a group, or of this rank's piece of it, whether it was saved whole or in pieces."""
+        like = group.layout()
+        if len(files) == 1 and group.cut is None:
+            return load_tensors(self.folder / files[0], like, remedy=REMEDY)
+        pieces = []
+        for name, rows in zip(files, latent_slices(group.d_sae, len(files)), strict=True):
+            count = rows.stop - rows.start
+            layout = {each: _with_rows(tensor, count) if is_cut(each) else tensor for each, tensor in like.items()}
+            pieces.append(load_tensors(self.folder / name, layout, remedy=REMEDY))
+        return group.cut.piece(join(pieces)) if group.cut else join(pieces)
 
     def _go_on_from(self, step: int) -> None:
         """Cut the logs to where they were, and remove what a process that was killed in a save did not come to."""
@@ -212,14 +229,29 @@ class Checkpoints:
 
     def _remove_states(self, keep: Sequence[int], upto: int | None = None) -> None:
         for file in self.folder.glob("groups/*/state-*.safetensors"):
-            number = re.fullmatch(r"state-(\d{1,18})", file.stem)
+            number = re.fullmatch(r"state-(\d{1,18})(-part-\d+-of-\d+)?", file.stem)
             step = int(number[1]) if number else -1
             if step not in keep and (upto is None or step <= upto):
                 _remove(file)
 
 
 def _state_name(group: GroupTrainer, step: int) -> str:
-    return f"groups/{group.name}/state-{step}.safetensors"
+    part = f"-{group.cut.label}" if group.cut else ""
+    return f"groups/{group.name}/state-{step}{part}.safetensors"
+
+
+def _files_of(group: GroupTrainer, manifest: Mapping[str, Any]) -> list[str]:
+    """The files that hold a group's state, in the order of their latents."""
+    folder = f"groups/{group.name}/"
+    found = [name for name in manifest["files"] if str(name).startswith(folder) and "/" not in name[len(folder) :]]
+    if not found:
+        raise RunError(f"{folder} has no state in this checkpoint.")
+    return sorted(found, key=natural_key)
+
+
+def _with_rows(tensor: Tensor, count: int) -> Tensor:
+    """A tensor of the same form with so many rows, without memory."""
+    return torch.empty((count, *tensor.shape[1:]), dtype=tensor.dtype, device="meta")
 
 
 def _remove(file: Path) -> None:

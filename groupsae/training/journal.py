@@ -74,8 +74,9 @@ class Journal:
             KernelChoice(**first["kernel"]),
         )
         files = {name: facts for entry in entries for name, facts in entry["files"].items()}
-        order = {f"groups/{name}/state-{progress.step}.safetensors": None for name in self.names}
-        self.checkpoints.commit(progress, {name: files[name] for name in order}, first["names"])
+        place = {name: number for number, name in enumerate(self.names)}
+        ordered = dict(sorted(files.items(), key=lambda file: place[file[0].split("/")[1]]))
+        self.checkpoints.commit(progress, ordered, first["names"])
 
 
 def add_seconds(told: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -91,10 +91,10 @@ def _precision(sae: SparseAutoencoder, before: KernelChoice | None, precision: s
 def choice_for(sae: SparseAutoencoder, tokens: int) -> KernelChoice:
     """The choice for batches of so many tokens, on the device that the SAE is on.
 
-    Architectures other than TopK know only one kernel, and so do CPUs: nothing is measured for them.
+    Architectures other than TopK know only one kernel, and so do a nested TopK and CPUs: nothing is measured for them.
     """
     device = sae.W_dec.device
-    if not isinstance(sae, TopKSAE) or len(kernels_on(device)) == 1:
+    if not isinstance(sae, TopKSAE) or sae.nested or len(kernels_on(device)) == 1:
         return KernelChoice()
     try:
         return fastest(sae, tokens, kernels_on(device))

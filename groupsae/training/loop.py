@@ -77,13 +77,14 @@ class Loop:
 
     def choose_kernel(self) -> None:
         """Find the kernel and precision that steps use, unless a checkpoint names them: the same on all ranks."""
-        before, saes, train = self.kernel, [group.sae for group in self.groups], self.train
-        owners = [rank for rank, owns in enumerate(self.ranks.gather(bool(saes))) if owns]
-        if self.ranks.rank == owners[0]:
-            self.kernel = choose_kernel(saes, train.batch_tokens, before, train.precision)
-        chosen = self.ranks.gather(asdict(self.kernel) if self.kernel else None)[owners[0]]
-        self.kernel = KernelChoice(**chosen)
-        if saes and self.ranks.rank != owners[0]:
+        before, train = self.kernel, self.train
+        saes = [group.sae for group in self.groups if group.cut is None]
+        chooser = next((rank for rank, owns in enumerate(self.ranks.gather(bool(saes))) if owns), None)
+        chosen = before or KernelChoice()
+        if self.ranks.rank == chooser:
+            chosen = choose_kernel(saes, train.batch_tokens, before, train.precision)
+        self.kernel = KernelChoice(**self.ranks.gather(asdict(chosen))[chooser or 0])
+        if saes and self.ranks.rank != chooser:
             choose_kernel(saes, train.batch_tokens, self.kernel, train.precision)
         if self.hooks.chosen and self.kernel != before and self.kernel.measured:
             self.hooks.chosen(self.kernel)

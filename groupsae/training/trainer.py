@@ -11,7 +11,7 @@ from groupsae.config import ActivationsConfig, PerLayer, SAEConfig, TopKConfig, 
 from groupsae.distributed.ranks import ALONE, Ranks
 from groupsae.errors import ConfigError, PartitionError
 from groupsae.partition import Group, Partition, group_name
-from groupsae.planning.cluster import ClusterPlan, assign
+from groupsae.planning.cluster import ClusterPlan, assign, latent_slices
 from groupsae.planning.cost import sparse_step_flops
 from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.layer_maps import LayerMaps
@@ -19,6 +19,8 @@ from groupsae.saes.lineage import Lineage
 from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite
 from groupsae.training.checkpoint import Checkpoints
+from groupsae.training.cut import Cut
+from groupsae.training.cut_saes import why_not_cut
 from groupsae.training.fit import fit_layer_maps, measure_scales
 from groupsae.training.group_trainer import GroupTrainer, tokens_needed
 from groupsae.training.hooks import Hooks
@@ -189,6 +191,9 @@ def train_together(
     owned = [
         [name for name, owners in zip(jobs, plan.owners, strict=True) if rank in owners] for rank in range(ranks.size)
     ]
+    if hooks.planned and not ranks.alone:
+        hooks.planned(plan)
+    cuts = _cuts(jobs, plan, sae, source.d_model, ranks)
     split = step_splits()
     in_training = [
         GroupTrainer(
@@ -202,6 +207,7 @@ def train_together(
             start=jobs[name].start,
             maps=jobs[name].maps,
             split=split,
+            cut=cuts.get(name),
         )
         for name in owned[ranks.rank]
     ]
@@ -231,17 +237,44 @@ def plan_ranks(
     """Which rank trains which job and which share of the rows it reads: a function of its arguments alone.
 
     Costs are FLOPs of sparse steps. `sae` is the section of jobs that have none of their own; `read_cost` is as for
-    `train_together`.
+    `train_together`. Dictionaries are cut only where there are more ranks than jobs: a piece is not trained to the
+    same bits as the whole.
     """
     num_tokens = max(tokens_needed(job.group, job.train) for job in jobs.values())
     sections = [job.sae or sae for job in jobs.values()]
     flops = [sparse_step_flops(d_model, section.width(d_model), section.k) for section in sections]
     costs = [float(job.train.num_tokens * each) for job, each in zip(jobs.values(), flops, strict=True)]
-    return assign(costs, num_ranks, read_cost=read_cost * num_tokens, may_cut=False)
+    may_cut = num_ranks > len(jobs) and not why_not_cut_any(jobs, sae)
+    return assign(costs, num_ranks, read_cost=read_cost * num_tokens, may_cut=may_cut)
+
+
+def why_not_cut_any(jobs: Mapping[str, TrainJob], sae: SAEConfig) -> str:
+    """Why the dictionaries of these jobs are not cut over ranks; empty if they can be."""
+    if any(job.maps is not None for job in jobs.values()):
+        return "the layer maps of group.layer_maps are not divided among pieces"
+    return next((why for job in jobs.values() if (why := why_not_cut(job.sae or sae))), "")
+
+
+def _cuts(
+    jobs: Mapping[str, TrainJob], plan: ClusterPlan, sae: SAEConfig, d_model: int, ranks: Ranks
+) -> dict[str, Cut]:
+    """This rank's pieces of dictionaries that are cut, by the job's name."""
+    found: dict[str, Cut] = {}
+    shared: dict[tuple[int, ...], Ranks | None] = {}
+    for (name, job), owners in zip(jobs.items(), plan.owners, strict=True):
+        if len(owners) == 1:
+            continue
+        if owners not in shared:
+            shared[owners] = ranks.subset(owners)
+        if shared[owners] is not None:
+            width = (job.sae or sae).width(d_model)
+            found[name] = Cut(shared[owners], latent_slices(width, len(owners)))
+    return found
 
 
 def _trained(loop: Loop, scales: Scales, ranks: Ranks) -> Trained:
-    saes = {group.name: group.trained() for group in loop.groups}
+    trained = {group: group.trained() for group in loop.groups}  # pieces are joined, which takes all their ranks
+    saes = {group.name: sae for group, sae in trained.items() if group.cut is None or group.cut.ranks.first}
     told = ranks.gather({name: sae.lineage.to_json() for name, sae in saes.items()})
     lineages = {name: Lineage.from_json(values) for one in told for name, values in one.items()}
     return Trained(

@@ -3,5 +3,5 @@
 import sys
 from pathlib import Path
 
-for folder in (".", "../reliability"):
+for folder in (".", "../reliability", "../evaluation"):
     sys.path.insert(0, str((Path(__file__).parent / folder).resolve()))

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +67,14 @@ def _spawn(rank: int, size: int, port: int, work: Callable[[Ranks], Any], folder
         os._exit(code)
 
 
-def spawn_commands(size: int, arguments: list[object], folder: Path, *, timeout: float = 30.0) -> list[int]:
-    """The ids of `size` ranks that do a command together; what each says is left in `folder/err-RANK`."""
+def spawn_commands(size: int, arguments: Sequence[object], folder: Path, *, only: Sequence[object] = ()) -> list[int]:
+    """The ids of `size` ranks that do a command together; what each says is left in `folder/err-RANK`.
+
+    The last rank is also given the words `only`.
+    """
     port = free_port()
-    words = [str(argument) for argument in arguments]
-    return [_spawn_command(rank, environment_of(rank, size, port, timeout), words, folder) for rank in range(size)]
+    words = [[*map(str, arguments), *(map(str, only) if rank == size - 1 else ())] for rank in range(size)]
+    return [_spawn_command(rank, environment_of(rank, size, port), words[rank], folder) for rank in range(size)]
 
 
 def _spawn_command(rank: int, environment: dict[str, str], words: list[str], folder: Path) -> int:
@@ -96,10 +99,10 @@ def _spawn_command(rank: int, environment: dict[str, str], words: list[str], fol
 
 
 def run_commands(
-    size: int, arguments: list[object], folder: Path, *, timeout: float = 30.0
+    size: int, arguments: Sequence[object], folder: Path, *, only: Sequence[object] = ()
 ) -> tuple[list[int], list[str]]:
     """Exit codes of a command that `size` ranks do together, and what each wrote to stderr."""
-    pids = spawn_commands(size, arguments, folder, timeout=timeout)
+    pids = spawn_commands(size, arguments, folder, only=only)
     codes = [wait(pid) for pid in pids]
     return codes, [(folder / f"err-{rank}").read_text() for rank in range(size)]
 
