@@ -80,7 +80,7 @@ def load_or_train(model, tokenizer, options) -> gs.Suite:
 
 @torch.no_grad()
 def most_telling(suite, model, tokenizer, group) -> tuple[int, list[float]]:
-    """The latent whose mean differs most between the two kinds of sentences, and its mean by layer in those on the sea."""
+    """The latent whose mean differs most between the two kinds of sentences, and its means by layer for the sea."""
     means = {}
     for name, sentences in (("sea", SEA), ("other", OTHER)):
         with suite.attach(model) as latents:

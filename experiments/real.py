@@ -7,14 +7,17 @@ every budget and seed, evaluates them, and writes OUT/results.json, OUT/table.md
 already is left as it is, so that it can be stopped at any time and called again.
 
 A budget is what one SAE per layer costs on so many tokens, by our own count, language model included.
-On two idle cores `small` is expected to take about one hour, `full` about three.
+On two idle cores `small` should take about half an hour and `full` some hours (reckoned from steps, not measured).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+import shutil
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -26,9 +29,9 @@ from real_rows import ROWS, Spending, Trainer
 from real_table import write_table
 from real_text import mix
 
-from groupsae.evaluation.losses import evaluate_losses
-from groupsae.evaluation.reconstruction import evaluate_reconstructions
-from groupsae.progress import say
+from groupsae.evaluation.losses import SplicedLoss, evaluate_losses
+from groupsae.evaluation.reconstruction import Reconstruction, evaluate_reconstructions
+from groupsae.progress import bar, say
 from groupsae.saes.suite import Suite
 from groupsae.storage import write_json
 
@@ -54,7 +57,7 @@ class Budget:
 
 BUDGETS = {
     "tiny": Budget((2_048,), 1, False, 1_024, 512, 10),
-    "small": Budget((20_000,), 1, False, 8_192, 3_840, 7),
+    "small": Budget((10_000,), 1, False, 4_096, 3_840, 14),
     "full": Budget((20_000, 60_000, 180_000), 3, True, 20_000, 3_840, 4),
 }
 HELD_OUT_TOKENS = 16_384
@@ -86,13 +89,23 @@ def main() -> None:
     results.facts = _facts(bed, budget, options)
     tune(bed, budget.tuning_tokens, results.rates, results.save)
     for tokens, seed, paid in budget.trainings():
-        for name in ROWS:
-            key = f"{name} | {tokens} | {seed} | {'paid' if paid else 'once'}"
-            if key not in results.rows and not (CEILING in name and seed):
-                results.rows[key] = _row(bed, results, budget, name, tokens, seed, paid)
+        names = [name for name in ROWS if not (CEILING in name and seed)]
+        keys = {name: f"{name} | {tokens} | {seed} | {'paid' if paid else 'once'}" for name in names}
+        for name, key in keys.items():
+            if key not in results.rows:
+                results.rows[key] = _trained(bed, results, _folder(out, key), name, tokens, seed, paid)
                 results.save()
                 say(json.dumps({"row": key} | results.rows[key]))
+        missing = [key for key in keys.values() if "fvu" not in results.rows[key]]
+        for key, found in _judged(bed, budget, {key: Suite.load(_folder(out, key)) for key in missing}).items():
+            results.rows[key] |= found
+        results.save()
     write_table(results.facts, results.rows, results.rates, out)
+
+
+def _folder(out: Path, key: str) -> Path:
+    """Where the suite of a row lies."""
+    return out / "suites" / re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")
 
 
 def _options() -> argparse.Namespace:
@@ -119,36 +132,47 @@ def _facts(bed: RealBed, budget: Budget, options: argparse.Namespace) -> dict[st
     }
 
 
-def _row(
-    bed: RealBed, results: Results, budget: Budget, name: str, tokens: int, seed: int, paid: bool
+def _trained(
+    bed: RealBed, results: Results, folder: Path, name: str, tokens: int, seed: int, paid: bool
 ) -> dict[str, Any]:
-    """Train one row and evaluate it."""
+    """Train one row and save its suite; what it cost."""
     layers = len(bed.layers.groups)
     flops = tokens * (layers * bed.step_flops + (0 if paid else bed.harvest_flops(1)))
     began = time.perf_counter()
     suite = ROWS[name](Trainer(bed, seed, best_rates(results.rates)), Spending(flops, paid))
     seconds = time.perf_counter() - began
+    shutil.rmtree(folder, ignore_errors=True)
+    suite.save(folder)
     flops *= 5 if CEILING in name else 1
     seen = next(iter(suite.saes.values())).lineage.tokens
-    return {"tflop": flops / 1e12, "seconds": seconds, "saes": len(suite.saes), "tokens": seen} | _judged(
-        bed, budget, suite
-    )
+    return {"tflop": flops / 1e12, "seconds": seconds, "saes": len(suite.saes), "tokens": seen}
 
 
-def _judged(bed: RealBed, budget: Budget, suite: Suite) -> dict[str, Any]:
-    found = evaluate_reconstructions({"it": suite}, bed.held_out, bed.config.eval.num_tokens).suites["it"]
+def _judged(bed: RealBed, budget: Budget, suites: dict[str, Suite]) -> dict[str, dict[str, Any]]:
+    """What the rows of one budget and seed give, all on the same held-out tokens."""
+    if not suites:
+        return {}
+    found = evaluate_reconstructions(suites, bed.held_out, bed.config.eval.num_tokens).suites
     some = bed.layers.hookpoints[:: budget.every_layers]
-    losses = evaluate_losses({"it": suite}, bed.model_reader, budget.loss_tokens, alone=some, both_scopes=False)
-    alone, together = losses.suites["it"].values(), losses.all_layers["it"]
+    with bar("losses", budget.loss_tokens) as advance:
+        losses = evaluate_losses(
+            suites, bed.model_reader, budget.loss_tokens, alone=some, both_scopes=False, progress=advance
+        )
+    return {key: _numbers(found[key], losses.suites[key].values(), losses.all_layers[key]) for key in suites}
+
+
+def _numbers(
+    layers: Mapping[str, Reconstruction], alone: Collection[SplicedLoss], together: SplicedLoss
+) -> dict[str, Any]:
     return {
-        "fvu": fmean(one.fvu for one in found.values()),
-        "fvu_worst": max(one.fvu for one in found.values()),
-        "dead_share": fmean(one.dead_share for one in found.values()),
+        "fvu": fmean(one.fvu for one in layers.values()),
+        "fvu_worst": max(one.fvu for one in layers.values()),
+        "dead_share": fmean(one.dead_share for one in layers.values()),
         "delta_ce": fmean(one.delta_ce for one in alone),
         "kl": fmean(one.kl for one in alone),
         "delta_ce_all": together.delta_ce,
         "delta_ce_all_interval": together.intervals.get("delta_ce"),
-        "fvu_by_layer": {name: one.fvu for name, one in found.items()},
+        "fvu_by_layer": {name: one.fvu for name, one in layers.items()},
     }
 
 
