@@ -7,8 +7,9 @@ import shutil
 import numpy as np
 import torch
 
+from groupsae.activations.source import row_clusters
 from groupsae.config import ContextsConfig
-from groupsae.evaluation.masks import chosen_rows, nothing_left, row_clusters
+from groupsae.evaluation.masks import chosen_rows, nothing_left
 from groupsae.evaluation.sites import sites
 from groupsae.interpretability.build import ContextBuilder, ContextText, dictionaries_of
 from groupsae.interpretability.firings import FiringFiles, write_firings

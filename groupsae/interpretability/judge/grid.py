@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groupsae.activations.source import PositionSource
-from groupsae.evaluation.masks import chosen_rows, row_clusters
+from groupsae.activations.source import PositionSource, row_clusters
+from groupsae.evaluation.masks import chosen_rows
 from groupsae.interpretability.judge.sampling import rng
 from groupsae.interpretability.judge.settings import Sampling
 
