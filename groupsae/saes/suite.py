@@ -15,6 +15,8 @@ from groupsae.config import PerLayer
 from groupsae.errors import ConfigError, PartitionError, RunError
 from groupsae.partition import Group, Partition, group_name
 from groupsae.saes.base import Latents, SparseAutoencoder
+from groupsae.saes.bench_object import BenchSAE, bench_sae
+from groupsae.saes.folded import Folded
 from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import ARCHITECTURES, build_sae
@@ -102,6 +104,13 @@ class Suite:
         if maps is not None:
             sae = maps.with_bias(sae, layer)
         return BoundSAE(hookpoint, sae, scale, center_D.to(sae.W_enc.device), maps, layer)
+
+    def to_saebench(self, hookpoint: str, *, model_name: str, **options: Any) -> BenchSAE:
+        """One hookpoint's SAE as SAEBench and sae-probes evaluate it; options are those of `bench_sae`.
+
+        `model_name` is what TransformerLens calls the model. Raises HookpointError for a place that it does not name.
+        """
+        return bench_sae(Folded.of(self[hookpoint]), hookpoint, model_name=model_name, **options)
 
     def save(self, folder: str | Path, name: str = "groups") -> None:
         """Write `suite.json`, `scales.safetensors` and `groups/<group>/` into a folder.
