@@ -1,11 +1,13 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`. `make bench` compares with peers.
+# Two commands do everything on a fresh machine: `make demo` and `make test`. `make bench` compares with peers,
+# `make test-peers` has each of them read our files and compares what we make of theirs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
+PEER_VENVS := .venv-peers
 PEERS := sae-lens eai-sparsify dictionary-learning
 
-.PHONY: demo test slow torture lint bench real clean
+.PHONY: demo test slow torture lint bench real test-peers clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/groupsae demo
@@ -54,5 +56,16 @@ $(BENCH)/.peers: pyproject.toml constraints.txt
 	@$(BENCH)/bin/pip uninstall --quiet --yes torchvision
 	touch $@
 
+# The peers' pins exclude each other, so each has an environment of its own.
+test-peers: $(PEERS:%=$(PEER_VENVS)/%/.ready)
+	@for peer in $(PEERS); do $(PEER_VENVS)/$$peer/bin/python -m pytest -q -p no:cacheprovider tests/peers || exit 1; done
+
+$(PEER_VENVS)/%/.ready: pyproject.toml constraints.txt
+	@echo "installing groupsae and $* into $(PEER_VENVS)/$* (a minute or two) ..."
+	@$(PYTHON) -m venv $(PEER_VENVS)/$*
+	@$(PEER_VENVS)/$*/bin/pip install --quiet --constraint constraints.txt --editable . $* pytest
+	@$(PEER_VENVS)/$*/bin/pip uninstall --quiet --yes torchvision
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(BENCH) build dist *.egg-info
+	rm -rf $(VENV) $(BENCH) $(PEER_VENVS) build dist *.egg-info

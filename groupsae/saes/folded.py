@@ -7,12 +7,15 @@ SAE already.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from groupsae.saes.activation import Activation
-from groupsae.saes.suite import BoundSAE
+
+if TYPE_CHECKING:  # a suite makes bench objects, which are folded
+    from groupsae.saes.suite import BoundSAE
 
 
 @dataclass(frozen=True)

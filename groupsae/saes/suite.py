@@ -18,6 +18,8 @@ from groupsae.hub.place import Place, place_of
 from groupsae.partition import Group, Partition, group_name
 from groupsae.records.types.suites import SuitesRecord, suite_groups
 from groupsae.saes.base import Latents, SparseAutoencoder
+from groupsae.saes.bench_object import BenchSAE, bench_sae
+from groupsae.saes.folded import Folded
 from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import ARCHITECTURES, build_sae
@@ -160,6 +162,13 @@ class Suite:
             skip_first=skip_first,
             skip_ids=skip_ids,
         )
+
+    def to_saebench(self, hookpoint: str, *, model_name: str, **options: Any) -> BenchSAE:
+        """One hookpoint's SAE as SAEBench and sae-probes evaluate it; options are those of `bench_sae`.
+
+        `model_name` is what TransformerLens calls the model. Raises HookpointError for a place that it does not name.
+        """
+        return bench_sae(Folded.of(self[hookpoint]), hookpoint, model_name=model_name, **options)
 
     def save(self, folder: str | Path, name: str = "groups") -> None:
         """Write `suite.json`, `scales.safetensors` and `groups/<group>/` into a folder.
