@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 BENCH := .venv-bench
 PEERS := sae-lens eai-sparsify dictionary-learning
 
-.PHONY: demo test slow torture lint bench clean
+.PHONY: demo test slow torture lint bench real clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/groupsae demo
@@ -25,6 +25,10 @@ lint: $(VENV)/.dev
 bench: $(BENCH)/.peers
 	$(BENCH)/bin/python bench/step.py
 	$(BENCH)/bin/python bench/end_to_end.py
+
+real: $(VENV)/.runtime
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[gguf]'
+	$(BIN)/python experiments/real.py $(REAL)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

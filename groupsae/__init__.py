@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from groupsae.grouping.choose import group_layers as group_layers
     from groupsae.grouping.distances import Distances as Distances
     from groupsae.grouping.measure import measure_distances as measure_distances
+    from groupsae.interop.dictionary_learning import export_dictionary_learning as export_dictionary_learning
+    from groupsae.interop.importing import import_suite as import_suite
     from groupsae.interop.saelens import export_saelens as export_saelens
     from groupsae.interop.sparsify import export_sparsify as export_sparsify
     from groupsae.models import find_hookpoints as find_hookpoints
@@ -67,10 +69,12 @@ _HOMES = {
     "angular_distances": "grouping.angular",
     "evaluate_losses": "evaluation.losses",
     "evaluate_reconstruction": "evaluation.reconstruction",
+    "export_dictionary_learning": "interop.dictionary_learning",
     "export_saelens": "interop.saelens",
     "export_sparsify": "interop.sparsify",
     "find_hookpoints": "models",
     "group_layers": "grouping.choose",
+    "import_suite": "interop.importing",
     "load_config": "config",
     "load_model": "models",
     "measure_distances": "grouping.measure",

@@ -9,10 +9,11 @@
     ├── PartitionError            layers that do not form a partition, an impossible number of groups
     ├── RunError                  a run directory that is incomplete, damaged or belongs to another config
     │   └── StorageError          the disk: full, read-only, no permission
+    ├── RanksError                several processes: one failed or was lost, or they do not agree
     ├── HubError                  a repository on the Hugging Face hub: missing, closed, out of reach
     └── NumericalError            NaN or infinity in activations, loss or weights
 
-    Interrupted                   Ctrl-C or SIGTERM, exit code 130 or 143; no error, so it stands outside
+    Interrupted                   Ctrl-C, SIGTERM or SIGUSR1, exit code 130, 143 or 138; no error, so it stands outside
 
 Each message says what was asked, what was found, what is allowed and what to do.
 """
@@ -61,6 +62,17 @@ class StorageError(RunError):
 
 class HubError(GroupsaeError):
     """A repository on the Hugging Face hub is missing, may not be read or written, or cannot be reached."""
+
+
+class RanksError(GroupsaeError):
+    """Of several processes that work together one failed or was lost, or they see different configs or files.
+
+    `mine` says whether this process is the one to tell of it.
+    """
+
+    def __init__(self, message: str, *, mine: bool = True) -> None:
+        super().__init__(message)
+        self.mine = mine
 
 
 class NumericalError(GroupsaeError):

@@ -56,14 +56,65 @@ def layer_index(hookpoint: str) -> int:
     return int(found.group())
 
 
-_LENS_NAMES = {"": "hook_resid_post", "mlp": "hook_mlp_out", "attn": "hook_attn_out"}
-_ATTENTION = {"attn", "attention", "self_attn"}
+_RESIDUAL, _MLP, _ATTENTION = "hook_resid_post", "hook_mlp_out", "hook_attn_out"
+_PLAIN = {"mlp": _MLP, "self_attn": _ATTENTION}
+_GPT = {"mlp": _MLP, "attn": _ATTENTION}
+_AFTER_NORM = {"post_feedforward_layernorm": _MLP, "post_attention_layernorm": _ATTENTION}
+_LENS_NAMES: dict[str, dict[str, str]] = {
+    **dict.fromkeys(("gemma", "llama", "mistral", "mixtral", "olmo", "phi", "phi3", "qwen2", "qwen3"), _PLAIN),
+    **dict.fromkeys(("smollm3", "stablelm", "starcoder2"), _PLAIN),
+    **dict.fromkeys(("gpt2", "gpt_neo", "gptj"), _GPT),
+    **dict.fromkeys(("gemma2", "gemma3_text", "olmo2"), _AFTER_NORM),
+    "gpt_neox": {"mlp": _MLP, "attention": _ATTENTION},
+    "falcon": {"mlp": _MLP, "self_attention": _ATTENTION},
+    "opt": {"self_attn": _ATTENTION},
+}
+"""By `model_type`, the modules of a block whose output TransformerLens names, beside the block itself.
+
+Compared on tiny random models with TransformerLens 3.9 (`tests/peers/test_hook_names.py`). In Gemma 2, Gemma 3 and
+OLMo 2 its hooks come after a further norm; Granite multiplies and BLOOM adds the residual, so neither is listed.
+"""
+_OTHER_RESIDUALS = ("cohere",)
+"""Where the residual stream of TransformerLens 3.9 itself differs from transformers' (by 4 % in Cohere)."""
 
 
-def to_transformer_lens(hookpoint: str) -> str:
-    """TransformerLens' name of the same place: `layers.3` -> `blocks.3.hook_resid_post`."""
-    found = re.fullmatch(r"[^.]+\.(\d+)(?:\.([^.]+))?", hookpoint)
-    inside = found and ("attn" if found[2] in _ATTENTION else found[2] or "")
-    if not found or inside not in _LENS_NAMES:
-        raise HookpointError(f"{hookpoint!r} has no TransformerLens name; known: a block, its mlp, its attention.")
-    return f"blocks.{found[1]}.{_LENS_NAMES[inside]}"
+def to_transformer_lens(hookpoint: str, model_type: str | None = None) -> str:
+    """TransformerLens' name of the same tensor: `layers.3` -> `blocks.3.hook_resid_post`.
+
+    What a block holds is named by architecture, the config's `model_type`. Raises HookpointError, saying why, where
+    TransformerLens names no tensor or another one.
+    """
+    if model_type in _OTHER_RESIDUALS:
+        raise HookpointError(f"TransformerLens computes another residual stream for {model_type!r} models.")
+    found = re.fullmatch(r"(?:[^.\d]+\.)+(\d+)(?:\.([^.]+))?", hookpoint)
+    inside = found and found[2]
+    known = _LENS_NAMES.get(model_type or "", {})
+    if not found or (inside and inside not in known):
+        of = f"of a {model_type!r} model" if model_type else "of an unknown architecture"
+        named = ", ".join(["a block", *known])
+        raise HookpointError(f"{hookpoint!r} {of} has no TransformerLens name; known are: {named}.")
+    return f"blocks.{found[1]}.{known[inside] if inside else _RESIDUAL}"
+
+
+def from_transformer_lens(name: str, blocks: str, model_type: str | None = None) -> str:
+    """The hookpoint whose output is the tensor that TransformerLens names; `blocks` is the path of the block list.
+
+    Raises HookpointError, saying why, for a name that stands for no module's output.
+    """
+    found = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+    if not found:
+        raise HookpointError(f"{name!r} is no TransformerLens name of a place in a block, such as {_EXAMPLE!r}.")
+    layer, hook = int(found[1]), found[2]
+    if hook == _RESIDUAL or (hook == "hook_resid_pre" and layer):
+        return f"{blocks}.{layer - (hook != _RESIDUAL)}"
+    modules = {named: module for module, named in _LENS_NAMES.get(model_type or "", {}).items()}
+    if hook not in modules:
+        of = f"a {model_type!r} model" if model_type else "a model of unknown architecture"
+        raise HookpointError(
+            f"{name!r} is the output of no module of {of}; that is what can be read. Known are "
+            f"{', '.join((_RESIDUAL, 'hook_resid_pre (from block 1 on)', *modules))}."
+        )
+    return f"{blocks}.{layer}.{modules[hook]}"
+
+
+_EXAMPLE = "blocks.3.hook_resid_post"

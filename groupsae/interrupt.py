@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: the first is noted, so that work can end in good order; the second ends it at once."""
+"""Ctrl-C, SIGTERM and SIGUSR1: the first is noted, so that work can end in good order; the second ends it at once.
+
+Schedulers of clusters send SIGUSR1 some time before they take a machine away.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from types import FrameType
 
 from groupsae.errors import Interrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NOTICES = (signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+SIGNALS = (signal.SIGINT, *NOTICES)
 STDERR = 2
 
 
@@ -42,12 +46,12 @@ def noted(then: str) -> Iterator[Callable[[], int]]:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """While the block runs, SIGTERM raises Interrupted, so that temporary files are removed."""
+    """While the block runs, SIGTERM and SIGUSR1 raise Interrupted, so that temporary files are removed."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number)
 
-    before = _install(end, (signal.SIGTERM,))
+    before = _install(end, NOTICES)
     try:
         yield
     finally:

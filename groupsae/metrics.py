@@ -149,6 +149,12 @@ CIRCUITS = _table(
            GROUP_SAE),
 )  # fmt: skip
 
+INTERPRETATION = _table(
+    Metric("balanced_accuracy", "balanced accuracy", "share of verdicts", "higher", _2,
+           "(right / judged where the latent fires + right / judged where it does not) / 2", "arXiv 2410.13928"),
+    Metric("firing_rate", "firing rate", "share of tokens", "neither", _4, "tokens on which the latent fires"),
+)  # fmt: skip
+
 SIMILARITY = _table(
     Metric("threshold", "threshold", "cosine", "neither", _2, "the cosine from which two rows are one latent"),
     Metric("mmcs", "MMCS", "|cosine|", "neither", _3, "mean over i of max_j |cos(a_i, b_j)|", "Sharkey et al. 2022"),
@@ -173,11 +179,25 @@ SIMILARITY = _table(
     Metric("pairs", "pairs", "pairs of latents", "neither", _0, "one-to-one pairs of rows"),
 )  # fmt: skip
 
+INTERPRETABILITY = _table(
+    Metric("token_purity", "token purity", "share of values", "neither", _3,
+           "share of a latent's values that lie on its most frequent token"),
+    Metric("token_auroc", "AUROC of the token", "AUROC", "neither", _3,
+           "how well the token alone tells, on unseen documents, where a latent fires"),
+    Metric("surface_auroc", "AUROC of the surface", "AUROC", "neither", _3,
+           "the same from the token, the two before it and its place in the row"),
+    Metric("context_gain", "context adds", "AUROC", "neither", _3, "AUROC of the surface - AUROC of the token"),
+    Metric("intruder", "intruder found", "share of trials", "higher", _3,
+           "how often a window of another latent is least like four of this latent; chance 0.2"),
+    Metric("following_auroc", "AUROC of what follows", "AUROC", "higher", _3,
+           "chance that a promoted token follows: logits of tokens after firings against those of any tokens"),
+)  # fmt: skip
+
 COSTS = _table(
-    Metric("published_mflop", "MFLOP per token, published count", "10^6 FLOP per token of text", "lower", mflop,
+    Metric("published_mflop", "MFLOP per SAE token, published count", "10^6 FLOP per SAE token", "lower", mflop,
            "C = A + T G: one forward pass and a dense step per SAE", GROUP_SAE),
-    Metric("own_mflop", "MFLOP per token, our count", "10^6 FLOP per token of text", "lower", mflop,
-           "blocks that are run, and sparse steps"),
+    Metric("own_mflop", "MFLOP per SAE token, our count", "10^6 FLOP per SAE token", "lower", mflop,
+           "blocks that are run, and sparse steps, divided by the tokens each SAE sees"),
     Metric("seconds", "time", "seconds", "lower", format_duration, "training as if the suite was trained alone"),
     Metric("memory_bytes", "memory", "bytes", "lower", format_bytes, "peak where the SAEs are trained, predicted"),
     Metric("disk_bytes", "disk", "bytes", "lower", format_bytes, "files of the run, predicted"),
@@ -209,14 +229,9 @@ SUMMARY = _table(
     Metric("num_tokens", "tokens", "tokens", "neither", count, "tokens that each SAE was trained on"),
     COSTS["memory_bytes"],
     COSTS["seconds"],
-)  # fmt: skip
-
-MATCHED_COST = _table(
-    Metric("flops_at_fvu", "FLOPs to equal FVU", "FLOP", "lower", lambda value: flops(value / 1e15),
-           "our count, to the lowest FVU that both suites reach on training text at the full learning rate"),
-    Metric("fvu_at_flops", "FVU at equal FLOPs", "ratio", "lower", _4,
-           "on training text, after the largest cost that both suites reach at the full learning rate"),
-    Metric("cost_ratio", "cost to equal FVU", "ratio", "lower", percent, "FLOPs of one by those of the other"),
+    Metric("seed_stability", "found again", _SHARE, "higher", _percent,
+           "latents that another seed's SAE of the same layers and setting has too: one-to-one pairs of decoder rows "
+           "with a cosine of at least 0.7; mean over SAEs and pairs of seeds", "arXiv 2501.16615"),
 )  # fmt: skip
 
 CANDIDATES = _table(
@@ -234,5 +249,5 @@ CANDIDATES = _table(
            "ΔCE / ΔCE of one SAE per layer - 1, predicted"),
 )  # fmt: skip
 
-METRICS = RECONSTRUCTION | LOSSES | SUMMARY | MATCHED_COST | CANDIDATES
+METRICS = RECONSTRUCTION | LOSSES | SUMMARY | CANDIDATES
 """The metrics of layers, suites and candidates by name; those of circuits and similarity have tables of their own."""

@@ -17,6 +17,7 @@ from groupsae.errors import HookpointError, ModelError, NumericalError
 from groupsae.gguf_files import GGUFFacts, read_gguf, require_loadable
 from groupsae.hookpoints import expand, natural_key
 from groupsae.model_directory import config_place, require_config, require_model_files, tokenizer_place
+from groupsae.storage import describe, digest
 from groupsae.text.tokenizing import known_text
 
 OTHER_TOWERS = ("vision", "visual", "image", "audio", "speech")
@@ -52,7 +53,7 @@ def load_model(
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_place(path), **options)
         model, loading = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), output_loading_info=True, **options
+            path, dtype=getattr(torch, dtype), output_loading_info=True, **options, **(_unpacked() if gguf else {})
         )
         if facts:
             model.config.gguf = facts.to_json()
@@ -66,6 +67,34 @@ def load_model(
     _require_finite(model, name)
     find_blocks(model)
     return model.to(where).eval().requires_grad_(False), tokenizer
+
+
+def load_tokenizer(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False, gguf_file: str | None = None
+) -> Any:
+    """The tokenizer of a model, without its weights. Raises ModelError if there is none."""
+    import transformers
+
+    path, gguf = _place(name, gguf_file)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            tokenizer_place(path), revision=revision, trust_remote_code=trust_remote_code, **gguf
+        )
+    except Exception as error:
+        raise ModelError(f"The tokenizer of model {name!r} cannot be loaded: {_first_line(error)}") from error
+    _require_complete((), tokenizer, name)
+    return tokenizer
+
+
+def weights_digest(name: str, gguf_file: str | None = None) -> str | None:
+    """SHA-256 of the names and contents of a local model's weight files; None for a model of the hub."""
+    path, gguf = _place(name, gguf_file)
+    folder = Path(path)
+    if not folder.is_dir():
+        return None
+    wanted = [gguf["gguf_file"]] if gguf else ["*.safetensors", "*.bin"]
+    files = sorted(file for pattern in wanted for file in folder.glob(pattern))
+    return digest([[file.name, describe(file)["sha256"]] for file in files])
 
 
 def load_model_config(
@@ -165,6 +194,14 @@ def _place(name: str, gguf_file: str | None) -> tuple[str, dict[str, str]]:
             f"Set model.gguf_file = {files[0]!r} to read it."
         )
     return model_path(name), {}
+
+
+def _unpacked() -> dict[str, Any]:
+    """What makes transformers unpack the weights of a GGUF file; versions before 5.24 always do."""
+    import transformers
+
+    packed = getattr(transformers, "GgufConfig", None)
+    return {"quantization_config": packed(dequantize=True)} if packed else {}
 
 
 def _gguf_facts(path: str, gguf: dict[str, str], dtype: torch.dtype) -> GGUFFacts | None:
@@ -277,7 +314,7 @@ def find_hookpoints(model: nn.Module, patterns: Iterable[str]) -> tuple[str, ...
 
 @torch.no_grad()
 def require_causal(model: nn.Module, ids_BT: Tensor, purpose: str) -> None:
-    """Raises ModelError if a model's predictions depend on later tokens. `purpose` says what needs that they do not.
+    """Raises ModelError if a model's predictions depend on later tokens. `purpose` names what needs that they do not.
 
     Two passes over the first row of ids that differ in the last token must give the same logits before it.
     """
@@ -292,7 +329,7 @@ def require_causal(model: nn.Module, ids_BT: Tensor, purpose: str) -> None:
     if earlier > rounding * max(1.0, logits_TV.abs().max()):
         raise ModelError(
             f"{type(model).__name__} sees the future: another last token changes its predictions before it, by up to "
-            f"{earlier:.3g}. {purpose} means nothing then. Only causal language models can be evaluated so; of this "
+            f"{earlier:.3g}. {purpose} would mean nothing. Only causal language models can be evaluated so; of this "
             "one, reconstruction and similarity can be. If it was trained to be causal, say so in its config.json "
             "(is_decoder = true)."
         )

@@ -20,9 +20,12 @@ class Partition:
     Groups and their members are kept in natural order (by their first hookpoint), so two equal
     divisions are equal objects. Groups need not be contiguous. Raises PartitionError for an
     empty group, or a hookpoint that stands twice.
+
+    In a sweep `variant` says which of its variants the SAEs are of; it is part of their names.
     """
 
     groups: tuple[Group, ...]
+    variant: str = ""
 
     def __post_init__(self) -> None:
         if any(len(name) > LONGEST_NAME for group in self.groups for name in group):
@@ -65,8 +68,13 @@ class Partition:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The groups' names, as used for folders: `layers.2`, `layers.3-5`, `layers.0+4`."""
-        return tuple(map(group_name, self.groups))
+        """The SAEs' names, as used for folders: `layers.2`, `layers.3-5`, `layers.0+4`, in a sweep `layers.2@k32`."""
+        return tuple(sae_name(group, self.variant) for group in self.groups)
+
+    @property
+    def base(self) -> Partition:
+        """The same groups without a variant."""
+        return Partition(self.groups)
 
     def index_of(self, hookpoint: str) -> int:
         """The number of the group that holds this hookpoint."""
@@ -82,7 +90,7 @@ class Partition:
     def around(self, hookpoints: Iterable[str]) -> Partition:
         """The groups that hold these hookpoints, as a partition of their own."""
         numbers = {self.index_of(hookpoint) for hookpoint in hookpoints}
-        return Partition(tuple(self.groups[number] for number in sorted(numbers)))
+        return Partition(tuple(self.groups[number] for number in sorted(numbers)), self.variant)
 
     def require_exactly(self, hookpoints: Iterable[str]) -> Partition:
         """This partition, if it divides exactly these hookpoints; otherwise PartitionError says what differs."""
@@ -117,6 +125,11 @@ def group_name(group: Group) -> str:
         numbers = [int(m[2]) for m in parsed]
         return f"{parsed[0][1]}{_spans(numbers)}{parsed[0][3]}"
     return "+".join(group)
+
+
+def sae_name(group: Group, variant: str = "") -> str:
+    """The name of a group's SAE: the group's, and in a sweep its variant's behind an @."""
+    return f"{group_name(group)}@{variant}" if variant else group_name(group)
 
 
 def _spans(numbers: list[int]) -> str:

@@ -11,7 +11,7 @@ def format_bytes(n: float | None) -> str:
         if n < 1024:
             return f"{n:.0f} {unit}"
         n /= 1024
-    return f"{n:.1f} GiB"
+    return f"{n:.1f} GiB" if n < 10 * 1024 else f"{n / 1024:.1f} TiB"
 
 
 def format_duration(s: float | None) -> str:

@@ -1,11 +1,13 @@
 """Models that see the future are refused where the next token is predicted; wrong towers are never taken."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 import transformers
 from families import BLOCKS, FAMILIES, IDS, NARROW, SHARED, VOCAB, family_model
-from tiny import tiny_tokenizer
+from tiny import VOCAB_SIZE, save_model, tiny_tokenizer
 from torch import nn
 
 from groupsae.activations.harvest import Harvester
@@ -16,6 +18,7 @@ from groupsae.evaluation.losses import evaluate_losses
 from groupsae.evaluation.reconstruction import evaluate_reconstructions
 from groupsae.models import base_model, find_blocks, find_hookpoints, require_causal
 from groupsae.partition import Partition
+from groupsae.recipes import tokens as tokens_stage
 from groupsae.saes.registry import build_sae
 from groupsae.saes.suite import Suite
 from groupsae.text.tokens import TokenRows
@@ -122,3 +125,35 @@ def test_without_a_tower_for_text_nothing_is_taken():
 
     with pytest.raises(ModelError, match=f"has no list of {BLOCKS} blocks"):
         find_blocks(Odd())
+
+
+# ---- a whole run
+
+
+@pytest.fixture
+def future(here):
+    """A config of a BERT on disk, whose text is not there: it is an error to read it."""
+    save_model(here / "bert", lm(transformers.BertConfig(**NARROW | {"vocab_size": VOCAB_SIZE})))
+    settings = (here / "tiny.toml").read_text()
+    (here / "future.toml").write_text(re.sub(r"(?m)^name = .*$", f'name = "{here}/bert"', settings, count=1))
+    return here
+
+
+def test_a_run_of_a_model_that_sees_the_future_is_refused_before_text_is_read(future, call, monkeypatch):
+    monkeypatch.setattr(tokens_stage, "read_rows", None)
+    code, out, err = call("run", "future.toml", "--out", "runs/future")
+    assert code == 2 and out == "" and not (future / "runs/future/tokens").exists()
+    assert "BertLMHeadModel sees the future" in err and "Losses and circuits, which the eval stage measures" in err
+    assert (
+        "`groupsae tokens RUN`, then distances, group and train" in err
+        and "groupsae eval RUN reconstruction similarity" in err
+    )
+
+
+def test_the_remedy_that_is_named_works(future, call):
+    assert call("tokens", "future.toml", "--out", "runs/future")[0] == 0
+    for stage in ("distances", "group", "train"):
+        assert call(stage, "runs/future")[0] == 0
+    assert call("eval", "runs/future", "reconstruction", "similarity")[0] == 0
+    assert "sees the future" in call("eval", "runs/future", "losses")[2]
+    assert "sees the future" in call("run", "runs/future")[2]

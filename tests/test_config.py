@@ -119,7 +119,10 @@ def test_a_config_is_named_after_its_file(tmp_path):
             "[sae]\narchitecture = 3",
             "no architecture '3'. Known are topk, batchtopk, matryoshka, relu, jumprelu",
         ),
-        ("[sae]\nprefixes = [0.5, 1]", r"in \[sae\]: unknown key 'prefixes'. Known are architecture"),
+        (
+            "[sae]\nprefixes = [0.5, 1]",
+            r"in \[sae\]: unknown key 'prefixes' for architecture 'topk'; it is a key of matryoshka",
+        ),
         ('[sae]\narchitecture = "relu"\nauxk_weight = 1.0', "in .sae.: unknown key 'auxk_weight'"),
         ('[sae]\narchitecture = "relu"\nsparsity_coeficient = 1', "Did you mean 'sparsity_coefficient'"),
         ('[sae]\narchitecture = "relu"\nsparsity_coefficient = 0', "sparsity_coefficient: .*greater than 0, given 0"),

@@ -1,7 +1,7 @@
 import pytest
 
 from groupsae.errors import HookpointError
-from groupsae.hookpoints import expand, layer_index, to_transformer_lens
+from groupsae.hookpoints import expand, from_transformer_lens, layer_index, to_transformer_lens
 
 NAMES = [f"layers.{layer}{inside}" for layer in range(12) for inside in ("", ".mlp", ".attention", ".mlp.dense")]
 
@@ -48,20 +48,57 @@ def test_a_path_without_a_number_has_no_layer():
 
 
 @pytest.mark.parametrize(
-    ("hookpoint", "name"),
+    ("hookpoint", "model_type", "name"),
     [
-        ("layers.3", "blocks.3.hook_resid_post"),
-        ("h.0", "blocks.0.hook_resid_post"),
-        ("h.7.attn", "blocks.7.hook_attn_out"),
-        ("layers.7.attention", "blocks.7.hook_attn_out"),
-        ("layers.7.self_attn", "blocks.7.hook_attn_out"),
-        ("layers.12.mlp", "blocks.12.hook_mlp_out"),
+        ("layers.3", None, "blocks.3.hook_resid_post"),
+        ("h.0", "bloom", "blocks.0.hook_resid_post"),
+        ("decoder.layers.3", "opt", "blocks.3.hook_resid_post"),
+        ("language_model.layers.3", "gemma3_text", "blocks.3.hook_resid_post"),
+        ("model.model.layers.3", "llama", "blocks.3.hook_resid_post"),
+        ("h.7.attn", "gpt2", "blocks.7.hook_attn_out"),
+        ("layers.7.attention", "gpt_neox", "blocks.7.hook_attn_out"),
+        ("layers.7.self_attn", "llama", "blocks.7.hook_attn_out"),
+        ("layers.12.mlp", "qwen2", "blocks.12.hook_mlp_out"),
+        ("layers.12.post_feedforward_layernorm", "gemma2", "blocks.12.hook_mlp_out"),
+        ("layers.12.post_attention_layernorm", "olmo2", "blocks.12.hook_attn_out"),
     ],
 )
-def test_transformer_lens_names(hookpoint, name):
-    assert to_transformer_lens(hookpoint) == name
+def test_transformer_lens_names_the_same_tensor(hookpoint, model_type, name):
+    assert to_transformer_lens(hookpoint, model_type) == name
+    blocks = hookpoint.split(f".{layer_index(hookpoint)}")[0]
+    assert from_transformer_lens(name, blocks, model_type) == hookpoint
 
 
-def test_a_place_that_transformer_lens_does_not_name_is_an_error():
-    with pytest.raises(HookpointError, match=r"'layers.3.mlp.dense' has no TransformerLens name"):
-        to_transformer_lens("layers.3.mlp.dense")
+@pytest.mark.parametrize(
+    ("hookpoint", "model_type", "fault"),
+    [
+        ("layers.3.mlp.dense", "gpt_neox", r"'layers.3.mlp.dense' of a 'gpt_neox' model has no TransformerLens name"),
+        ("layers.3.mlp", "gemma2", "known are: a block, post_feedforward_layernorm, post_attention_layernorm"),
+        ("layers.3.self_attn", "granite", "known are: a block"),
+        ("h.3.mlp", "bloom", "known are: a block"),
+        ("layers.3.mlp", None, "of an unknown architecture"),
+        ("layers.3.mlp.experts.2", "mixtral", "has no TransformerLens name"),
+        ("embed_in", "gpt_neox", "has no TransformerLens name"),
+        ("layers.3", "cohere", "another residual stream"),
+    ],
+)
+def test_a_place_that_transformer_lens_does_not_name_or_names_otherwise_is_an_error(hookpoint, model_type, fault):
+    with pytest.raises(HookpointError, match=fault):
+        to_transformer_lens(hookpoint, model_type)
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("blocks.3.attn.hook_z", r"is the output of no module of a 'gpt2' model.*hook_mlp_out"),
+        ("blocks.0.hook_resid_pre", "is the output of no module"),
+        ("hook_embed", "is no TransformerLens name of a place in a block"),
+    ],
+)
+def test_a_transformer_lens_name_of_no_module_s_output_is_an_error(name, fault):
+    with pytest.raises(HookpointError, match=fault):
+        from_transformer_lens(name, "h", "gpt2")
+
+
+def test_the_input_of_a_block_is_the_output_of_the_one_before():
+    assert from_transformer_lens("blocks.4.hook_resid_pre", "layers") == "layers.3"

@@ -7,23 +7,34 @@ import pytest
 
 from groupsae import metrics
 from groupsae.analysis.run_records import RunRecords
-from groupsae.metrics import CANDIDATES, CIRCUITS, LOSSES, MATCHED_COST, METRICS, RECONSTRUCTION, SIMILARITY, SUMMARY
+from groupsae.metrics import (
+    CANDIDATES,
+    CIRCUITS,
+    INTERPRETABILITY,
+    INTERPRETATION,
+    LOSSES,
+    METRICS,
+    RECONSTRUCTION,
+    SIMILARITY,
+    SUMMARY,
+)
 from groupsae.recipes.eval import PARTS
 from groupsae.records import RunDirectory
 from groupsae.records.types.candidate import Candidate
 from groupsae.records.types.measured import LossMetrics, ReconstructionMetrics
-from groupsae.records.types.summary import MatchedCost, SuiteSummary, SummaryRecord
+from groupsae.records.types.summary import SuiteSummary, SummaryRecord
 
 TEXT = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
-TABLES = (RECONSTRUCTION, LOSSES, SUMMARY, MATCHED_COST, CANDIDATES, CIRCUITS, SIMILARITY)
+TABLES = (RECONSTRUCTION, LOSSES, SUMMARY, CANDIDATES, CIRCUITS, SIMILARITY, INTERPRETABILITY, INTERPRETATION)
+NAMED = {*RECONSTRUCTION, *LOSSES, *CIRCUITS, *SIMILARITY, *INTERPRETABILITY, *INTERPRETATION, "density"}
 
 
-@pytest.mark.parametrize("name", sorted({*RECONSTRUCTION, *LOSSES, *CIRCUITS, *SIMILARITY, "density"}))
+@pytest.mark.parametrize("name", sorted(NAMED))
 def test_every_metric_is_described(name):
     assert f"`{name}`" in TEXT
 
 
-@pytest.mark.parametrize("table", [SUMMARY, MATCHED_COST, CANDIDATES])
+@pytest.mark.parametrize("table", [SUMMARY, CANDIDATES])
 def test_tables_of_suites_and_candidates_are_as_the_metrics_say(table):
     for metric in table.values():
         formula = metric.formula.replace("|", "\\|")
@@ -32,7 +43,7 @@ def test_tables_of_suites_and_candidates_are_as_the_metrics_say(table):
 
 
 def test_a_name_means_one_thing():
-    for table in TABLES[:5]:
+    for table in TABLES[:4]:
         assert all(METRICS[name] is metric for name, metric in table.items())
 
 
@@ -41,7 +52,6 @@ def test_every_number_of_a_record_is_a_metric():
         ReconstructionMetrics: (RECONSTRUCTION, {"density", "intervals"}),
         LossMetrics: (LOSSES, {"intervals"}),
         SuiteSummary: (SUMMARY, {"name", "worst_layer", "intervals", "changes"}),
-        MatchedCost: (MATCHED_COST, {"one", "other", "fvu", "flops"}),
     }
     for record, (table, others) in fields.items():
         assert set(record.model_fields) == set(table) | others
@@ -65,6 +75,7 @@ def test_the_units_in_the_files_are_those_of_the_metrics(done):
     assert records.losses.units == metrics.units(LOSSES)
     assert records.circuits.units == metrics.units(CIRCUITS)
     assert records.similarity.units == metrics.units(SIMILARITY)
+    assert records.interpretability.units == metrics.units(INTERPRETABILITY)
     summary = SummaryRecord.read(run)
     assert summary.units == metrics.units(SUMMARY)
-    assert {"baseline", "groups"} <= set(summary.suites) and summary.matched_cost
+    assert {"baseline", "groups"} <= set(summary.suites)

@@ -59,6 +59,8 @@ def test_distances_of_other_hookpoints_are_refused(done, call):
 def test_calibration_gives_seconds_and_none_without_it(done, call):
     assert plan_of(call, done, "--no-calibrate").run.seconds is None
     timed = plan_of(call, done, "--calibrate")
+    assert timed.cache.num_tokens > 0 and timed.cache.size_bytes > timed.cache.num_tokens
+    assert plan_of(call, done, "--no-calibrate").cache is None
     assert timed.run.seconds > timed.own_candidates[-1].seconds > timed.own_candidates[0].seconds > 0
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from groupsae.config import (
     CircuitsConfig,
+    ContextsConfig,
     EvalConfig,
     GroupConfig,
     ModelConfig,
@@ -151,8 +152,9 @@ CHANGES = {
     "group": (RunConfig(group=GroupConfig(max_amad=0.3)), STAGE_NAMES[2:]),
     "sae": (RunConfig(sae=TopKConfig(k=7)), STAGE_NAMES[3:]),
     "train": (RunConfig(train=TrainConfig(num_tokens=7)), STAGE_NAMES[3:]),
-    "eval": (RunConfig(eval=EvalConfig(num_tokens=7)), STAGE_NAMES[5:]),
-    "circuits": (RunConfig(circuits=CircuitsConfig(num_pairs=7)), STAGE_NAMES[5:]),
+    "contexts": (RunConfig(contexts=ContextsConfig(num_tokens=7)), ("contexts", "browse", "report")),
+    "eval": (RunConfig(eval=EvalConfig(num_tokens=7)), ("eval", "report")),
+    "circuits": (RunConfig(circuits=CircuitsConfig(num_pairs=7)), ("eval", "report")),
     "name": (RunConfig(name="other"), ()),
     "device": (RunConfig(model=ModelConfig(device="cpu")), ()),
     "log_every_tokens": (RunConfig(train=TrainConfig(log_every_tokens=7, save_every_tokens=8)), ()),

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from groupsae.activations.cache_format import MANIFEST, Shard, Split, compare, read_manifest, shard_tensors
 from groupsae.activations.cache_tensors import not_finite
+from groupsae.activations.positions import OutlierRule, PositionFacts
 from groupsae.errors import ConfigError, HookpointError, NumericalError, RunError, TextError, unknown
 
 HUGE_FROM_BYTES = 4 * 2**20
@@ -80,6 +81,19 @@ class CachedActivations:
         """What the cache says that its activations were computed from."""
         return self.manifest.facts
 
+    @property
+    def position_facts(self) -> PositionFacts | None:
+        """What the harvester measured of positions that are left out; None for caches of other programs."""
+        measured = self.facts.get("positions")
+        rule = OutlierRule(self.facts.get("skip_first", 0), self.facts.get("max_norm", 0.0))
+        return PositionFacts.from_json(measured, rule) if measured else None
+
+    @property
+    def norm_limits(self) -> Mapping[str, float]:
+        """The largest norm that counted as ordinary, by hookpoint; infinite where none was measured."""
+        measured = self.position_facts
+        return measured.limit if measured else dict.fromkeys(self.hookpoints, float("inf"))
+
     def require_cache_of(self, facts: Mapping[str, Any], hookpoints: Sequence[str] = ()) -> None:
         """Raises RunError unless the cache has these facts and these hookpoints; it may have more of both."""
         different = compare(facts, self.manifest.facts)
@@ -113,6 +127,13 @@ class CachedActivations:
 
     def read(self, rows: Sequence[int]) -> Tensor:
         """The activations x_LND of these rows' tokens, in the order of the rows."""
+        return self.read_by_row(rows)[0]
+
+    def read_by_row(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """What `read` gives, and how many tokens each row gave (B,)."""
+        if not len(rows):
+            nothing_LND = torch.empty(len(self.hookpoints), 0, self.d_model, dtype=self._dtype, device=self.device)
+            return nothing_LND, torch.zeros(0, dtype=torch.long)
         x_LBTD, special_BT, left_out_BT = self._read(rows)
         out_BT = special_BT | left_out_BT if self.skip_special else left_out_BT
         self.num_masked += int(left_out_BT.sum())
@@ -121,7 +142,7 @@ class CachedActivations:
         if len(kept_N) < out_BT.numel():
             kept_LND = _empty((len(x_LND), len(kept_N), self.d_model), x_LND.dtype)
             x_LND = torch.index_select(x_LND, 1, kept_N, out=kept_LND)
-        return x_LND.to(self.device)
+        return x_LND.to(self.device), (~out_BT).sum(1)
 
     def read_positions(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The activations x_LBTD at every position of these rows, and special_BT, true at special tokens.
@@ -132,9 +153,17 @@ class CachedActivations:
         self.num_masked += int(left_out_BT.sum())
         return x_LBTD.to(self.device), (special_BT | left_out_BT).to(self.device)
 
+    def documents(self, rows: Sequence[int]) -> Tensor:
+        """The number of each row's document, int64 (B,): rows that share one are not independent."""
+        return self._gather("documents", torch.int64, rows, ())
+
     def tokens(self, rows: Sequence[int]) -> Tensor:
         """The token ids of these rows, int64 (B, T)."""
         return self._gather("tokens", torch.int32, rows, (self.row_tokens,)).long()
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.float32 if self.manifest.dtype == "int8" else getattr(torch, self.manifest.dtype)
 
     def _set_split(self, split: Split) -> None:
         self._split = split

@@ -83,6 +83,7 @@ class CacheManifest(BaseModel):
             "special": ("BOOL", positions),
             "left_out": ("BOOL", positions),
             "rows": ("I64", (rows,)),
+            "documents": ("I64", (rows,)),
         }
         if self.dtype == "int8":
             form["scales"] = ("F32", (layers, *positions))

@@ -32,6 +32,7 @@ def read_shard(
     """
     form = manifest.tensors(len(rows))
     tensors = {name: torch.empty(shape, dtype=_TORCH[dtype]) for name, (dtype, shape) in form.items()}
+    tensors["documents"] = source.documents(rows.tolist())
     start = 0
     for batch in rows.split(source.batch_rows):
         place = slice(start, start := start + len(batch))

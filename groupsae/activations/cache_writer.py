@@ -32,6 +32,7 @@ from groupsae.activations.cache_format import (
 from groupsae.activations.cache_tensors import read_shard
 from groupsae.activations.source import PositionSource, require_rows, row_order
 from groupsae.errors import ConfigError, FitError, RunError, StorageError
+from groupsae.lock import hold
 from groupsae.storage import describe, storage_errors, sweep, write_atomically, write_json
 from groupsae.text.tokens import TokenRows
 
@@ -58,10 +59,10 @@ def write_cache(
     can hold; `CachedActivations.require_cache_of` compares them. All rows are kept, or so many rows
     drawn by `seed` that they hold `num_tokens` tokens (`held_out_tokens` on the held-out side).
     Every position is kept, special tokens too. `progress` is called with the bytes newly done,
-    in all `planning.cache.cache_bytes` and 8 a row.
+    in all `planning.cache.cache_bytes` and 16 a row.
 
     A cache that was cut off is finished: shards that are whole, by their SHA-256, are not computed
-    again. One process at a time may write into a folder. Raises ConfigError for impossible
+    again. One process at a time writes into a folder: another raises RunError. Raises ConfigError for impossible
     arguments, FitError before anything is computed if the disk has too little space, RunError if the
     folder holds something else, StorageError if the disk refuses, NumericalError for NaN and
     infinity, and for activations beyond what float16 can hold.
@@ -84,7 +85,8 @@ def write_cache(
     )
     per_shard = rows_per_shard or _rows_per_shard(manifest, source.batch_rows)
     pieces = [piece for split, (side, rows) in sides.items() for piece in _pieces(split, side, rows, per_shard)]
-    return _Writer(Path(folder), manifest, pieces, progress or (lambda _: None)).run()
+    with hold(Path(folder)):
+        return _Writer(Path(folder), manifest, pieces, progress or (lambda _: None)).run()
 
 
 def text_digest(rows: TokenRows) -> str:

@@ -99,9 +99,15 @@ class Harvester:
         Raises NumericalError naming the hookpoint and the row if they hold NaN or infinity, unless those are masked.
         Out of memory, it reads in twice as many parts from then on; FitError if not even one row can be read.
         """
+        return self.read_by_row(rows)[0]
+
+    def read_by_row(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """What `read` gives, and how many tokens each row gave (B,), on the CPU."""
         if not len(rows):
-            return next(self.model.parameters()).new_zeros(len(self.hookpoints), 0, self.d_model)
-        return torch.cat(self._in_parts(rows, self._read), dim=1)
+            nothing_LND = next(self.model.parameters()).new_zeros(len(self.hookpoints), 0, self.d_model)
+            return nothing_LND, torch.zeros(0, dtype=torch.long)
+        parts = self._in_parts(rows, self._read)
+        return torch.cat([x_LND for x_LND, _ in parts], dim=1), torch.cat([count_B for _, count_B in parts])
 
     def read_positions(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The activations x_LBTD at every position of these rows, and out_BT, true at positions that are left out.
@@ -111,6 +117,10 @@ class Harvester:
         """
         parts = self._in_parts(rows, self._read_positions)
         return torch.cat([x_LBTD for x_LBTD, _ in parts], dim=1), torch.cat([special_BT for _, special_BT in parts])
+
+    def documents(self, rows: Sequence[int]) -> Tensor:
+        """The number of each row's document, int64 (B,), as `TokenRows.document_of_row` has it."""
+        return torch.from_numpy(self.rows.document_of_row())[list(rows)]
 
     def _in_parts(self, rows: Sequence[int], read: Callable[[Sequence[int]], Result]) -> list[Result]:
         numbers, masked = torch.arange(len(rows)), self.num_masked
@@ -123,12 +133,13 @@ class Harvester:
 
         return self._split.run(work, undo, len(rows))
 
-    def _read(self, rows: Sequence[int]) -> Tensor:
+    def _read(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         x_LBTD, out_BT = self._forward_checked(rows)
+        count_B = (~out_BT).sum(1).cpu()
         kept_N = (~out_BT).flatten().nonzero().squeeze(1)
         if len(kept_N) < out_BT.numel():
-            return torch.stack([x.flatten(0, 1)[kept_N] for x in x_LBTD])
-        return torch.stack([x.flatten(0, 1) for x in x_LBTD])
+            return torch.stack([x.flatten(0, 1)[kept_N] for x in x_LBTD]), count_B
+        return torch.stack([x.flatten(0, 1) for x in x_LBTD]), count_B
 
     def _read_positions(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         x_LBTD, out_BT = self._forward_checked(rows)
@@ -142,6 +153,12 @@ class Harvester:
         if not self.outliers.max_norm:
             return out_BT
         return out_BT | beyond(x_LBTD, [self.norm_limits[hookpoint] for hookpoint in self.hookpoints])
+
+    def left_out_of(self, ids_BT: Tensor) -> Tensor:
+        """out_BT as in `left_out`, for ids that need not be rows of this source; one forward pass where norms count."""
+        if not self.outliers.max_norm:
+            return self.left_out_by_token(ids_BT)
+        return self.left_out(ids_BT, self._forward(ids_BT))
 
     def left_out_by_token(self, ids_BT: Tensor) -> Tensor:
         """out_BT: true at special tokens and at the first positions of a row, which no activation decides."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,6 +78,20 @@ class PositionFacts:
     variance_share: dict[str, float]
     num_positions: int
 
+    def to_json(self) -> dict[str, Any]:
+        """The facts that JSON can hold: all but the limits, which follow from the medians."""
+        return {key: value for key, value in vars(self).items() if key != "limit"}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], rule: OutlierRule) -> PositionFacts:
+        """The facts that `to_json` gave, with the limits of a rule."""
+        return cls(**value, limit=limits(value["median_norm"], rule))
+
+
+def limits(median_norm: Mapping[str, float], rule: OutlierRule) -> dict[str, float]:
+    """The largest norm that counts as ordinary, by hookpoint; infinite where norms do not count."""
+    return {name: rule.max_norm * median or float("inf") for name, median in median_norm.items()}
+
 
 def measure_positions(x_LBTD: Mapping[str, Tensor], special_BT: Tensor, rule: OutlierRule) -> PositionFacts:
     """The facts of a sample: activations (B, T, D) by hookpoint, and true at special tokens (B, T)."""
@@ -84,16 +99,16 @@ def measure_positions(x_LBTD: Mapping[str, Tensor], special_BT: Tensor, rule: Ou
     first_BT = rule.first_BT(special_BT)
     ordinary_BT = finite_BT & ~special_BT & ~first_BT
     median = {name: _median(_norms(x_BTD)[ordinary_BT]) for name, x_BTD in x_LBTD.items()}
-    limit = {name: rule.max_norm * value if rule.max_norm and value else float("inf") for name, value in median.items()}
+    limit = limits(median, rule)
     norm_BT = beyond(list(x_LBTD.values()), list(limit.values()))
     out_BT = special_BT | first_BT | norm_BT
     reasons = {"special": special_BT, "first": first_BT & ~special_BT, "norm": norm_BT & ~special_BT & ~first_BT}
     return PositionFacts(
-        median,
-        limit,
-        {name: part_BT.float().mean().item() for name, part_BT in reasons.items()},
-        {name: _variance_share(x_BTD[finite_BT], out_BT[finite_BT]) for name, x_BTD in x_LBTD.items()},
-        special_BT.numel(),
+        median_norm=median,
+        limit=limit,
+        shares={name: part_BT.float().mean().item() for name, part_BT in reasons.items()},
+        variance_share={name: _variance_share(x_BTD[finite_BT], out_BT[finite_BT]) for name, x_BTD in x_LBTD.items()},
+        num_positions=special_BT.numel(),
     )
 
 

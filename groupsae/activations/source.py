@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from groupsae.distributed.ranks import ALONE, Ranks
 from groupsae.errors import TextError
 
 
@@ -36,7 +38,7 @@ class ActivationSource(Protocol):
         """The activations x_LND of these rows' tokens, in the order of the rows.
 
         L follows `hookpoints`. N is at most `len(rows) * row_tokens`: positions that are left
-        out (special tokens) are not in it. Raises NumericalError for NaN or infinity.
+        out (special tokens) are not in it. No rows give no tokens. Raises NumericalError for NaN or infinity.
         """
         ...
 
@@ -61,6 +63,10 @@ class PositionSource(ActivationSource, Protocol):
         """
         ...
 
+    def documents(self, rows: Sequence[int]) -> Tensor:
+        """The number of each row's document, int64 (B,): rows that share one are not independent."""
+        ...
+
 
 def row_order(num_rows: int, seed: int, epoch: int) -> Tensor:
     """The order in which rows are read in an epoch: a permutation, decided by its arguments alone."""
@@ -83,6 +89,82 @@ def stream(source: ActivationSource, num_tokens: int, seed: int) -> Iterator[Ten
             yield x_LND
         if left <= 0:
             return
+
+
+Work = Callable[[Tensor, Tensor], Sequence[Tensor]]
+"""What is measured on activations x_LND, given the row of each token (N,) on the CPU: tensors of whatever shapes."""
+
+
+def worked_stream(
+    source: ActivationSource,
+    num_tokens: int,
+    seed: int,
+    work: Work,
+    *,
+    places: Sequence[int] = (),
+    ranks: Ranks = ALONE,
+) -> Iterator[tuple[int, list[Tensor]]]:
+    """The number of tokens and what `work` makes of them, for each batch of `stream`, in its order.
+
+    No batch lies on both sides of one of the `places`, which are numbers of tokens. Several ranks take the batches in
+    turn, and each is given the results of all: whatever adds them up gets the same bits on every number of ranks.
+    """
+    require_rows(source)
+    start, device = 0, "cpu" if source.device.type == "mps" else source.device  # which has no float64
+    batches = row_order(source.num_rows, seed, 0).split(source.batch_rows)
+    for first in range(0, len(batches), ranks.size):
+        if start >= num_tokens:
+            return
+        own = batches[first + ranks.rank : first + ranks.rank + 1]
+        read = [read_by_row(source, rows.tolist()) for rows in own]
+        counts = ranks.gather(sum(x_LND.shape[1] for x_LND, _ in read))
+        begins = [min(num_tokens, start + sum(counts[:rank])) for rank in range(ranks.size + 1)]
+        begin, end = begins[ranks.rank : ranks.rank + 2]
+        done = [
+            (part_LND.shape[1], list(work(part_LND, part_N)))
+            for rows, (x_LND, count_B) in zip(own, read, strict=True)
+            for part_LND, part_N in zip(
+                _cut(x_LND[:, : end - begin], begin, places, dim=1),
+                _cut(rows.repeat_interleave(count_B)[: end - begin], begin, places, dim=0),
+                strict=True,
+            )
+            if part_LND.shape[1]
+        ]
+        for part in [done] if ranks.alone else ranks.gather_tensors(done):
+            for tokens, results in part:
+                yield tokens, [result.to(device) for result in results]
+        start = begins[-1]
+
+
+def _cut(x: Tensor, start: int, places: Sequence[int], dim: int) -> Sequence[Tensor]:
+    """Tokens that begin at number `start`, with no part on both sides of one of the places."""
+    return x.tensor_split([place - start for place in places if 0 < place - start < x.shape[dim]], dim=dim)
+
+
+def read_by_row(source: ActivationSource, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The activations x_LND of these rows, and how many tokens each of them gave (B,).
+
+    A source with a method of this name does it in one read; others are read row by row where a row gives fewer tokens
+    than it has.
+    """
+    own = getattr(source, "read_by_row", None)
+    if own is not None:
+        return own(rows)
+    x_LND = source.read(rows)
+    if x_LND.shape[1] == len(rows) * source.row_tokens:
+        return x_LND, torch.full((len(rows),), source.row_tokens)
+    parts = [source.read([row]) for row in rows]
+    return torch.cat(parts, dim=1), torch.tensor([part.shape[1] for part in parts])
+
+
+def row_clusters(source: ActivationSource, rows: Tensor) -> np.ndarray:
+    """The cluster of each of these rows (R,), numbered from 0: rows of one document are in one.
+
+    Each row is a cluster of its own where the source knows no documents.
+    """
+    if not hasattr(source, "documents"):
+        return np.arange(len(rows))
+    return np.unique(source.documents(rows.tolist()).numpy(), return_inverse=True)[1]
 
 
 def require_rows(source: ActivationSource) -> None:
@@ -129,13 +211,18 @@ class SyntheticSource:
 
     def read(self, rows: Sequence[int]) -> Tensor:
         """The activations x_LND of these rows."""
-        return torch.cat([self._read_row(row) for row in rows], dim=1)
+        empty_L0D = torch.zeros(len(self.hookpoints), 0, self.d_model)
+        return torch.cat([empty_L0D, *(self._read_row(row) for row in rows)], dim=1)
 
     def read_positions(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The same as x_LBTD, and special_BT; no position is special."""
         x_LND = self.read(rows)
         shape = (len(rows), self.row_tokens)
         return x_LND.reshape(len(x_LND), *shape, self.d_model), torch.zeros(shape, dtype=torch.bool)
+
+    def documents(self, rows: Sequence[int]) -> Tensor:
+        """Each row is a document of its own."""
+        return torch.tensor(list(rows), dtype=torch.int64)
 
     def narrowed(self, hookpoints: tuple[str, ...]) -> SyntheticSource:
         """The same at some of its hookpoints."""

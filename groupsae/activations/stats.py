@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from groupsae.activations.source import ActivationSource, row_order, stream
+from groupsae.activations.source import ActivationSource, read_by_row, row_order, worked_stream
+from groupsae.distributed.ranks import ALONE, Ranks
 from groupsae.errors import ConfigError, NumericalError, RunError, TextError
 
 _ELEMENTS = {"cpu": 2**22}
@@ -44,14 +45,15 @@ def measure_stats(
     *,
     centered: bool = False,
     progress: Callable[[int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> ActivationStats:
     """The statistics of the tokens of `stream(source, num_tokens, seed)`: one pass, two if norms are `centered` too.
 
     Sums are float64. `progress` receives the number of tokens newly read. Raises ConfigError for less than one token,
     TextError if the source has none, NumericalError naming the hookpoints that hold NaN or infinity.
     """
-    stats = measure_stats_at(source, (num_tokens,), seed, progress=progress)[num_tokens]
-    return CenteringSource(source, stats, seed).finish(progress) if centered else stats
+    stats = measure_stats_at(source, (num_tokens,), seed, progress=progress, ranks=ranks)[num_tokens]
+    return CenteringSource(source, stats, seed, ranks).finish(progress) if centered else stats
 
 
 def measure_stats_at(
@@ -60,18 +62,23 @@ def measure_stats_at(
     seed: int = 0,
     *,
     progress: Callable[[int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[int, ActivationStats]:
-    """The statistics of the first so many tokens, for several numbers of tokens, in one pass over the largest."""
+    """The statistics of the first so many tokens, for several numbers of tokens, in one pass over the largest.
+
+    Several ranks share the reading; their statistics have the same bits as those of one.
+    """
     wanted = sorted(set(num_tokens))
     if wanted[0] < 1:
         raise ConfigError(f"num_tokens = {wanted[0]}; at least 1 token is needed, sensibly 100,000 or more.")
     sums, found = _Sums(source), {}
-    for x_LND in _cut_at(stream(source, wanted[-1], seed), wanted):
-        sums.add(x_LND)
+    of = lambda x_LND, _: sums.of(x_LND)  # noqa: E731
+    for tokens, results in worked_stream(source, wanted[-1], seed, of, places=wanted, ranks=ranks):
+        sums.add(tokens, *results)
         if sums.count in wanted:
             found[sums.count] = sums.stats()
         if progress:
-            progress(x_LND.shape[1])
+            progress(tokens)
     if not sums.count:
         raise TextError("The source gave no tokens, so there is nothing to measure. Give it more text.")
     return {tokens: found.get(tokens) or sums.stats() for tokens in wanted}  # what text there is, where it is shorter
@@ -83,8 +90,8 @@ class CenteringSource:
     Only rows in the order of `stream(source, ..., seed)` count, each once; `finish` reads those that nobody read.
     """
 
-    def __init__(self, source: ActivationSource, stats: ActivationStats, seed: int) -> None:
-        self._source, self._stats = source, stats
+    def __init__(self, source: ActivationSource, stats: ActivationStats, seed: int, ranks: Ranks = ALONE) -> None:
+        self._source, self._stats, self._seed, self._ranks = source, stats, seed, ranks
         self._center_L1D = stats.mean_LD.float().to(source.device)[:, None]
         self._norm_L = torch.zeros_like(stats.mean_norm_L)
         self._rows, self._left = row_order(source.num_rows, seed, 0).tolist(), stats.count
@@ -94,14 +101,28 @@ class CenteringSource:
 
     def read(self, rows: Sequence[int]) -> Tensor:
         """The activations x_LND of these rows, as the source gives them."""
-        x_LND = self._source.read(rows)
-        if list(rows) == self._rows[: len(rows)]:
+        return self.read_by_row(rows)[0]
+
+    def read_by_row(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The same, and how many tokens each row gave (B,)."""
+        x_LND, count_B = read_by_row(self._source, rows)
+        if self._ranks.alone and list(rows) == self._rows[: len(rows)]:
             self._rows = self._rows[len(rows) :]
             self._add(x_LND[:, : self._left])
-        return x_LND
+        return x_LND, count_B
 
     def finish(self, progress: Callable[[int], None] | None = None) -> ActivationStats:
-        """The statistics with `centered_norm_L`, once the rows that were not read yet have been read."""
+        """The statistics with `centered_norm_L`, once the rows that were not read yet have been read.
+
+        Of several ranks none reads all rows, so they read them again, together.
+        """
+        if not self._ranks.alone:
+            of = lambda x_LND, _: [self._norms(x_LND)]  # noqa: E731
+            for tokens, (norm_L,) in worked_stream(self._source, self._left, self._seed, of, ranks=self._ranks):
+                self._norm_L += norm_L.to(self._norm_L.device)
+                if progress:
+                    progress(tokens)
+            return replace(self._stats, centered_norm_L=self._norm_L / self._stats.count)
         while self._left and self._rows:
             before = self._left
             self.read(self._rows[: self._source.batch_rows])
@@ -111,9 +132,15 @@ class CenteringSource:
 
     def _add(self, x_LND: Tensor) -> None:
         self._left -= x_LND.shape[1]
+        self._norm_L += self._norms(x_LND)
+
+    def _norms(self, x_LND: Tensor) -> Tensor:
+        """The sum of norms of x - mean over these tokens, (L,)."""
+        total_L = torch.zeros_like(self._norm_L)
         for x_LnD in token_blocks(x_LND):
             norm_Ln = (x_LnD.float() - self._center_L1D).norm(dim=-1)
-            self._norm_L += norm_Ln.to(self._norm_L.device).sum(1, dtype=torch.float64)
+            total_L += norm_Ln.to(total_L.device).sum(1, dtype=torch.float64)
+        return total_L
 
 
 def save_stats(stats: Mapping[int, ActivationStats], path: Path) -> None:
@@ -177,26 +204,22 @@ class _Sums:
         self._sum_LD = torch.zeros(layers, source.d_model, dtype=torch.float64, device=device)
         self._norm_L = torch.zeros(layers, dtype=torch.float64, device=device)
 
-    def add(self, x_LND: Tensor) -> None:
-        device = self._sum_LD.device
+    def of(self, x_LND: Tensor) -> tuple[Tensor, Tensor]:
+        """The sums over these tokens alone."""
+        sum_LD, norm_L = torch.zeros_like(self._sum_LD), torch.zeros_like(self._norm_L)
         for x_LnD in token_blocks(x_LND):
-            self._sum_LD += x_LnD.to(device).sum(1, dtype=torch.float64)
-            self._norm_L += x_LnD.float().norm(dim=-1).to(device).sum(1, dtype=torch.float64)
-        self.count += x_LND.shape[1]
+            sum_LD += x_LnD.to(sum_LD.device).sum(1, dtype=torch.float64)
+            norm_L += x_LnD.float().norm(dim=-1).to(sum_LD.device).sum(1, dtype=torch.float64)
+        return sum_LD, norm_L
+
+    def add(self, tokens: int, sum_LD: Tensor, norm_L: Tensor) -> None:
+        self._sum_LD += sum_LD.to(self._sum_LD.device)
+        self._norm_L += norm_L.to(self._sum_LD.device)
+        self.count += tokens
         _require_finite(self._sum_LD, self._hookpoints)
 
     def stats(self) -> ActivationStats:
         return ActivationStats(self._hookpoints, self.count, self._sum_LD / self.count, self._norm_L / self.count)
-
-
-def _cut_at(batches: Iterable[Tensor], places: list[int]) -> Iterator[Tensor]:
-    """The same tokens in the same order, with no batch on both sides of one of these places."""
-    start = 0
-    for x_LND in batches:
-        end = start + x_LND.shape[1]
-        inside = [place - start for place in places if start < place < end]
-        yield from x_LND.tensor_split(inside, dim=1)
-        start = end
 
 
 def _require_finite(total_LD: Tensor, hookpoints: tuple[str, ...]) -> None:

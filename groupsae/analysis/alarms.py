@@ -24,10 +24,12 @@ RISE = 1.1
 def alarms(records: RunRecords, config: RunConfig) -> tuple[str, ...]:
     """The alarms of a run, the gravest first; none where nothing was trained or evaluated."""
     found: list[str] = []
-    for suite in records.partitions:
-        found += _useless(records.by_layer(suite, "fvu"), suite, config)
-        found += _dead(records.by_layer(suite, "dead_share"), suite, config)
-        found += _off_k(records.by_layer(suite, "l0"), suite, config)
+    settings = {variant.name: variant.sae for variant in config.variants}
+    for suite, partition in records.partitions.items():
+        own = config.model_copy(update={"sae": settings.get(partition.variant, config.sae)})
+        found += _useless(records.by_layer(suite, "fvu"), suite, own)
+        found += _dead(records.by_layer(suite, "dead_share"), suite, own)
+        found += _off_k(records.by_layer(suite, "l0"), suite, own)
     return (*found, *_rising(records.log))
 
 
@@ -57,7 +59,7 @@ def _dead(shares: Mapping[str, float], suite: str, config: RunConfig) -> Iterato
 
 def _off_k(l0: Mapping[str, float], suite: str, config: RunConfig) -> Iterator[str]:
     """L0 more than 10 % away from k at a layer."""
-    k = config.sae.k
+    k = config.eval.k or config.sae.k
     bad = {layer: value for layer, value in l0.items() if abs(value / k - 1) > L0_TOLERANCE}
     if bad:
         named = ", ".join(f"{value:.1f} at {layer}" for layer, value in list(bad.items())[:4])

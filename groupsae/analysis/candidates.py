@@ -30,6 +30,8 @@ class PlanView:
     published: Candidate | None
     """What the published rule takes; None unless distances are angular."""
     why: str = ""
+    calculated: bool = False
+    """Whether seconds are of GPUs that need not be at hand, which no measured seconds can stand beside."""
 
     @cached_property
     def every(self) -> tuple[Candidate, ...]:
@@ -49,8 +51,8 @@ class PlanView:
 
     @property
     def cost(self) -> str | None:
-        """The metric that candidates are compared by: `seconds` where they are predicted, else `own_mflop`."""
-        keys = ("seconds", "own_mflop")
+        """What candidates are compared by: `seconds` where they are predicted for this machine, else `own_mflop`."""
+        keys = ("own_mflop",) if self.calculated else ("seconds", "own_mflop")
         return next((key for key in keys if all(getattr(one, key) is not None for one in self.every)), None)
 
     @property
@@ -96,7 +98,8 @@ def _view(records: RunRecords, record: object, own: Sequence[Candidate]) -> Plan
     angular = records.distances is None or records.distances.metric == "angular"
     complete = methods["complete"] if angular and "complete" in methods else ()
     published = next((one for one in complete if one.amad is not None and one.amad < PUBLISHED_BOUND), None)
-    return PlanView(method, own, methods, _choice(records, own, record.choice), published, record.why)
+    calculated = isinstance(record, PlanRecord) and record.gpu is not None
+    return PlanView(method, own, methods, _choice(records, own, record.choice), published, record.why, calculated)
 
 
 def _choice(records: RunRecords, own: Sequence[Candidate], planned: Candidate | None) -> Candidate | None:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from groupsae.analysis.candidates import PlanView
 from groupsae.analysis.run_records import GROUPS, suite_title
 from groupsae.hookpoints import natural_key
-from groupsae.metrics import METRICS, Metric, change, flops, percent
+from groupsae.metrics import METRICS, Metric, change, percent
 from groupsae.records.types.candidate import Candidate
-from groupsae.records.types.summary import MatchedCost, SuiteSummary
+from groupsae.records.types.summary import SuiteSummary
 
 NONE = "–"
 """Shown for a value that is not known."""
@@ -115,10 +115,10 @@ SUITE_COLUMNS = (
 )
 
 
-def suite_frame(key: str, title: str, summaries: Sequence[SuiteSummary], matched: Sequence[MatchedCost]) -> Frame:
-    """Quality beside cost, a row per suite; the notes say at equal what, and give the other comparison too."""
-    notes = [equal_tokens(summaries), *map(matched_sentence, matched)]
-    return Frame(key, title, summaries, SUITE_COLUMNS, notes=[note for note in notes if note]).known()
+def suite_frame(key: str, title: str, summaries: Sequence[SuiteSummary]) -> Frame:
+    """Quality beside cost, a row per suite; the note says at equal what."""
+    notes = [note] if (note := equal_tokens(summaries)) else []
+    return Frame(key, title, summaries, SUITE_COLUMNS, notes=notes).known()
 
 
 def equal_tokens(summaries: Sequence[SuiteSummary]) -> str:
@@ -133,29 +133,12 @@ def equal_tokens(summaries: Sequence[SuiteSummary]) -> str:
     text = f"Quality is compared at equal tokens: every SAE saw {METRICS['num_tokens'].text(tokens.pop())} tokens"
     first, last = summaries[0], summaries[-1]
     if last.name == GROUPS and first.own_mflop and last.own_mflop:
+        share = last.own_mflop / first.own_mflop
         text += (
-            f", which cost the groups {percent(last.own_mflop / first.own_mflop)} of the baseline’s FLOPs by our count"
+            f", which cost the groups {percent(share)} of the baseline’s FLOPs by our count. They would cost as much "
+            f"with {1 / share:.2f} times the tokens, in a run of their own (train.baseline = false)"
         )
     return text + "."
-
-
-def matched_sentence(found: MatchedCost) -> str:
-    """Two suites at equal FLOPs and at equal FVU, in words."""
-    one, other = suite_title(found.one), suite_title(found.other)
-    (mine, its), (my_fvu, its_fvu) = found.flops_at_fvu, found.fvu_at_flops
-    fvu = METRICS["fvu"].text
-    parts = []
-    if my_fvu is not None and its_fvu is not None:
-        parts.append(
-            f"At equal FLOPs ({flops(found.flops / 1e15)}): FVU {fvu(my_fvu)} for {one}, {fvu(its_fvu)} for "
-            f"{other}, on training text."
-        )
-    if mine is not None and its is not None:
-        parts.append(
-            f"At equal FVU ({fvu(found.fvu)}, on training text): {one} after {flops(mine / 1e15)}, {other} after "
-            f"{flops(its / 1e15)}, so at {percent(mine / its)} of the cost."
-        )
-    return " ".join(parts) or f"The training curves of {one} and {other} do not meet at the full learning rate."
 
 
 # ---- candidates

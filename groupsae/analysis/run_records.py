@@ -13,6 +13,7 @@ from groupsae.partition import Partition
 from groupsae.records import RunDirectory
 from groupsae.records.types.circuits import CircuitsRecord
 from groupsae.records.types.distances import DistancesRecord
+from groupsae.records.types.interpretability import InterpretabilityRecord
 from groupsae.records.types.losses import LossesRecord
 from groupsae.records.types.manifest import ModelRecord
 from groupsae.records.types.measured import Difference, OverLayers
@@ -34,6 +35,11 @@ def suite_title(name: str) -> str:
     return SUITE_TITLES.get(name, name)
 
 
+def suite_kind(name: str, partition: Partition) -> str:
+    """What kind of suite a name is of: `groups` for `groups-k32`."""
+    return name.removesuffix(f"-{partition.variant}") if partition.variant else name
+
+
 @dataclass(frozen=True)
 class RunRecords:
     """The records of one run; None for what is not there yet."""
@@ -50,12 +56,15 @@ class RunRecords:
     losses: LossesRecord | None = None
     circuits: CircuitsRecord | None = None
     similarity: SimilarityRecord | None = None
+    interpretability: InterpretabilityRecord | None = None
     log: tuple[MetricsLine, ...] = ()
     stage_seconds: dict[str, float] = field(default_factory=dict)
     model: ModelRecord | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     """What the run was made with."""
     with_baseline: bool = True
+    variants: tuple[str, ...] = ("",)
+    """The variants of a sweep; without one there is a single variant, without a name."""
     max_amad: float | None = None
     """The bound on AMAD, if it is what decided."""
 
@@ -76,11 +85,13 @@ class RunRecords:
             losses=LossesRecord.find(run),
             circuits=CircuitsRecord.find(run),
             similarity=SimilarityRecord.find(run),
+            interpretability=InterpretabilityRecord.find(run),
             log=MetricsLine.read_all(run),
             stage_seconds={stage: done.seconds for stage, done in manifest.stages.items()},
             model=manifest.model,
             environment=manifest.environment | {"device": manifest.device},
             with_baseline=run.config.train.baseline,
+            variants=tuple(variant.name for variant in run.config.variants),
             max_amad=_bound(run),
         )
 
@@ -95,7 +106,11 @@ class RunRecords:
             return {}
         chosen = self.grouping.choice.partition
         baseline = {BASELINE: Partition.singletons(chosen.hookpoints)} if self.with_baseline else {}
-        return baseline | {GROUPS: chosen}
+        return {
+            f"{kind}-{variant}" if variant else kind: Partition(partition.groups, variant)
+            for variant in self.variants
+            for kind, partition in (baseline | {GROUPS: chosen}).items()
+        }
 
     @cached_property
     def partitions(self) -> dict[str, Partition]:
@@ -104,9 +119,15 @@ class RunRecords:
         return dict(sorted(found.items(), key=lambda item: item[0] != BASELINE))
 
     @property
+    def is_sweep(self) -> bool:
+        """Whether there are several variants."""
+        return any(partition.variant for partition in self.partitions.values())
+
+    @property
     def chosen(self) -> Partition | None:
-        """The partition into groups that was chosen, if one was."""
-        return self.partitions.get(GROUPS)
+        """The partition into groups that was chosen, if one was; of a sweep, all variants have the same."""
+        found = (each for name, each in self.partitions.items() if suite_kind(name, each) == GROUPS)
+        return next((partition.base for partition in found), None)
 
     @property
     def hookpoints(self) -> tuple[str, ...]:

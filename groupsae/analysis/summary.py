@@ -9,17 +9,18 @@ from statistics import fmean
 from typing import Any
 
 from groupsae.analysis.candidates import view_plan
-from groupsae.analysis.matched_cost import Point, curve, match
-from groupsae.analysis.run_records import BASELINE, RunRecords
+from groupsae.analysis.run_records import BASELINE, GROUPS, RunRecords
+from groupsae.analysis.sweep import seed_stabilities, summarize_sweep
 from groupsae.metrics import SUMMARY, units
 from groupsae.partition import Partition
 from groupsae.records import RunDirectory
+from groupsae.records.types.candidate import Candidate
 from groupsae.records.types.circuits import CircuitsRecord
 from groupsae.records.types.losses import LossesRecord
 from groupsae.records.types.measured import Interval, LossMetrics
 from groupsae.records.types.reconstruction import ReconstructionRecord
 from groupsae.records.types.similarity import SimilarityRecord
-from groupsae.records.types.summary import MatchedCost, SuiteSummary, SummaryRecord
+from groupsae.records.types.summary import SuiteSummary, SummaryRecord
 
 AGAINST = "eval/against"
 
@@ -45,9 +46,7 @@ def summarize(records: RunRecords) -> tuple[SuiteSummary, ...]:
 
 
 def _summarize(records: RunRecords, name: str, partition: Partition) -> SuiteSummary:
-    plan = view_plan(records)
-    candidate = plan.of_size(len(partition))
-    mflop = plan.published_mflop(len(partition))
+    candidate, mflop = _priced(records, name, partition)
     tokens = records.train.num_tokens if records.train else None
     fvu, delta_ce = records.by_layer(name, "fvu"), records.over_layers(name, "delta_ce")
     worst = max(fvu, key=fvu.__getitem__) if fvu else None
@@ -74,7 +73,19 @@ def _summarize(records: RunRecords, name: str, partition: Partition) -> SuiteSum
         num_tokens=tokens,
         memory_bytes=candidate.memory_bytes if candidate else None,
         seconds=records.train.seconds_of(partition) if records.train else None,
+        seed_stability=_mean(seed_stabilities(records, [name])),
     )
+
+
+def _priced(records: RunRecords, name: str, partition: Partition) -> tuple[Candidate | None, float | None]:
+    """A suite as a candidate with its cost, and its published 10^6 FLOP per token; in a sweep by its own setting."""
+    if records.plan is not None and name in records.plan.suite_costs:
+        priced = Candidate(method="", groups=partition.groups, cost=records.plan.suite_costs[name])
+        return priced, priced.published_mflop
+    if records.is_sweep:
+        return None, None
+    plan = view_plan(records)
+    return plan.of_size(len(partition)), plan.published_mflop(len(partition))
 
 
 def _intervals(records: RunRecords, suite: str, spliced: LossMetrics | None) -> dict[str, Interval]:
@@ -102,7 +113,8 @@ def _ceilings(record: CircuitsRecord | None, suite: str) -> list[float]:
 def _concordances(record: SimilarityRecord | None, suite: str) -> list[float]:
     """How closely latents of layers' own SAEs are met by a suite's, by layer where the two SAEs differ."""
     rows = record.concordance if record else ()
-    between = [row for row in rows if (row.one.suite, row.other.suite) == (BASELINE, suite)]
+    alone = BASELINE + suite.removeprefix(GROUPS)
+    between = [row for row in rows if (row.one.suite, row.other.suite) == (alone, suite)]
     return [row.one_in_other for row in between if row.one_in_other is not None]
 
 
@@ -115,7 +127,8 @@ def _mean(values: Collection[float]) -> float | None:
 
 def compare(records: RunRecords) -> SummaryRecord:
     """The suites of one run."""
-    return _record(summarize(records), _curves(records))
+    summaries = summarize(records)
+    return _record(summaries).model_copy(update={"sweep": summarize_sweep(records, summaries)})
 
 
 def compare_with(run: RunDirectory, other: RunDirectory) -> SummaryRecord:
@@ -137,8 +150,7 @@ def compare_with(run: RunDirectory, other: RunDirectory) -> SummaryRecord:
         similarity=similarity and _own_similarity(similarity, prefix),
     )
     theirs = [one.model_copy(update={"name": prefix + one.name}) for one in summarize(its)]
-    curves = _curves(mine) | {prefix + name: points for name, points in _curves(its).items()}
-    return _record((*summarize(mine), *theirs), curves, label)
+    return _record((*summarize(mine), *theirs), label)
 
 
 def write_summary(run: RunDirectory, other: RunDirectory | None = None) -> str:
@@ -164,31 +176,10 @@ def against_path(label: str) -> str:
     return f"{AGAINST}/{label}/{Path(SummaryRecord.path).name}"
 
 
-def _record(
-    summaries: tuple[SuiteSummary, ...], curves: dict[str, list[Point]], against: str | None = None
-) -> SummaryRecord:
-    suites = {one.name: one for one in summaries}
-    return SummaryRecord(against=against, units=units(SUMMARY), suites=suites, matched_cost=_matched(curves))
-
-
-def _curves(records: RunRecords) -> dict[str, list[Point]]:
-    """Each suite's curve by name, where its cost is known."""
-    plan, found = view_plan(records), {}
-    for name, partition in records.partitions.items():
-        candidate = plan.of_size(len(partition))
-        if candidate is not None and candidate.own_mflop is not None:
-            found[name] = curve(records.log, partition, candidate.own_mflop * 1e6)
-    return found
-
-
-def _matched(curves: dict[str, list[Point]]) -> tuple[MatchedCost, ...]:
-    """Each suite against the baseline, or against the first suite that has a curve."""
-    names = list(curves)
-    if not names:
-        return ()
-    first = BASELINE if BASELINE in curves else names[0]
-    found = [match(name, first, curves) for name in names if name != first]
-    return tuple(one for one in found if one is not None)
+def _record(summaries: tuple[SuiteSummary, ...], against: str | None = None) -> SummaryRecord:
+    seeds = any(one.seed_stability is not None for one in summaries)
+    known = {name: unit for name, unit in units(SUMMARY).items() if seeds or name != "seed_stability"}
+    return SummaryRecord(against=against, units=known, suites={one.name: one for one in summaries})
 
 
 # ---- the part of a comparison that is about one run, its suites under their own names

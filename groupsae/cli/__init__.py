@@ -3,7 +3,7 @@
     groupsae VERB RUN [--flags]          RUN is a TOML file or a run directory
 
 Progress goes to stderr, results to stdout. Exit codes: 0 done, 1 our fault, 2 the user's,
-130 interrupted by Ctrl-C, 143 by SIGTERM.
+130 interrupted by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ from signal import SIGINT
 
 from groupsae.cli.commands import init, run, show
 from groupsae.cli.export import export
+from groupsae.cli.harvest import harvest
 from groupsae.cli.hub import pull, push
+from groupsae.cli.importing import import_saes
+from groupsae.cli.interpret import interpret
 from groupsae.cli.transfer import transfer
 from groupsae.cli.verbs import OTHER_VERBS, STAGE_VERBS, list_verbs, require_verb
-from groupsae.errors import GroupsaeError
+from groupsae.distributed.launch import joined, one_voice, wanted_size
+from groupsae.errors import ConfigError, GroupsaeError
 from groupsae.interrupt import terminable
 from groupsae.progress import say
 
@@ -32,15 +36,27 @@ usage: groupsae VERB RUN [--flags]
 
 RUN is a TOML file, or the directory of an earlier run. `groupsae init my.toml` writes a file to start from.
 Progress goes to stderr, results to stdout; --json prints them for scripts. Exit codes: 0 done, 1 a fault of
-groupsae, 2 wrong input, 130 interrupted by Ctrl-C, 143 by SIGTERM."""
+groupsae, 2 wrong input, 130 interrupted by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1."""
 
-_COMMANDS = {"init": init, "show": show, "transfer": transfer, "export": export, "push": push, "pull": pull}
+_COMMANDS = {
+    "init": init,
+    "show": show,
+    "harvest": harvest,
+    "transfer": transfer,
+    "interpret": interpret,
+    "export": export,
+    "import": import_saes,
+    "push": push,
+    "pull": pull,
+}
 """The verbs that are no stages of a run, nor all of them."""
+_ALONE_VERBS = ("init", "show", "export")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
-    return exit_code(_dispatch, sys.argv[1:] if arguments is None else arguments)
+    """Run one command; returns its exit code. Under torchrun this process is one of the ranks that run it together."""
+    command = _dispatch if wanted_size() == 1 else _dispatch_as_rank
+    return exit_code(command, sys.argv[1:] if arguments is None else arguments)
 
 
 def exit_code(command: Callable[[list[str]], None], arguments: list[str]) -> int:
@@ -63,6 +79,13 @@ def exit_code(command: Callable[[list[str]], None], arguments: list[str]) -> int
         traceback.print_exc()
         say("This is a fault of groupsae, not yours. Please report it with the lines above.")
         return 1
+
+
+def _dispatch_as_rank(arguments: list[str]) -> None:
+    with one_voice(), joined():
+        if arguments and arguments[0] in _ALONE_VERBS:
+            raise ConfigError(f"`groupsae {arguments[0]}` is done by one process; call it without torchrun.")
+        _dispatch(arguments)
 
 
 def _dispatch(arguments: list[str]) -> None:

@@ -12,6 +12,7 @@ from groupsae.records import RunDirectory
 
 READERS = {
     "saelens": 'SAE.load_from_disk("{folder}/{hookpoint}")',
+    "dictionary_learning": 'load_dictionary("{folder}/{hookpoint}", "cpu")',
     "sparsify": 'SparseCoder.load_many("{folder}", local=True)',
 }
 
@@ -28,7 +29,7 @@ class Options:
         json: Print what was written as JSON.
     """
 
-    to: Literal["saelens", "sparsify"]
+    to: Literal["saelens", "sparsify", "dictionary_learning"]
     suite: str | None = None
     out: Path | None = None
     overwrite: bool = False
@@ -36,7 +37,7 @@ class Options:
 
 
 def export(rest: list[str]) -> None:
-    """`groupsae export RUN --to saelens|sparsify`."""
+    """`groupsae export RUN --to saelens|sparsify|dictionary_learning`."""
     import tyro
 
     name, flags = split_name("export", rest)

@@ -5,13 +5,22 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
+from groupsae.activations.cache_format import Dtype
 from groupsae.cli.verbs import VERBS
-from groupsae.config import Direction, RunConfig, SAEConfig, as_architecture
+from groupsae.config import Direction, RunConfig, SAEConfig, Section, as_architecture
 from groupsae.errors import ConfigError
 from groupsae.records import STAGE_NAMES
 from groupsae.records.stages import stage_named
+
+_LISTS = {
+    key
+    for kind in get_args(SAEConfig)
+    for key, field in kind.model_fields.items()
+    if get_origin(field.annotation) is tuple
+}
+"""Keys of SAEs that hold several values."""
 
 
 class _Flag(NamedTuple):
@@ -29,8 +38,8 @@ def read_flags(verb: str, flags: list[str], config: RunConfig) -> Any:
     sections = list(RunConfig.model_fields) if whole else list(stage_named(verb).sections)
     if sections and not whole:
         flags = [_without_prefix(flag, sections[-1]) for flag in flags]
-    if "sae" in sections:
-        config = config.model_copy(update={"sae": _sae_of(config.sae, flags)})
+    sweeps = "sae" in sections
+    sections = [section for section in sections if section != "other_saes"]
     fields = []
     if verb == "eval":
         names = tyro.conf.Positional[tuple[str, ...]]
@@ -39,7 +48,8 @@ def read_flags(verb: str, flags: list[str], config: RunConfig) -> Any:
                 "parts",
                 names,
                 (),
-                "What to evaluate: reconstruction, losses, circuits, similarity. Without a name, all four.",
+                "What to evaluate: reconstruction, losses, circuits, similarity, interpretability. Without a name, "
+                "all; the last one only where the contexts stage is done.",
             ),
             _Flag(
                 "against",
@@ -48,11 +58,67 @@ def read_flags(verb: str, flags: list[str], config: RunConfig) -> Any:
                 "Another run, whose suites are evaluated beside this one's on the same tokens.",
             ),
         ]
+    if not sweeps:
+        return _read(verb, [*fields, *_section_flags(config, sections, whole)], flags)
+    found = []
+    for sae, chosen in itertools.product(config.saes, _settings(flags)):
+        of_setting = config.model_copy(update={"sae": _sae_of(sae, chosen)})
+        found.append(_read(verb, [*fields, *_section_flags(of_setting, sections, whole)], chosen))
+    options = found[0]
+    options.sae = tuple(each.sae for each in found)
+    if len(config.saes) > 1:  # a flag may give several tables the same value: they are one setting then
+        options.sae = tuple(dict.fromkeys(options.sae))
+    return options
+
+
+def _section_flags(config: RunConfig, sections: list[str], whole: bool) -> list[_Flag]:
+    """A flag for each section, that of the verb's own stage flat, and for each key of no section."""
+    import tyro
+
+    flags = []
     for section in sections:
-        value = getattr(config, section)
-        flat = not whole and section == sections[-1]
-        fields.append(_Flag(section, Annotated[type(value), tyro.conf.arg(name="")] if flat else type(value), value))
-    return _read(verb, fields, flags)
+        value, help = getattr(config, section), RunConfig.model_fields[section].description or ""
+        if not isinstance(value, Section):
+            flags.append(_Flag(section, RunConfig.model_fields[section].annotation, value, help))
+        elif not whole and section == sections[-1]:
+            flags.append(_Flag(section, Annotated[type(value), tyro.conf.arg(name="")], value))
+        else:
+            flags.append(_Flag(section, type(value), value))
+    return flags
+
+
+def _settings(flags: list[str]) -> list[list[str]]:
+    """The flags once for each SAE setting that they ask for: `--sae.k 16 32` asks for two, another such key for four.
+
+    A key that is a list itself, as `--sae.prefixes`, has all of its values in every setting.
+    """
+    words: list[list[str]] = []
+    for flag in flags:
+        if flag.startswith("-") or not words:
+            words.append([flag])
+        else:
+            words[-1].append(flag)
+    choices = [_choices(name, values) for name, *values in words]
+    return [[word for chosen in setting for word in chosen] for setting in itertools.product(*choices)]
+
+
+def _choices(name: str, values: list[str]) -> list[list[str]]:
+    """A flag with each of its values alone, if it is a key of an SAE that takes one value; else with all of them."""
+    key = name.removeprefix("--sae.").replace("-", "_")
+    one_value = name.startswith("--sae.") and key not in _LISTS
+    return [[name, value] for value in values] if one_value and len(values) > 1 else [[name, *values]]
+
+
+def read_harvest_flags(flags: list[str], config: RunConfig) -> Any:
+    """The flags of `harvest`: what to keep and where, and the sections that decide what is read."""
+    fields = [
+        _Flag("num_tokens", int | None, None, "Tokens of the training text to keep; else all."),
+        _Flag("held_out_tokens", int | None, None, "Tokens of the held-out text to keep; else all."),
+        _Flag("dtype", Dtype, "bfloat16", "Precision of the kept activations; int8 has a scale per token and layer."),
+        *(_Flag(name, type(getattr(config, name)), getattr(config, name)) for name in ("model", "text", "activations")),
+    ]
+    out = "The folder of the cache, instead of activations.cache or `activations` in the run directory."
+    return _read("harvest", fields, flags, out=out)
 
 
 def read_transfer_flags(flags: list[str], config: RunConfig) -> Any:
@@ -77,7 +143,7 @@ def read_transfer_flags(flags: list[str], config: RunConfig) -> Any:
         ),
         _Flag("learning_rate", float | None, start.learning_rate, "Adam's rate; else a third of the run's."),
     ]
-    return _read("transfer", fields, flags, place="runs/NAME-DIRECTION")
+    return _read("transfer", fields, flags, out="The run directory, instead of runs/NAME-DIRECTION.")
 
 
 def changed(config: RunConfig, options: Any) -> RunConfig:
@@ -114,7 +180,9 @@ def _sae_of(sae: SAEConfig, flags: list[str]) -> SAEConfig:
     return sae
 
 
-def _read(verb: str, fields: list[_Flag], flags: list[str], place: str = "runs/NAME") -> Any:
+def _read(
+    verb: str, fields: list[_Flag], flags: list[str], out: str = "The run directory, instead of runs/NAME."
+) -> Any:
     """The values of a verb's own flags and of those that all such verbs have."""
     import tyro
 
@@ -128,7 +196,7 @@ def _read(verb: str, fields: list[_Flag], flags: list[str], place: str = "runs/N
             False,
             "Run code that comes with the model. Only for models you trust; no file can ask for it.",
         ),
-        _Flag("out", Path | None, None, f"The run directory, instead of {place}."),
+        _Flag("out", Path | None, None, out),
         *fields,
     ]
     made = [(flag.name, flag.kind, dataclasses.field(default=flag.default)) for flag in fields]

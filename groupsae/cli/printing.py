@@ -28,16 +28,20 @@ def print_results(run: RunDirectory, as_json: bool) -> None:
             "stages": {name: one.model_dump(exclude_unset=True) for name, one in run.stages().items()},
             "suites": [one.model_dump(mode="json") for one in suites],
         }
+        values |= {"sweep": [one.model_dump(mode="json") for one in found.sweep]} if found.sweep else {}
         saes = {name: sae.model_dump(mode="json") for name, sae in train.saes.items()} if train else {}
         print_json(values | {"saes": saes, "tokens_saved": train.tokens_saved if train else 0})
         return
     from groupsae.cli import tables
 
     lineages = tables.lineages(train) if train else []
-    tables.show(tables.stages(run), *([tables.suites(suites, found.matched_cost)] if suites else []), *lineages)
+    side_by_side = tables.sweep(found.sweep) if found.sweep else tables.suites(suites)
+    scores = tables.latent_scores(records)
+    tables.show(tables.stages(run), *([side_by_side] if suites else []), *scores, *lineages)
     if train and tables.saved_tokens(train):
         print(tables.saved_tokens(train))
-    _print_report(run, "report/index.html")
+    _print_page(run, "report", "report/index.html")
+    _print_page(run, "browser", "browser/index.html")
 
 
 def print_training(run: RunDirectory) -> None:
@@ -59,7 +63,7 @@ def print_comparison(run: RunDirectory, against: Path, as_json: bool) -> None:
         return
     from groupsae.cli import tables
 
-    tables.show(tables.suites(list(found.suites.values()), found.matched_cost))
+    tables.show(tables.suites(list(found.suites.values())))
 
 
 def print_plan(run: RunDirectory, as_json: bool) -> None:
@@ -72,10 +76,16 @@ def print_plan(run: RunDirectory, as_json: bool) -> None:
         return
     from groupsae.cli import tables
 
-    tables.show(tables.candidates(plan), *([tables.methods(plan)] if len(plan.candidates) > 1 else []))
+    shown = [tables.candidates(plan), *([tables.methods(plan)] if len(plan.candidates) > 1 else [])]
+    shown += [tables.gpu_parts(plan.gpu)] if plan.gpu else []
+    tables.show(*shown)
     print(tables.verdict(plan))
+    if plan.gpu:
+        print(tables.gpu_verdict(plan.gpu))
+    if plan.cache:
+        print(tables.cache_verdict(plan.cache))
 
 
-def _print_report(run: RunDirectory, name: str) -> None:
+def _print_page(run: RunDirectory, what: str, name: str) -> None:
     if run.file(name).exists():
-        print(f"report: {run.file(name)}")
+        print(f"{what}: {run.file(name)}")

@@ -10,12 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from groupsae.analysis.candidates import view_record
-from groupsae.analysis.frames import Frame, candidate_frame, equal_tokens, matched_sentence
+from groupsae.analysis.frames import Frame, candidate_frame, equal_tokens
+from groupsae.analysis.latent_scores import interpretability_frame
+from groupsae.analysis.run_records import RunRecords
 from groupsae.metrics import METRICS, fixed
 from groupsae.records import RunDirectory
 from groupsae.records.types.candidate import Candidate
-from groupsae.records.types.plan import PlanRecord
-from groupsae.records.types.summary import MatchedCost, SuiteSummary
+from groupsae.records.types.plan import CachePlan, GpuPlan, PlanRecord
+from groupsae.records.types.summary import OverSeeds, SettingSummary, SuiteSummary
 from groupsae.records.types.training import TrainRecord
 from groupsae.units import format_bytes, format_duration
 
@@ -58,23 +60,53 @@ def training(record: TrainRecord) -> Table:
     return table
 
 
-def suites(summaries: Sequence[SuiteSummary], matched: Sequence[MatchedCost] = ()) -> Table:
-    """The suites side by side; below it at equal what they are compared, and how they compare at equal cost."""
+def suites(summaries: Sequence[SuiteSummary]) -> Table:
+    """The suites side by side; below it at equal what they are compared."""
     names = [suite.name for suite in summaries]
     table = titled_table("suites", ("", *names), right=names)
     table.add_row("SAEs", *(f"{one.num_saes} for {one.num_layers} layers" for one in summaries))
     for name in SUITE_ROWS:
         if any(getattr(one, name) is not None for one in summaries):
             table.add_row(METRICS[name].title, *(_suite_value(one, name) for one in summaries))
-    notes = [equal_tokens(summaries), *map(matched_sentence, matched)]
-    table.caption, table.caption_justify = "\n".join(note for note in notes if note) or None, "left"
+    table.caption, table.caption_justify = equal_tokens(summaries) or None, "left"
     return table
+
+
+def sweep(settings: Sequence[SettingSummary]) -> Table:
+    """The settings of a sweep, a row for each kind of suite, over its seeds."""
+    names = ("mean_l0", "mean_fvu", "mean_delta_ce", "seed_stability")
+    titles = [METRICS[name].title for name in names]
+    table = titled_table(
+        "sweep", ("setting", "suite", "seeds", "k", "latents", *titles), right=("k", "latents", *titles)
+    )
+    for one in settings:
+        values = [_over_seeds(getattr(one, name), name) for name in names]
+        row = (one.setting, one.kind, str(len(one.suites)), str(one.k), f"{one.d_sae:,}", *values)
+        table.add_row(*row, style="bold" if one.on_front else None)
+    table.caption, table.caption_justify = (
+        "Means over seeds (smallest to largest). Found again: by another seed.",
+        "left",
+    )
+    return table
+
+
+def _over_seeds(found: OverSeeds | float | None, metric: str) -> str:
+    text = METRICS[metric].text
+    if not isinstance(found, OverSeeds):
+        return "-" if found is None else text(found)
+    return text(found.mean) + (f" ({text(found.low)} to {text(found.high)})" if found.low != found.high else "")
 
 
 def _suite_value(summary: SuiteSummary, name: str) -> str:
     value = getattr(summary, name)
     text = "-" if value is None else METRICS[name].text(value)
     return f"{text} ({summary.worst_layer})" if name == "worst_fvu" and summary.worst_layer else text
+
+
+def latent_scores(records: RunRecords) -> list[Table]:
+    """Scores of latents that need no judge, the suites below each other, if they have been measured."""
+    frame = interpretability_frame(records)
+    return [_framed(frame, frame.title, ())] if frame else []
 
 
 def lineages(train: TrainRecord) -> list[Table]:
@@ -109,9 +141,65 @@ def saved_tokens(train: TrainRecord) -> str:
 
 
 def candidates(plan: PlanRecord) -> Table:
-    """Every number of groups with its cost, the chosen one marked. FLOPs are per token of text."""
-    title = f"what {plan.method} partitions cost, each trained alone"
+    """Every number of groups with its cost, the chosen one marked. FLOPs are per SAE token."""
+    title = f"what {plan.method} partitions cost, each trained alone; MFLOP are per token that each SAE sees"
+    if plan.gpu is not None:
+        title += f"; time and memory of {_gpus(plan.gpu)} are calculated, not measured"
     return _framed(candidate_frame(view_record(plan)), title, _NOT_IN_A_TERMINAL)
+
+
+def gpu_parts(gpu: GpuPlan) -> Table:
+    """Calculated nanoseconds per token, by part of the work."""
+    table = titled_table(f"{gpu.name}: calculated, not measured", ("", "ns per token"), right=("ns per token",))
+    table.add_row("language model, per token of text", f"{gpu.read_nanoseconds:,.1f}")
+    for name, value in gpu.step_nanoseconds.items():
+        table.add_row(f"  {name.replace('_', '-')}", f"{value:,.1f}")
+    table.add_row("one SAE's step, per token it sees", f"{sum(gpu.step_nanoseconds.values()):,.1f}")
+    return table
+
+
+def gpu_verdict(gpu: GpuPlan) -> str:
+    """What the run takes on these GPUs, in words."""
+    memory = f"{format_bytes(gpu.memory_bytes)} of {format_bytes(gpu.usable_bytes)} usable"
+    fewest = f"it fits on {gpu.fewest_gpus} or more" if gpu.fewest_gpus else "it fits on no number of these"
+    lines = [
+        f"on {_gpus(gpu)}, calculated and not measured: {format_duration(gpu.seconds)}; memory per GPU {memory}"
+        + ("" if gpu.fits else f": it does not fit, and time is as if it did; {fewest}"),
+        f"fewest hours at equal tokens per SAE: {_groups(gpu.cheapest_groups)}"
+        + ("" if gpu.fits or gpu.cheapest_fitting_groups is None else
+           f"; of those that fit: {_groups(gpu.cheapest_fitting_groups)}"),
+    ]  # fmt: skip
+    if gpu.num_gpus > 1:
+        only = sum(not rank.groups for rank in gpu.ranks)
+        received = max(rank.received_bytes for rank in gpu.ranks)
+        lines += [
+            f"one mesh: {gpu.useful_share:.0%} of the GPUs' time is useful work ({gpu.overlapped_share:.0%}, "
+            f"{format_duration(gpu.overlapped_seconds)}, if exchanging hides behind training); busiest over mean "
+            f"{gpu.imbalance:.2f}; a GPU receives up to {format_bytes(received)}; {only} only read",
+            f"a job per group: {gpu.array_share:.0%} of the work is useful, the rest reads the same text again; "
+            f"{format_duration(gpu.array_seconds)} on as many GPUs",
+        ]
+    return "\n".join(lines)
+
+
+def cache_verdict(cache: CachePlan) -> str:
+    """What an activation cache takes and when it pays, in words."""
+    pays = "it never pays: the disk is slower than the language model"
+    if cache.trainings is not None:
+        pays = f"it pays from {cache.trainings} trainings on" if cache.trainings > 1 else "it pays at once"
+    return (
+        f"activation cache: {format_bytes(cache.size_bytes)} in {cache.dtype} for {cache.num_tokens:,} tokens; with a "
+        f"disk of {cache.disk_rate / 1e9:g} GB/s (assumed), {pays}"
+    )
+
+
+def _gpus(gpu: GpuPlan) -> str:
+    where = f" on {gpu.num_nodes} nodes" if gpu.num_nodes > 1 else ""
+    return f"{gpu.num_gpus} x {gpu.name}{where}"
+
+
+def _groups(count: int) -> str:
+    return f"{count} group{'s' * (count > 1)}"
 
 
 def methods(plan: PlanRecord) -> Table:
@@ -129,11 +217,13 @@ def _distances(candidate: Candidate) -> str:
 
 def verdict(plan: PlanRecord) -> str:
     """The choice in words, and what this run takes in all."""
-    run, total = plan.run, sum(map(len, plan.suites.values()))
+    run, total = plan.run, sum(map(len, plan.partitions.values()))
+    suites = f"{len(plan.suites)} suites" if plan.suite_costs else " and ".join(plan.suites)
+    passes = f" in {len(plan.passes)} passes" if len(plan.passes) > 1 else ""
     flops = " ".join(f"{value:.3g} FLOP by {whose} count," for value, whose in _flops(plan) if value is not None)
     return (
         f"chosen: {plan.choice.num_groups} groups, {plan.why}\n"
-        f"this run ({' and '.join(plan.suites)}, {total} SAEs or fewer where they share): {flops or 'FLOP unknown,'} "
+        f"this run ({suites}, {total} SAEs or fewer where they share{passes}): {flops or 'FLOP unknown,'} "
         f"{format_duration(run.seconds)}; memory {format_bytes(run.memory_bytes)}; disk {format_bytes(run.disk_bytes)}"
     )
 

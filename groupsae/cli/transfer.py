@@ -19,7 +19,9 @@ def transfer(rest: list[str]) -> None:
     was_warm = config.train.warm_start.source is not None
     keys = ("source", "direction", "suite", "learning_rate")
     start = WarmStartConfig(**{key: getattr(options, key) for key in keys})
-    train = TrainConfig(**dict(config.train) | {"warm_start": start, "num_tokens": options.num_tokens})
+    train = TrainConfig(
+        **dict(config.train) | {"warm_start": start, "num_tokens": options.num_tokens, "imported": None}
+    )
     new_name = config.name if was_warm else f"{config.name}-{start.direction}"
     config = RunConfig(**dict(config) | {"train": train, "name": new_name})
     if name is not None and name.is_dir() and options.out is None:

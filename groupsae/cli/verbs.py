@@ -9,8 +9,11 @@ STAGE_VERBS = {stage.name: stage.help for stage in STAGES}
 OTHER_VERBS = {
     "run": "do all stages that are not done yet",
     "demo": "do all stages on the built-in model and your Python's standard library",
+    "harvest": "read activations once and keep them in a cache that later trainings read",
     "transfer": "train one SAE per layer, initialized from another run's SAEs (previous layer, next layer, or group)",
-    "export": "write the SAEs of one suite in the files of SAELens or sparsify",
+    "interpret": "have a language model explain latents, and score how well that predicts where they fire",
+    "export": "write the SAEs of one suite in the files of SAELens, sparsify or dictionary_learning",
+    "import": "read the SAEs of another tool, from a folder or a hub id, into a run directory",
     "push": "upload the SAEs of one suite to the Hugging Face hub, with a card made from the run",
     "pull": "download a suite from the Hugging Face hub, or only the SAEs that some layers need",
     "show": "print what is done, what is missing, and the results so far",

@@ -22,6 +22,7 @@ from groupsae.config.section import Section, differing_keys, dump_config, flat
 from groupsae.config.stages import (
     GROUP_METHODS,
     ActivationsConfig,
+    ContextsConfig,
     Direction,
     DistancesConfig,
     EvalConfig,
@@ -33,12 +34,14 @@ from groupsae.config.stages import (
     TrainConfig,
     WarmStartConfig,
 )
+from groupsae.config.variants import Variant, setting_names, variants_of
 
 __all__ = [
     "GROUP_METHODS",
     "ActivationsConfig",
     "BatchTopKConfig",
     "CircuitsConfig",
+    "ContextsConfig",
     "Direction",
     "DistancesConfig",
     "EvalConfig",
@@ -57,6 +60,7 @@ __all__ = [
     "TextConfig",
     "TopKConfig",
     "TrainConfig",
+    "Variant",
     "WarmStartConfig",
     "as_architecture",
     "commented_toml",
@@ -64,4 +68,6 @@ __all__ = [
     "dump_config",
     "flat",
     "load_config",
+    "setting_names",
+    "variants_of",
 ]

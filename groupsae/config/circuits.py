@@ -47,7 +47,7 @@ class CircuitsConfig(Section):
     ablation: Literal["mean", "patch"] = "mean"
     """What latents outside a circuit are set to: their mean over clean prompts, or their value on the patched one."""
     resamples: Count = 1000
-    """Bootstrap resamples of the test prompts, for the intervals."""
+    """Bootstrap resamples of the test prompts, for the intervals; pairs that share a prompt are drawn together."""
 
     @property
     def files(self) -> list[Path]:

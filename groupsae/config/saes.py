@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from groupsae.config.section import Count, Positive, Section, member_named
+from groupsae.config.section import Count, Positive, Section, as_tuple, member_named
 from groupsae.errors import ConfigError
 
 KINDS = "The kind of SAE: topk, batchtopk, matryoshka, relu, jumprelu or gated."
@@ -31,6 +31,24 @@ class SAESection(Section):
     dead_after_tokens: Count = 10_000_000
     """A latent that has not fired for this many tokens is dead."""
 
+    def __init__(self, **values: Any) -> None:
+        for key in values:
+            owners = [
+                kind.model_fields["architecture"].default for kind in get_args(SAEConfig) if key in kind.model_fields
+            ]
+            if owners and key not in type(self).model_fields:
+                here = type(self).model_fields["architecture"].default
+                raise ConfigError(
+                    f"unknown key {key!r} for architecture {here!r}; it is a key of {', '.join(owners)}. Leave it out, "
+                    "or set architecture."
+                )
+        super().__init__(**values)
+
+    @property
+    def trained_k(self) -> int:
+        """Active latents per token while training."""
+        return self.k
+
     @model_validator(mode="after")
     def _k_latents_exist(self) -> SAESection:
         if self.d_sae is not None:  # else the width is known only with the model
@@ -40,8 +58,11 @@ class SAESection(Section):
     def width(self, d_model: int) -> int:
         """The number of latents for activations of this width. Raises ConfigError if k exceeds it."""
         width = self.d_sae or max(1, round(self.expansion * d_model))
-        if self.k > width:
-            raise ConfigError(f"sae.k = {self.k} is more than the {width} latents there are; lower k or raise d_sae.")
+        if self.trained_k > width:
+            key = "k" if self.trained_k == self.k else "nested_k"
+            raise ConfigError(
+                f"sae.{key} = {self.trained_k} is more than the {width} latents there are; lower {key} or raise d_sae."
+            )
         return width
 
 
@@ -49,10 +70,30 @@ class TopKConfig(SAESection):
     """A TopK SAE: the k strongest latents of each token."""
 
     dense_start: ClassVar[bool] = False
+    left_out_when_empty: ClassVar[tuple[str, ...]] = ("nested_k",)
 
     architecture: Literal["topk"] = Field("topk", description=KINDS)
     auxk_weight: Weight = 1 / 32
     """Weight of the auxiliary loss that revives dead latents."""
+    nested_k: Annotated[tuple[Count, ...], BeforeValidator(as_tuple)] = ()
+    """Numbers of active latents that one SAE is trained for at once, in growing order, such as [8, 16, 32, 64]. It is
+    used with `k`, which must be one of them; `eval.k` evaluates it with another."""
+
+    @property
+    def trained_k(self) -> int:
+        """Active latents per token while training."""
+        return self.nested_k[-1] if self.nested_k else self.k
+
+    @model_validator(mode="after")
+    def _nested_sizes_grow(self) -> TopKConfig:
+        sizes = self.nested_k
+        if sizes and (len(sizes) < 2 or list(sizes) != sorted(set(sizes))):
+            raise ValueError(f"nested_k = {list(sizes)} must hold at least two numbers that grow, such as [8, 16, 32]")
+        if sizes and self.k not in sizes:
+            raise ValueError(
+                f"k = {self.k} is not among nested_k = {list(sizes)}; set k to one of them, with which the SAE is used"
+            )
+        return self
 
 
 class BatchTopKConfig(SAESection):

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 from pydantic.fields import FieldInfo
 
 from groupsae.errors import ConfigError, meant, unknown
@@ -22,7 +30,7 @@ def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _several(value: Any) -> Any:
+def several(value: Any) -> Any:
     """One name, or TOML's list of names, as a tuple."""
     return (value,) if isinstance(value, str) else as_tuple(value)
 
@@ -30,7 +38,7 @@ def _several(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[Whole, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_several)]
+Names = Annotated[tuple[str, ...], BeforeValidator(several)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -38,6 +46,13 @@ class Section(BaseModel):
     """Frozen; unknown keys, wrong types and impossible values are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    left_out_when_empty: ClassVar[tuple[str, ...]] = ()
+    """Keys that are only written where they hold something."""
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if key not in self.left_out_when_empty or value}
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -88,8 +103,11 @@ def flat(config: Section, prefix: str = "") -> dict[str, Any]:
     for key, value in config:
         if isinstance(value, Section):
             values |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, tuple):
+            plain = [flat(each) if isinstance(each, Section) else each for each in value]
+            values |= {prefix + key: plain} if plain or key not in config.left_out_when_empty else {}
         else:
-            values[prefix + key] = list(value) if isinstance(value, tuple) else value
+            values[prefix + key] = value
     return values
 
 
@@ -100,9 +118,15 @@ def differing_keys(one: Section, other: Section, prefix: str = "") -> list[str]:
         a, b = getattr(one, key), getattr(other, key, None)
         if isinstance(a, Section) and isinstance(b, Section):
             lines += differing_keys(a, b, f"{prefix}{key}.")
+        elif a != b and _holds_sections(a, b):
+            lines.append(f"{prefix}{key}: {[flat(each) for each in a]} -> {[flat(each) for each in b or ()]}")
         elif a != b:
             lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
     return lines
+
+
+def _holds_sections(*values: Any) -> bool:
+    return any(isinstance(each, Section) for value in values if isinstance(value, tuple) for each in value)
 
 
 def _explain(error: ValidationError, section: type[Section]) -> str:

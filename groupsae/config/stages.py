@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from groupsae.config.section import Count, Names, Positive, Section, Share, Whole, as_tuple
+from groupsae.config.section import Count, Names, Positive, Section, Share, Whole, as_tuple, several
 from groupsae.errors import unknown
 
 
@@ -20,8 +20,9 @@ class ModelConfig(Section):
     """The GGUF file to read in the directory or hub repository; its weights are dequantized."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the language model's weights and activations."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """Precision of the language model's weights and activations. `auto` evaluates in float32, and reads activations
+    to train on in bfloat16 where this machine multiplies so at least 1.3 times faster; a run keeps its choice."""
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
     trust_remote_code: bool = False
@@ -61,6 +62,9 @@ class ActivationsConfig(Section):
 
     hookpoints: Names = ("residual",)
     """`residual` for every block but the last, or module paths with wildcards: `layers.*.mlp`."""
+    cache: str | None = None
+    """The folder of an activation cache that `groupsae harvest` wrote. Training, distances, scales, reconstruction
+    and similarity then read it, and the language model is loaded for losses and circuits only."""
     batch_rows: Count = 16
     """Rows per forward pass of the language model."""
     buffer_tokens: Count = 65_536
@@ -178,6 +182,21 @@ class PlanConfig(Section):
     max_fvu_increase: Positive | None = None
     """Take the fewest groups whose FVU is predicted to grow by at most this share, such as 0.1."""
 
+    gpu: Literal["h100", "a100", "l40s", "4090"] | None = None
+    """Calculate hours and memory for this GPU, which need not be at hand, instead of timing this machine. What comes
+    out is calculated, not measured: docs/roofline.md has the formulas."""
+    gpus: Count = 1
+    """Calculate for this many of them, as one mesh (docs/scale.md). Without `gpu`, H100s."""
+    nodes: Count = 1
+    """How many machines the GPUs are in, the same number in each."""
+    disk_rate: Positive = 1e9
+    """Bytes per second that a disk is assumed to write and read, for what an activation cache is worth."""
+
+    @property
+    def gpu_name(self) -> str | None:
+        """The GPU that the plan is calculated for; None where this machine is timed."""
+        return self.gpu or ("h100" if self.gpus > 1 else None)
+
     @property
     def chooses(self) -> bool:
         """Whether the plan decides the number of groups, instead of the bound on AMAD."""
@@ -189,11 +208,16 @@ class PlanConfig(Section):
         given = [rule for rule in rules if getattr(self, rule) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are both set; choose the number of groups by one of them")
-        if self.budget_hours is not None and not self.calibrate:
+        if self.gpus % self.nodes:
+            raise ValueError(
+                f"gpus = {self.gpus} on nodes = {self.nodes}: every node must have the same number of them"
+            )
+        if self.budget_hours is not None and not self.calibrate and self.gpu_name is None:
             raise ValueError("budget_hours needs calibrate = true: without it no seconds are predicted")
         return self
 
 
+Tracker = Literal["trackio", "wandb", "tensorboard"]
 Direction = Literal["forward", "backward", "group"]
 
 
@@ -221,9 +245,10 @@ class TrainConfig(Section):
     layers_per_token: Literal[1, "all"] = 1
     """A group sees each token at one of its layers, drawn at random, as published; or at all of them, in steps of
     their own, so that a group of m layers needs m times fewer tokens of text."""
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["auto", "float32", "bf16"] = "auto"
     """Precision of the encoder's product, and of a GPU's other products where it takes the dense path; sums, weights
-    and everything else stay float32."""
+    and everything else stay float32. `auto` takes bf16 where the machine multiplies so at least 1.3 times faster, which
+    it measures for 50 ms; the choice is kept by a training that is resumed, and recorded in train.json."""
     learning_rate: Positive | None = None
     """Adam's rate; without it, 2e-4 / sqrt(d_sae / 2^14)."""
     rescale_encoder_init: bool = False
@@ -237,6 +262,9 @@ class TrainConfig(Section):
     """The first share of the tokens, over which a sparsity penalty (relu, jumprelu, gated) rises linearly from zero."""
     clip_norm: Positive = 1.0
     """Largest norm of one SAE's gradient."""
+    freeze_decoder: bool = False
+    """Keep the decoder rows as they were drawn and train the rest: a control that tells what training them is worth
+    (arXiv 2602.14111)."""
     center: bool = True
     """Subtract each hookpoint's mean before encoding; false is as published."""
     scale_tokens: Count = 1_000_000
@@ -244,6 +272,8 @@ class TrainConfig(Section):
     so that up to `distances.num_tokens` they cost no pass over the text of their own."""
     warm_start: WarmStartConfig = WarmStartConfig()
     """SAEs of another run to start from, instead of random weights. One SAE is then trained per layer."""
+    imported: str | None = None
+    """Written by `groupsae import`: where this run's SAEs come from. Such a run trains nothing."""
     stop_below: Positive | None = None
     """End an SAE's training early once its loss falls by less than this share of itself per million
     tokens: the rate then decays over the usual share of the tokens seen. Without it, none ends early."""
@@ -259,6 +289,8 @@ class TrainConfig(Section):
     """Checkpoints that are kept; if the last one is damaged, the one before it is gone on from."""
     snapshots: Annotated[tuple[Count, ...], BeforeValidator(as_tuple)] = ()
     """Numbers of tokens at which a checkpoint is kept for good."""
+    report_to: Annotated[tuple[Tracker, ...], BeforeValidator(several)] = ()
+    """Libraries that receive what metrics.jsonl does: trackio, wandb, tensorboard. They can't stop a run."""
     on_nan: Literal["stop", "skip"] = "stop"
     """At a NaN or infinity in loss or gradient: `stop` with an error, or `skip` the step and count it."""
 
@@ -272,8 +304,32 @@ class TrainConfig(Section):
         return self
 
 
+class ContextsConfig(Section):
+    """Which text latents are shown on, and how much of it is kept."""
+
+    num_tokens: Count = 200_000
+    """Tokens that are read, every latent on the same ones."""
+    text: Literal["held-out", "training"] = "held-out"
+    """`held-out`, text that no SAE has seen, or `training`."""
+    window: Annotated[Whole, Field(gt=1)] = 32
+    """Tokens per window of text; a row's, where rows are shorter."""
+    top: Annotated[Whole, Field(gt=0, lt=255)] = 16
+    """Windows in which a latent fires most strongly."""
+    quantiles: Annotated[Whole, Field(gt=0, lt=255)] = 10
+    """Equal parts of all windows in which a latent fires, ordered by its largest value there."""
+    per_quantile: Count = 2
+    """Windows drawn at random from each quantile."""
+    silent: Count = 10
+    """Windows drawn at random in which a latent does not fire."""
+
+
 class EvalConfig(Section):
     """How the SAEs are judged, on held-out text."""
 
     num_tokens: Count = 100_000
     """Held-out tokens; every SAE of a run sees the same ones."""
+    k: Count | None = None
+    """Active latents per token of TopK SAEs while they are evaluated; without it, each SAE's own `k`. One that was
+    trained with `nested_k` serves all of those."""
+
+    left_out_when_empty: ClassVar[tuple[str, ...]] = ("k",)

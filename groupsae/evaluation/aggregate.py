@@ -60,17 +60,32 @@ def differences(one: Layers, other: Layers, metrics: Mapping[str, Metric]) -> di
     return found
 
 
-def summary(suites: Mapping[str, Suite], found: Mapping[str, Layers], metrics: Mapping[str, Metric]) -> dict[str, Any]:
-    """All three for a comparison: `layers` and `groups` by suite, and `differences` from the suite `compared_with`."""
+def summary(
+    suites: Mapping[str, Suite],
+    found: Mapping[str, Layers],
+    metrics: Mapping[str, Metric],
+    references: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """All three for a comparison: `layers` and `groups` by suite, and `differences` from the suite `compared_with`.
+
+    That is the first suite, or for a suite among `references` the one named there.
+    """
     first = next(iter(found))
+    other = references_of(found, references)
     return {
         "layers": {name: over_layers(layers, metrics) for name, layers in found.items()},
         "groups": {name: by_group(suites[name], layers, metrics) for name, layers in found.items()},
         "compared_with": first,
-        "differences": {
-            name: differences(layers, found[first], metrics) for name, layers in found.items() if name != first
-        },
+        "references": dict(references or {}),
+        "differences": {name: differences(found[name], found[its], metrics) for name, its in other.items()},
     }
+
+
+def references_of(names: Iterable[str], references: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The suite that each suite is compared with: the first, or as `references` say; none with itself."""
+    names, known = list(names), references or {}
+    pairs = {name: known.get(name, names[0]) for name in names}
+    return {name: other for name, other in pairs.items() if name != other}
 
 
 def _mean(results: Iterable[Measured], name: str) -> RowEstimate | None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from groupsae.distributed.ranks import Ranks
 from groupsae.saes.base import Latents
 
 DENSE = 0.1
@@ -28,6 +29,10 @@ class FiringCounts:
         for count_S, keep_N in zip(self.count_CS, keep_CN, strict=True):
             numbers = latents.indices_NK[fired_NK & keep_N[:, None]]
             count_S += torch.bincount(numbers, minlength=len(count_S))
+
+    def merge(self, ranks: Ranks) -> None:
+        """Take what other ranks have counted on their tokens."""
+        self.count_CS = ranks.add(self.count_CS)
 
     @staticmethod
     def silent_share(counts: Sequence[FiringCounts], scope: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from groupsae.activations.harvest import Harvester
+from groupsae.activations.source import row_clusters
+from groupsae.distributed.ranks import ALONE, Ranks
 from groupsae.evaluation.intervals import RowEstimate, ratio
-from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, nothing_left, row_clusters, scopes
+from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, nothing_left, own_batches, scopes
 from groupsae.evaluation.measures import Measured, numbers
 from groupsae.evaluation.predictions import CleanPredictions
 from groupsae.evaluation.sites import by_suite, sites
@@ -94,7 +96,10 @@ def evaluate_losses(
     *,
     seed: int = 0,
     means: MeanActivations | None = None,
+    alone: Collection[str] | None = None,
+    both_scopes: bool = True,
     progress: Callable[[int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> SplicedLosses:
     """Losses with SAEs spliced in, one hookpoint at a time and all at once, on about `num_tokens` tokens in whole rows.
 
@@ -103,21 +108,25 @@ def evaluate_losses(
     each SAE sees what the model computes under the splices below it. Cross-entropies are means over
     the scope's positions that have a next token (`num_tokens`), KL divergences over all of its
     positions; both are summed in float64. All suites see the same tokens. `means` are those of these
-    rows, if they were measured before. Raises ModelError, before anything is computed, for a model
-    whose predictions depend on later tokens.
+    rows, if they were measured before. Each hookpoint spliced alone costs about half a forward pass: `alone` names
+    those to measure, by default all. Without `both_scopes` only the source's own is measured. Several `ranks` take the
+    batches in turn, and all get the same results as one process, to the bit. Raises ModelError, before anything is
+    computed, for a model whose predictions depend on later tokens.
     """
     rows = _special_first(source, chosen_rows(source, num_tokens, seed))
     require_causal(source.model, source.rows[rows[:1].tolist()].to(source.device), "The loss of the next token")
-    means = means or MeanActivations(source, rows)
-    bench = _Bench(suites, source, means, row_clusters(source, rows))
-    for ids_BT in _batches(source, rows):
-        bench.measure(ids_BT)
+    means = means or MeanActivations(source, rows, ranks)
+    bench = _Bench(suites, source, means, row_clusters(source, rows), alone, both_scopes)
+    for place, batch, own in own_batches(_batches(source, rows), ranks):
+        if own:
+            bench.measure(source.rows[batch.tolist()].to(source.device), place)
         if progress:
-            progress(ids_BT.numel())
+            progress(len(batch) * source.row_tokens)
+    bench.merge(ranks)
     if not bench.tokens_R(0).sum():
         raise nothing_left()
     own, other = scopes(source)
-    beside = bench.result(1, other) if bench.tokens_R(1).sum() else None
+    beside = bench.result(1, other) if both_scopes and bench.tokens_R(1).sum() else None
     return replace(bench.result(0, own), other_scope=beside)
 
 
@@ -127,36 +136,39 @@ def _special_first(source: Harvester, rows: Tensor) -> Tensor:
     return torch.cat([rows[special_R], rows[~special_R]])
 
 
-def _batches(source: Harvester, rows: Tensor) -> Iterator[Tensor]:
+def _batches(source: Harvester, rows: Tensor) -> Sequence[Tensor]:
     vocabulary = getattr(text_config(source.model), "vocab_size", 1)
     batch_rows = max(1, min(source.batch_rows, LOGITS_AT_ONCE // (source.row_tokens * vocabulary)))
-    for batch in rows.split(batch_rows):
-        yield source.rows[batch.tolist()].to(source.device)
+    return rows.split(batch_rows)
 
 
 class _Bench:
     """Splices everything that is measured into each batch, and keeps each row's sums in both scopes."""
 
     def __init__(
-        self, suites: Mapping[str, Suite], source: Harvester, means: MeanActivations, clusters_R: np.ndarray
+        self,
+        suites: Mapping[str, Suite],
+        source: Harvester,
+        means: MeanActivations,
+        clusters_R: np.ndarray,
+        alone: Collection[str] | None,
+        both_scopes: bool,
     ) -> None:
-        self._suites, self._source = suites, source
-        self._subjects = sites(suites)
+        self._suites, self._source, self._both_scopes = suites, source, both_scopes
+        wanted = set(source.hookpoints if alone is None else alone)
+        self._subjects = {site: bound for site, bound in sites(suites).items() if site.hookpoint in wanted}
         served = {site.hookpoint for site in self._subjects}
         self._hookpoints = [hookpoint for hookpoint in source.hookpoints if hookpoint in served]
         self._mean_D = dict(zip(source.hookpoints, means.mean_CLD[0].float(), strict=True))
         # One array per key from the start: small ones, batch by batch, would split the memory of freed logits.
         self._sums: dict[Hashable, np.ndarray] = defaultdict(lambda: np.zeros((4, len(clusters_R))))
         self._clusters_R = clusters_R
-        self._measured = 0
 
-    def measure(self, ids_BT: Tensor) -> None:
-        """Take note of a batch of rows."""
+    def measure(self, ids_BT: Tensor, place: slice) -> None:
+        """Take note of a batch of the rows at this place."""
         clean = CleanPass(self._source.model, ids_BT, self._source.hookpoints)
         keep_CBT = self._counted(ids_BT, clean)
-        place = slice(self._measured, self._measured + len(ids_BT))
-        self._measured = place.stop
-        batch = _Batch(CleanPredictions(clean.logits_BTV, ids_BT), keep_CBT, self._sums, place)
+        batch = _Batch(CleanPredictions(clean.logits_BTV, ids_BT), keep_CBT, self._sums, place, self._both_scopes)
         batch.note("clean", clean.logits_BTV)
         for hookpoints in self._ablated():
             for kind, change in (("zero", torch.zeros_like), ("mean", None)):
@@ -172,6 +184,18 @@ class _Bench:
             for scopes_, keep_BT in batch.splices:
                 changes = {one: _reconstruction(suite[one], keep_BT) for one in suite.partition.hookpoints}
                 batch.note(("all", name), clean.spliced_together(changes), scopes_)
+
+    def merge(self, ranks: Ranks) -> None:
+        """Take what other ranks have noted of their rows."""
+        for hookpoints in self._ablated():
+            for kind in ("zero", "mean"):
+                self._merge((kind, hookpoints), ranks)
+        for key in ("clean", *self._subjects, *(("all", name) for name in self._suites)):
+            self._merge(key, ranks)
+
+    def _merge(self, key: Hashable, ranks: Ranks) -> None:
+        for scope in (0, 1):
+            self._sums[key, scope] = ranks.add_array(self._sums[key, scope])
 
     def _counted(self, ids_BT: Tensor, clean: CleanPass) -> Tensor:
         """keep_CBT: the positions that count in each scope, those with NaN or infinity in the clean pass in none."""
@@ -236,10 +260,15 @@ class _Batch:
     """One batch of rows: the clean predictions, and where reconstructions are spliced in for each scope."""
 
     def __init__(
-        self, predictions: CleanPredictions, keep_CBT: Tensor, sums: dict[Hashable, np.ndarray], place: slice
+        self,
+        predictions: CleanPredictions,
+        keep_CBT: Tensor,
+        sums: dict[Hashable, np.ndarray],
+        place: slice,
+        both_scopes: bool,
     ) -> None:
         self._predictions, self._sums, self._place, self._keep_CBT = predictions, sums, place, keep_CBT.double()
-        if torch.equal(keep_CBT[0], keep_CBT[1]):
+        if not both_scopes or torch.equal(keep_CBT[0], keep_CBT[1]):
             self.splices = [((0, 1), keep_CBT[0])]
         else:
             self.splices = [((0,), keep_CBT[0]), ((1,), keep_CBT[1])]

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groupsae.activations.source import PositionSource
+from groupsae.activations.source import PositionSource, row_clusters
+from groupsae.distributed.ranks import ALONE, Ranks
 from groupsae.errors import NumericalError
 from groupsae.evaluation.density import FiringCounts
 from groupsae.evaluation.intervals import RowEstimate, ratio
-from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, row_clusters, scopes
+from groupsae.evaluation.masks import MeanActivations, Scope, chosen_rows, counted, own_batches, scopes
 from groupsae.evaluation.measures import Measured, numbers
 from groupsae.evaluation.sites import Site, by_suite, sites
 from groupsae.saes.suite import BoundSAE, Suite
@@ -81,28 +82,33 @@ def evaluate_reconstructions(
     seed: int = 0,
     means: MeanActivations | None = None,
     progress: Callable[[int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Reconstructions:
     """The same for several suites, all on the same tokens of whole rows.
 
     At the source's own positions, and in `other_scope` at the others' choice of them. Sums are float64 over all
     tokens before any division, about the mean of the evaluated tokens, so results do not depend on batches. `means`
-    are those of these rows; without them a first pass measures them. Raises TextError if the source holds no token,
+    are those of these rows; without them a first pass measures them. Several `ranks` take the batches in turn, and all
+    get the same results as one process, to the bit. Raises TextError if the source holds no token,
     NumericalError if a hookpoint does not vary: FVU is then undefined.
     """
     pairs, rows = sites(suites), chosen_rows(source, num_tokens, seed)
-    means = means or MeanActivations(source, rows)
+    means = means or MeanActivations(source, rows, ranks)
     layers = {hookpoint: index for index, hookpoint in enumerate(source.hookpoints)}
-    spread = _Spread(means)
-    sums = {site: _Sums(bound) for site, bound in pairs.items()}
-    for batch in rows.split(source.batch_rows):
-        x_LBTD, special_BT = source.read_positions(batch.tolist())
-        keep_CBT = counted(source, special_BT)
-        spread_CLBT = spread.add(x_LBTD, keep_CBT)
-        for site, bound in pairs.items():
-            layer = layers[site.hookpoint]
-            sums[site].add(bound, x_LBTD[layer].float(), spread_CLBT[:, layer], keep_CBT)
+    spread = _Spread(means, len(rows))
+    sums = {site: _Sums(bound, len(rows)) for site, bound in pairs.items()}
+    for place, batch, own in own_batches(rows.split(source.batch_rows), ranks):
+        if own:
+            x_LBTD, special_BT = source.read_positions(batch.tolist())
+            keep_CBT = counted(source, special_BT)
+            spread_CLBT = spread.add(place, x_LBTD, keep_CBT)
+            for site, bound in pairs.items():
+                layer = layers[site.hookpoint]
+                sums[site].add(place, bound, x_LBTD[layer].float(), spread_CLBT[:, layer], keep_CBT)
         if progress:
-            progress(special_BT.numel())
+            progress(len(batch) * source.row_tokens)
+    for part in (spread, *sums.values()):
+        part.merge(ranks)
     _require_varying(spread.variances()[0], [layers[site.hookpoint] for site in pairs], source)
     total_CLR, clusters_R = spread.total_CLR, row_clusters(source, rows)
 
@@ -119,32 +125,34 @@ def evaluate_reconstructions(
 class _Spread:
     """Each token's squared distance from its hookpoint's mean, and the sums over rows."""
 
-    def __init__(self, means: MeanActivations) -> None:
+    def __init__(self, means: MeanActivations, num_rows: int) -> None:
         self._mean_CLD = means.mean_CLD
-        self._totals: list[np.ndarray] = []
-        self._squares_L = torch.zeros(means.mean_CLD.shape[1], dtype=torch.float64, device=means.mean_CLD.device)
+        layers = means.mean_CLD.shape[1]
+        self.total_CLR = np.zeros((len(means.mean_CLD), layers, num_rows))
+        """sum_t ||x_t - mean||^2 of each row."""
+        self._squares_LR = np.zeros((layers, num_rows))
 
-    def add(self, x_LBTD: Tensor, keep_CBT: Tensor) -> Tensor:
-        """Take note of a batch; returns ||x - mean||^2 of every token in both scopes, (C, L, B, T)."""
+    def add(self, place: slice, x_LBTD: Tensor, keep_CBT: Tensor) -> Tensor:
+        """Take note of the rows at this place; returns ||x - mean||^2 of every token in both scopes, (C, L, B, T)."""
         spread_CLBT = torch.stack(
             [
                 torch.stack([(x.double() - m).square().sum(-1) for x, m in zip(x_LBTD, mean_LD, strict=True)])
                 for mean_LD in self._mean_CLD
             ]
         )
-        self._squares_L += torch.stack([x.double().square().sum() for x in x_LBTD])
-        self._totals.append((spread_CLBT * keep_CBT[:, None]).sum(-1).cpu().numpy())
+        squares_LB = torch.stack([x.double().square().sum((-1, -2)) for x in x_LBTD])
+        self._squares_LR[:, place] = squares_LB.cpu().numpy()
+        self.total_CLR[..., place] = (spread_CLBT * keep_CBT[:, None]).sum(-1).cpu().numpy()
         return spread_CLBT
 
-    @property
-    def total_CLR(self) -> np.ndarray:
-        """sum_t ||x_t - mean||^2 of each row."""
-        return np.concatenate(self._totals, axis=-1)
+    def merge(self, ranks: Ranks) -> None:
+        """Take what other ranks have noted of their rows."""
+        self.total_CLR, self._squares_LR = ranks.add_array(self.total_CLR), ranks.add_array(self._squares_LR)
 
     def variances(self) -> np.ndarray:
         """The same over all rows (C, L); zero where it is no more than rounding of the mean."""
         total_CL = self.total_CLR.sum(-1)
-        return np.where(total_CL > 1e-26 * self._squares_L.cpu().numpy(), total_CL, 0)
+        return np.where(total_CL > 1e-26 * self._squares_LR.sum(-1), total_CL, 0)
 
 
 def _require_varying(variance_L: np.ndarray, layers: list[int], source: PositionSource) -> None:
@@ -161,12 +169,12 @@ class _Sums:
 
     NAMES = ("tokens", "error", "varying", "explained", "cosine", "l0", "l1", "l2_ratio", "length", "along")
 
-    def __init__(self, bound: BoundSAE) -> None:
-        self._parts: list[np.ndarray] = []
+    def __init__(self, bound: BoundSAE, num_rows: int) -> None:
+        self._sums_CQR = np.zeros((2, len(self.NAMES), num_rows))
         self.firing = FiringCounts(bound.sae.d_sae, bound.sae.W_enc.device)
 
-    def add(self, bound: BoundSAE, x_BTD: Tensor, spread_CBT: Tensor, keep_CBT: Tensor) -> None:
-        """Take note of a batch: a sum over positions of each of `NAMES`, (C, Q, B)."""
+    def add(self, place: slice, bound: BoundSAE, x_BTD: Tensor, spread_CBT: Tensor, keep_CBT: Tensor) -> None:
+        """Take note of a batch of the rows at this place: a sum over positions of each of `NAMES`, (C, Q, B)."""
         x_ND = x_BTD.flatten(0, 1)
         latents = bound.encode_sparse(x_ND)
         x_hat_BTD = bound.decode_sparse(latents).reshape(x_BTD.shape)
@@ -191,12 +199,17 @@ class _Sums:
             torch.stack([ones_BT, error_BT, varying.double(), explained, *each_QBT])
             for varying, explained in zip(varying_CBT, explained_CBT, strict=True)
         ]
-        self._parts.append(torch.einsum("cqbt,cbt->cqb", torch.stack(sums), keep_CBT.double()).cpu().numpy())
+        sums_CQB = torch.einsum("cqbt,cbt->cqb", torch.stack(sums), keep_CBT.double())
+        self._sums_CQR[..., place] = sums_CQB.cpu().numpy()
+
+    def merge(self, ranks: Ranks) -> None:
+        """Take what other ranks have noted of their rows."""
+        self._sums_CQR = ranks.add_array(self._sums_CQR)
+        self.firing.merge(ranks)
 
     def result(self, scope: int, spread_R: np.ndarray, family: list[_Sums], clusters_R: np.ndarray) -> Reconstruction:
         """The metrics in a scope. `family` are the sums of the same SAE at all hookpoints it serves."""
-        rows_QR = np.concatenate([part[scope] for part in self._parts], axis=-1)
-        row = dict(zip(self.NAMES, rows_QR, strict=True))
+        row = dict(zip(self.NAMES, self._sums_CQR[scope], strict=True))
         estimates: dict[str, RowEstimate] = {
             "fvu": ratio(row["error"], spread_R),
             "explained_variance_per_token": ratio(row["explained"], row["varying"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -91,12 +91,15 @@ def evaluate_similarity(
     sample_tokens: int = SAMPLE_TOKENS,
     threshold: float = 0.7,
     seed: int = 0,
+    compared: Callable[[str, str], bool] | None = None,
+    repeated: Callable[[str, str], bool] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Similarity:
     """What the dictionaries of these suites share, on `num_tokens` tokens of a source.
 
-    Firing sets hold the first `sample_tokens` of them. `progress` is called with tokens read. Raises
-    TextError if the source holds no token.
+    `compared` says of two suites whether their dictionaries are compared, `repeated` whether stability is measured
+    between them; without them all are. Firing sets hold the first `sample_tokens` tokens. `progress` is called with
+    tokens read. Raises TextError if the source holds no token.
     """
     pairs = sites(suites)
     firing = {site: _Firing(bound) for site, bound in pairs.items()}
@@ -117,12 +120,16 @@ def evaluate_similarity(
         sample_tokens=min(read, sample_tokens),
         threshold=threshold,
         dictionaries=dictionaries,
-        mmcs=_mmcs_matrix(decoders),
+        mmcs=_mmcs_matrix(dictionaries, decoders, compared or _always),
         mmcs_random=tuple(random_mmcs(*decoder_SD.shape) for decoder_SD in decoders),
-        concordance=tuple(_concordances(suites, firing)),
+        concordance=tuple(_concordances(firing, compared or _always)),
         spreading=_spreadings(suites, firing),
-        stability=tuple(_stabilities(suites, threshold)),
+        stability=tuple(_stabilities(suites, threshold, repeated or _always)),
     )
+
+
+def _always(one: str, other: str) -> bool:
+    return True
 
 
 class _Firing:
@@ -144,23 +151,27 @@ def _dictionaries(pairs: Mapping[Site, BoundSAE]) -> tuple[tuple[Dictionary, ...
     return tuple(decoders), list(decoders.values())
 
 
-def _mmcs_matrix(decoders: list[Tensor]) -> tuple[tuple[float, ...], ...]:
-    """The MMCS of every dictionary with every other; both ways come from one product."""
-    matrix = np.zeros((len(decoders), len(decoders)))
+def _mmcs_matrix(
+    names: Sequence[Dictionary], decoders: Sequence[Tensor], compared: Callable[[str, str], bool]
+) -> tuple[tuple[float | None, ...], ...]:
+    """The MMCS of every dictionary with every other that it is compared with; both ways come from one product."""
+    matrix: list[list[float | None]] = [[None] * len(decoders) for _ in decoders]
     for a, one_SD in enumerate(decoders):
         for b in range(a, len(decoders)):
+            if not compared(names[a].suite, names[b].suite):
+                continue
             best_S, best_of_other_S = best_cosines(one_SD, decoders[b])
-            matrix[a, b], matrix[b, a] = best_S.mean().item(), best_of_other_S.mean().item()
-    return tuple(map(tuple, matrix.tolist()))
+            matrix[a][b], matrix[b][a] = best_S.mean().item(), best_of_other_S.mean().item()
+    return tuple(map(tuple, matrix))
 
 
-def _concordances(suites: Mapping[str, Suite], firing: Mapping[Site, _Firing]) -> Iterator[Concordance]:
+def _concordances(firing: Mapping[Site, _Firing], compared: Callable[[str, str], bool]) -> Iterator[Concordance]:
     by_hookpoint: dict[str, list[Site]] = {}
     for site in firing:
         by_hookpoint.setdefault(site.hookpoint, []).append(site)
     for hookpoint, served in by_hookpoint.items():
         sets = {site: firing[site].sets.matrix() for site in served} if len(served) > 1 else {}
-        for one, other in combinations(sets, 2):
+        for one, other in (pair for pair in combinations(sets, 2) if compared(pair[0].suite, pair[1].suite)):
             yield _concordance(hookpoint, one, other, sets[one], sets[other])
 
 
@@ -186,8 +197,12 @@ def _spreadings(suites: Mapping[str, Suite], firing: Mapping[Site, _Firing]) -> 
     return found
 
 
-def _stabilities(suites: Mapping[str, Suite], threshold: float) -> Iterator[Stability]:
+def _stabilities(
+    suites: Mapping[str, Suite], threshold: float, repeated: Callable[[str, str], bool]
+) -> Iterator[Stability]:
     for (one, first), (other, second) in combinations(suites.items(), 2):
+        if not repeated(one, other):
+            continue
         for group in first.partition.groups:
             if group not in second.partition.groups:
                 continue

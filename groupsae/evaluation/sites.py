@@ -37,9 +37,11 @@ def sites(suites: Mapping[str, Suite]) -> dict[Site, BoundSAE]:
 
 
 def by_suite(suites: Mapping[str, Suite], results: Mapping[Site, Result]) -> dict[str, dict[str, Result]]:
-    """Results per site, as results per suite and hookpoint."""
+    """Results per site, as results per suite and hookpoint; sites without a result are left out."""
     return {
-        name: {hookpoint: results[site] for hookpoint, site in _subjects_of(name, suite, suites).items()}
+        name: {
+            hookpoint: results[site] for hookpoint, site in _subjects_of(name, suite, suites).items() if site in results
+        }
         for name, suite in suites.items()
     }
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from groupsae.activations.source import ActivationSource
 from groupsae.activations.stats import ActivationStats, measure_stats
+from groupsae.distributed.ranks import ALONE, Ranks
 from groupsae.errors import ConfigError
 
 Progress = Callable[[int], None]
@@ -38,14 +39,19 @@ def require_reachable(until_stderr: float | None) -> None:
 
 
 def stats_for(
-    source: ActivationSource, num_tokens: int, seed: int, stats: ActivationStats | None, progress: Progress | None
+    source: ActivationSource,
+    num_tokens: int,
+    seed: int,
+    stats: ActivationStats | None,
+    progress: Progress | None,
+    ranks: Ranks = ALONE,
 ) -> ActivationStats:
     """The statistics that a distance centers by: those given, or measured now.
 
     Raises ConfigError for statistics of other hookpoints or of less text than asked for.
     """
     if stats is None:
-        return measure_stats(source, num_tokens, seed, progress=progress)
+        return measure_stats(source, num_tokens, seed, progress=progress, ranks=ranks)
     if stats.hookpoints != source.hookpoints:
         raise ConfigError(
             f"The statistics are of {', '.join(stats.hookpoints)}, the source reads {', '.join(source.hookpoints)}."

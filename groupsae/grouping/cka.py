@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groupsae.activations.source import ActivationSource, stream
+from groupsae.activations.source import ActivationSource, worked_stream
 from groupsae.activations.stats import ActivationStats
+from groupsae.distributed.ranks import ALONE, Ranks
 from groupsae.errors import TextError
 from groupsae.grouping.centering import Centering, Progress, require_reachable, stats_for
 from groupsae.grouping.distances import Distances
@@ -25,6 +26,7 @@ def cka_distances(
     until_stderr: float | None = None,
     progress: Progress | None = None,
     stats: ActivationStats | None = None,
+    ranks: Ranks = ALONE,
 ) -> Distances:
     """1 - linear CKA of all pairs of hookpoints, in [0, 1].
 
@@ -37,19 +39,21 @@ def cka_distances(
     takes its tokens from all rows of its batch. The ratio is clamped to [0, 1]: noise can leave it. A
     layer that does not vary is like no other: distance 1.
 
-    `standard_error`: jackknife over `FOLDS` parts of the batches; None for fewer batches than parts.
+    `standard_error`: jackknife over `FOLDS` parts of the batches; None for fewer batches than parts. It takes batches
+    as independent, so it is too small where documents are longer than a row, and so are in several batches.
     Arguments and errors as in `angular_distances`; TextError also for fewer than 4 tokens in every batch.
     """
     require_reachable(until_stderr)
-    center = Centering(stats_for(source, num_tokens, seed, stats, progress).mean_LD, source.device)
+    center = Centering(stats_for(source, num_tokens, seed, stats, progress, ranks).mean_LD, source.device)
     layers = len(source.hookpoints)
     hsic_FLL = np.zeros((FOLDS, layers, layers))
     tokens = batches = 0
-    for x_LND in stream(source, num_tokens, seed):
-        hsic_FLL[batches % FOLDS] += _summed_hsic(x_LND, center)
-        tokens, batches = tokens + x_LND.shape[1], batches + 1
+    hsic = lambda x_LND, _: [torch.from_numpy(_summed_hsic(x_LND, center))]  # noqa: E731
+    for count, (sum_LL,) in worked_stream(source, num_tokens, seed, hsic, ranks=ranks):
+        hsic_FLL[batches % FOLDS] += sum_LL.cpu().numpy()
+        tokens, batches = tokens + count, batches + 1
         if progress:
-            progress(x_LND.shape[1])
+            progress(count)
         if until_stderr is not None and batches >= FOLDS and _jackknife(hsic_FLL).max() < until_stderr:
             break
     if not hsic_FLL.any() and tokens < 4:

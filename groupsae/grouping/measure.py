@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from groupsae.activations.source import ActivationSource
 from groupsae.activations.stats import ActivationStats
+from groupsae.distributed.ranks import ALONE, Ranks
 from groupsae.errors import ConfigError, unknown
 from groupsae.grouping.angular import angular_distances
 from groupsae.grouping.centering import Progress
@@ -28,12 +29,16 @@ def measure_distances(
     until_stderr: float | None = None,
     progress: Progress | None = None,
     stats: ActivationStats | None = None,
+    ranks: Ranks = ALONE,
 ) -> Distances:
     """The distances of all pairs of hookpoints by the metric of this name; see the functions in `METRICS`.
 
     `stats` are those of the same tokens (`measure_stats` with this source, `num_tokens` and seed), if they were
-    measured before; without them, one more pass over the text measures them. Raises ConfigError for an unknown metric.
+    measured before; without them, one more pass over the text measures them. Several `ranks` share the reading, and all
+    get the same bits as one process does. Raises ConfigError for an unknown metric.
     """
     if metric not in METRICS:
         raise ConfigError(unknown("metric", metric, METRICS))
-    return METRICS[metric](source, num_tokens, seed=seed, until_stderr=until_stderr, progress=progress, stats=stats)
+    return METRICS[metric](
+        source, num_tokens, seed=seed, until_stderr=until_stderr, progress=progress, stats=stats, ranks=ranks
+    )

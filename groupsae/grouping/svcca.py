@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groupsae.activations.source import ActivationSource, stream
+from groupsae.activations.source import ActivationSource, Work, worked_stream
 from groupsae.activations.stats import ActivationStats, accumulator_device, token_blocks
+from groupsae.distributed.ranks import ALONE, Ranks
 from groupsae.errors import ConfigError
 from groupsae.grouping.centering import Centering, Progress, stats_for
 from groupsae.grouping.distances import Distances
@@ -26,6 +27,7 @@ def svcca_distances(
     until_stderr: float | None = None,
     progress: Progress | None = None,
     stats: ActivationStats | None = None,
+    ranks: Ranks = ALONE,
 ) -> Distances:
     """1 - mean squared canonical correlation of the layers' leading directions, in [0, 1].
 
@@ -42,7 +44,7 @@ def svcca_distances(
     if until_stderr is not None:
         raise ConfigError("svcca has no standard error to stop at; leave until_stderr out, or use angular or cka.")
     kept = max(1, math.isqrt(source.d_model))
-    stats = stats_for(source, num_tokens, seed, stats, progress)
+    stats = stats_for(source, num_tokens, seed, stats, progress, ranks)
     tokens = stats.count
     if tokens < TOKENS_PER_DIRECTION * kept:
         raise ConfigError(
@@ -50,24 +52,25 @@ def svcca_distances(
             f"there are {tokens}. Raise num_tokens."
         )
     center = Centering(stats.mean_LD, source.device)
-    covariance_LDD = _covariances(source, num_tokens, seed, center, progress) / tokens
+    covariance_LDD = _covariances(source, num_tokens, seed, center, progress, ranks) / tokens
     directions_LDk = torch.linalg.eigh(covariance_LDD).eigenvectors[:, :, -kept:]
-    joint_MM = _joint_covariance(source, num_tokens, seed, center, directions_LDk.float(), progress) / tokens
+    joint_MM = _joint_covariance(source, num_tokens, seed, center, directions_LDk.float(), progress, ranks) / tokens
     return Distances(source.hookpoints, _distances(joint_MM.cpu().numpy(), kept), "svcca", tokens)
 
 
 def _covariances(
-    source: ActivationSource, num_tokens: int, seed: int, center: Centering, progress: Progress | None
+    source: ActivationSource, num_tokens: int, seed: int, center: Centering, progress: Progress | None, ranks: Ranks
 ) -> Tensor:
     layers, width, device = len(source.hookpoints), source.d_model, accumulator_device(source.device)
-    total_LDD = torch.zeros(layers, width, width, dtype=torch.float64, device=device)
-    for x_LND in stream(source, num_tokens, seed):
+
+    def covariance(x_LND: Tensor, _: Tensor) -> list[Tensor]:
+        sum_LDD = torch.zeros(layers, width, width, dtype=torch.float64, device=device)
         for x_LnD in token_blocks(x_LND):
-            for total_DD, u_nD in zip(total_LDD, center(x_LnD), strict=True):
-                total_DD += (u_nD.T @ u_nD).to(device)
-        if progress:
-            progress(x_LND.shape[1])
-    return total_LDD
+            for sum_DD, u_nD in zip(sum_LDD, center(x_LnD), strict=True):
+                sum_DD += (u_nD.T @ u_nD).to(device)
+        return [sum_LDD]
+
+    return _total(source, num_tokens, seed, covariance, progress, ranks)
 
 
 def _joint_covariance(
@@ -77,18 +80,33 @@ def _joint_covariance(
     center: Centering,
     directions_LDk: Tensor,
     progress: Progress | None,
+    ranks: Ranks,
 ) -> Tensor:
     """The second moments (L k, L k) of all layers' kept directions together."""
     layers, _, kept = directions_LDk.shape
     directions_LDk, device = directions_LDk.to(source.device), accumulator_device(source.device)
-    total_MM = torch.zeros(layers * kept, layers * kept, dtype=torch.float64, device=device)
-    for x_LND in stream(source, num_tokens, seed):
+
+    def moments(x_LND: Tensor, _: Tensor) -> list[Tensor]:
+        sum_MM = torch.zeros(layers * kept, layers * kept, dtype=torch.float64, device=device)
         for x_LnD in token_blocks(x_LND):
             z_nM = torch.bmm(center(x_LnD), directions_LDk).transpose(0, 1).flatten(1)
-            total_MM += (z_nM.T @ z_nM).to(device)
+            sum_MM += (z_nM.T @ z_nM).to(device)
+        return [sum_MM]
+
+    return _total(source, num_tokens, seed, moments, progress, ranks)
+
+
+def _total(
+    source: ActivationSource, num_tokens: int, seed: int, work: Work, progress: Progress | None, ranks: Ranks
+) -> Tensor:
+    """The sum over all batches of the one tensor that `work` makes of each."""
+    total: Tensor | None = None
+    for tokens, (part,) in worked_stream(source, num_tokens, seed, work, ranks=ranks):
+        part = part.to(accumulator_device(source.device))
+        total = part if total is None else total.add_(part)
         if progress:
-            progress(x_LND.shape[1])
-    return total_MM
+            progress(tokens)
+    return total
 
 
 def _distances(joint_MM: np.ndarray, kept: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from groupsae.errors import ConfigError, RunError
+from groupsae.interop.model_facts import ModelFacts
 from groupsae.records.environment import version_of
 from groupsae.saes.activation import Activation
 from groupsae.saes.folded import Folded
@@ -25,10 +26,18 @@ INDEX = "export.json"
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of the model that a suite reads: its name, and the length of the rows that it read."""
+    """What is known of the model that a suite reads, and of the rows that it was trained on.
+
+    `about` is the model's config, None where it cannot be had; `skip_first` the positions at the start of each row
+    that were left out.
+    """
 
     model: str | None = None
     context_length: int | None = None
+    prepend_bos: bool = False
+    exclude_special_tokens: bool = False
+    skip_first: int = 0
+    about: ModelFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -46,18 +55,24 @@ class Layout:
     """The files of another tool: JSON, such as `cfg.json`, and one file of weights.
 
     `holds` names the kinds of latents that it can express. `documents` gives the JSON by file name, `tensors` the
-    weights, in float64, which are written in float32.
+    weights, in float64, which are written in float32, by `save`
+    or else as safetensors.
     """
 
     name: str
     weights_file: str
     holds: dict[type[Activation], str]
     documents: Callable[[Exported], dict[str, dict[str, Any]]]
-    tensors: Callable[[Folded], dict[str, Tensor]]
+    tensors: Callable[[Folded, dict[str, Any]], dict[str, Tensor]]
+    save: Callable[[dict[str, Tensor], Path], None] | None = None
 
 
-def write_suite(suite: Suite, folder: Path, layout: Layout, facts: Facts, *, overwrite: bool = False) -> dict[str, Any]:
+def write_suite(
+    suite: Suite, folder: Path, layout: Layout, facts: Facts, *, overwrite: bool = False, trained: str | None = None
+) -> dict[str, Any]:
     """Write a suite, a folder per hookpoint and `export.json`, whole or not at all; what `export.json` says.
+
+    `trained` is a hash of the training that the suite comes from, if it is known.
 
     Raises ConfigError for SAEs that the layout cannot hold; RunError if the folder holds anything already, with
     `overwrite` if that is no earlier export.
@@ -67,6 +82,7 @@ def write_suite(suite: Suite, folder: Path, layout: Layout, facts: Facts, *, ove
     _require_free(folder, overwrite)
     with _instead_of(folder) as scratch:
         index = {"layout": layout.name, "groupsae": version_of("groupsae"), "hookpoints": {}}
+        index |= {"trained": trained} if trained else {}
         for hookpoint in suite.partition.hookpoints:
             exported = _exported(suite, hookpoint, facts)
             index["hookpoints"][hookpoint] = {"group": exported.provenance["group"]}
@@ -89,8 +105,9 @@ def _exported(suite: Suite, hookpoint: str, facts: Facts) -> Exported:
 
 
 def _write(exported: Exported, folder: Path, layout: Layout) -> None:
-    weights = {name: tensor.float() for name, tensor in layout.tensors(exported.folded).items()}
-    write_atomically(folder / layout.weights_file, lambda path: save_tensors(weights, path))
+    tensors = layout.tensors(exported.folded, exported.provenance)
+    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    write_atomically(folder / layout.weights_file, lambda path: (layout.save or save_tensors)(weights, path))
     for name, document in layout.documents(exported).items():
         write_json(folder / name, document)
 

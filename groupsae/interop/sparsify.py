@@ -43,7 +43,7 @@ def _documents(exported: Exported) -> dict[str, dict[str, Any]]:
     return {"cfg.json": config, "groupsae.json": exported.provenance}
 
 
-def _tensors(folded: Folded) -> dict[str, Tensor]:
+def _tensors(folded: Folded, provenance: dict[str, Any]) -> dict[str, Tensor]:
     return {
         "encoder.weight": folded.W_enc_SD,
         "encoder.bias": folded.b_enc_S,

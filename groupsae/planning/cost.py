@@ -15,12 +15,14 @@ from groupsae.planning.architecture import Architecture
 class Cost:
     """FLOPs of a run by part: `harvest` (the language model) and `training` (the SAEs).
 
-    `lm_tokens` tokens go through the language model.
+    `lm_tokens` tokens go through the language model; each SAE sees `sae_tokens`, which is more where a group sees a
+    token at all of its layers. Costs are compared per SAE token: what each SAE sees is what quality depends on.
     """
 
     harvest: float
     training: float
     lm_tokens: float
+    sae_tokens: float
 
     @property
     def total(self) -> float:
@@ -28,9 +30,9 @@ class Cost:
         return self.harvest + self.training
 
     @property
-    def per_token(self) -> float:
-        """FLOPs per token of the language model; in millions, the papers' PFLOPs per 1e9 tokens."""
-        return self.total / self.lm_tokens
+    def per_sae_token(self) -> float:
+        """All FLOPs per token that each SAE sees; in millions, the papers' PFLOPs per 1e9 tokens."""
+        return self.total / self.sae_tokens
 
 
 def paper_cost(
@@ -47,9 +49,8 @@ def paper_cost(
     """
     _require_positive(num_groups=num_groups, d_sae=d_sae, context_length=context_length, num_tokens=num_tokens)
     harvest = architecture.forward_flops(context_length)
-    return Cost(
-        harvest * num_tokens, num_groups * dense_step_flops(architecture.d_model, d_sae) * num_tokens, num_tokens
-    )
+    training = num_groups * dense_step_flops(architecture.d_model, d_sae)
+    return Cost(harvest * num_tokens, training * num_tokens, num_tokens, num_tokens)
 
 
 def dense_step_flops(d_model: int, d_sae: int) -> int:
@@ -104,7 +105,7 @@ def run_cost(
         deepest = max(blocks for _, blocks in needs[position:])
         harvest += (tokens - read) * architecture.forward_flops(context_length, deepest)
         read = tokens
-    return Cost(harvest, len(groups) * num_tokens * step_flops, read)
+    return Cost(harvest, len(groups) * num_tokens * step_flops, read, num_tokens)
 
 
 def _blocks_needed(architecture: Architecture, hookpoints: Sequence[str]) -> int:

@@ -49,6 +49,11 @@ class Footprint:
     biases: int = 0
 
     @property
+    def slots(self) -> int:
+        """Activations that the buffer keeps of each token."""
+        return self.num_hookpoints if self.num_slots is None else self.num_slots
+
+    @property
     def sae_bytes(self) -> int:
         """Bytes of one SAE's weights, float32: (2 D S + vectors S + D) * 4."""
         width = self.architecture.d_model
@@ -131,7 +136,7 @@ def predict_memory(run: Footprint) -> Memory:
     return Memory(
         lm_weights=model.parameter_bytes(size),
         lm_activations=row_tokens * size * (4 * model.d_model + 2 * model.intermediate_size + 2 * read_D),
-        buffer=tokens_buffered * (run.num_slots or run.num_hookpoints) * model.d_model * size,
+        buffer=tokens_buffered * run.slots * model.d_model * size,
         batch=run.batch_tokens * model.d_model * (size + 4 * _FLOAT32),
         sae_weights=run.learned_bytes,
         adam_moments=2 * run.learned_bytes,

@@ -16,10 +16,11 @@ def measure_layers(ctx: RunContext) -> list[str]:
     for the norms of centered activations.
     """
     config, train, seed = ctx.run.config.distances, ctx.run.config.train, ctx.run.config.seed
+    ranks = ctx.ranks
     available, wanted = ctx.rows.ids_RT.size, {config.num_tokens, train.scale_tokens}
     with bar("statistics", min(max(wanted), available)) as advance:
-        stats = measure_stats_at(ctx.source, wanted, seed, progress=advance)
-    source = CenteringSource(ctx.source, stats[train.scale_tokens], seed) if train.center else ctx.source
+        stats = measure_stats_at(ctx.source, wanted, seed, progress=advance, ranks=ranks)
+    source = CenteringSource(ctx.source, stats[train.scale_tokens], seed, ranks) if train.center else ctx.source
     with bar("distances", min(config.num_tokens, available)) as advance:
         distances = measure_distances(
             config.metric,
@@ -29,6 +30,7 @@ def measure_layers(ctx: RunContext) -> list[str]:
             until_stderr=config.until_stderr,
             progress=advance,
             stats=stats[config.num_tokens],
+            ranks=ranks,
         )
     if isinstance(source, CenteringSource):
         stats[train.scale_tokens] = source.finish()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
 import torch
 
-from groupsae.errors import ConfigError
+from groupsae.config import SAEConfig
+from groupsae.errors import ConfigError, FitError
 from groupsae.estimate import Estimate
 from groupsae.grouping.choose import equal
 from groupsae.grouping.distances import Distances
@@ -19,15 +20,19 @@ from groupsae.planning.fvu_law import FvuLaw, Option, cheapest_within, compute_o
 from groupsae.planning.memory import Available, Footprint, require_fits
 from groupsae.planning.pricing import Price, Pricing, Rates, available, union
 from groupsae.planning.published import predict_excess
+from groupsae.planning.sweep import fewest_passes, in_turn, price_together
 from groupsae.progress import say
 from groupsae.recipes.context import RunContext
+from groupsae.recipes.gpu_plan import describe_gpus, gpu_setting, plan_cache
 from groupsae.recipes.group import read_distances
 from groupsae.recipes.pilot import proxies_of, run_pilot
-from groupsae.recipes.train import with_baseline
+from groupsae.recipes.suites import distinct_groups, suites_of, with_baseline
 from groupsae.records.types.candidate import Candidate, Cost, TokenFlops
 from groupsae.records.types.partition import PartitionRecord
 from groupsae.records.types.plan import ComputeOptimal, PlanRecord, StepRates
+from groupsae.records.types.suites import suite_groups
 from groupsae.training.timing import time_steps
+from groupsae.units import format_bytes
 
 PILOT_EVAL_TOKENS = 8192
 ENOUGH_BATCHES = 8
@@ -44,7 +49,7 @@ def plan(ctx: RunContext) -> list[str]:
     config = ctx.run.config
     _advise_on_layers_per_token(ctx)
     considered = _considered(ctx)
-    pricing = _pricing(ctx)
+    pricing = pricing_of(ctx, config.sae, timed=True)
     quality = _quality(ctx, considered.choice)
     candidates = {
         name: tuple(_priced(pricing, quality, each) for each in row) for name, row in considered.candidates.items()
@@ -52,23 +57,74 @@ def plan(ctx: RunContext) -> list[str]:
     method = considered.choice.method
     own = candidates.get(method) or (_priced(pricing, quality, considered.choice),)
     choice, why = _choose(ctx, own) if config.plan.chooses else (_same(own, considered.choice), considered.why)
-    trained = with_baseline(ctx.run, choice.partition)
-    price = pricing.price(union(*trained.values()))
+    kinds = with_baseline(ctx.run, choice.partition)
+    sweep = _sweep(ctx, kinds, pricing)
+    price = sweep.price
     record = PlanRecord(
         method=method,
         choice=choice,
         why=why,
         candidates=candidates,
-        suites={name: partition.groups for name, partition in trained.items()},
+        suites={name: suite_groups(each) for name, each in suites_of(kinds, config.variants).items()},
         run=_cost(price),
+        passes=sweep.passes,
+        suite_costs={name: _cost(alone) for name, alone in sweep.alone.items()},
         rates=StepRates(**asdict(pricing.rates)) if pricing.rates else None,
         pilot=config.plan.pilot,
         compute_optimal=_compute_optimal(quality, own, price.ours.total),
+        gpu=describe_gpus(pricing, price, union(*kinds.values()), own),
+        cache=plan_cache(pricing, price, config.plan.disk_rate),
     )
     written = record.write(ctx.run)
-    if ctx.has_weights:
-        require_fits(pricing.footprint_of(union(*trained.values())), _free(ctx))
+    if ctx.has_weights and record.gpu is None:
+        for each in sweep.pricings:
+            require_fits(each.footprint_of(union(*kinds.values())), free_memory_of(ctx))
+        _require_disk(ctx, price)
     return [written]
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """What all suites of the run cost; of a sweep, the suites of each pass, and each suite trained alone."""
+
+    pricings: tuple[Pricing, ...]
+    price: Price
+    passes: tuple[tuple[str, ...], ...]
+    alone: dict[str, Price]
+
+
+def _sweep(ctx: RunContext, kinds: Mapping[str, Partition], first: Pricing) -> _Sweep:
+    """The prices of every variant's suites, trained in as few passes as memory allows."""
+    variants, groups = ctx.run.config.variants, distinct_groups(kinds)
+    by_setting = {sae: pricing_of(ctx, sae, timed=True) for sae in ctx.run.config.other_saes}
+    pricings = tuple(by_setting.get(variant.sae, first) for variant in variants)
+    if len(variants) == 1:
+        return _Sweep(pricings, first.price(groups), (), {})
+    free = free_memory_of(ctx) if ctx.has_weights else Available()
+    passes = fewest_passes(pricings, groups, free)
+    prices = [price_together([pricings[place] for place in members], groups) for members in passes]
+    if len(passes) > 1:
+        say(f"plan: memory does not hold all {len(variants)} variants at once: they take {len(passes)} passes")
+    return _Sweep(
+        pricings,
+        in_turn(prices),
+        tuple(tuple(suites_of(kinds, [variants[place] for place in members])) for members in passes),
+        {
+            variant.suite(kind): pricing.price(partition.groups)
+            for variant, pricing in zip(variants, pricings, strict=True)
+            for kind, partition in kinds.items()
+        },
+    )
+
+
+def _require_disk(ctx: RunContext, price: Price) -> None:
+    """Raises FitError if the files of all variants of a sweep need more disk space than is free."""
+    free, needed = available(ctx.run.path).disk, price.memory.disk
+    if free is not None and needed > free:
+        raise FitError(
+            f"The sweep does not fit: its files need {format_bytes(needed)} of disk space, {format_bytes(free)} are "
+            "free. Lower the number of SAE settings or seeds, or train.keep_checkpoints."
+        )
 
 
 def _same(candidates: Sequence[Candidate], choice: Candidate) -> Candidate:
@@ -110,9 +166,10 @@ def _considered(ctx: RunContext) -> PartitionRecord:
     return PartitionRecord(choice=row[wanted - 1], why=why, candidates={"equal": row})
 
 
-def _pricing(ctx: RunContext) -> Pricing:
+def pricing_of(ctx: RunContext, sae: SAEConfig, *, timed: bool = False) -> Pricing:
+    """Prices of SAEs of one setting; `timed`, with seconds measured on this machine where the plan wants them."""
     config, model = ctx.run.config, ctx.architecture
-    d_sae = config.sae.width(model.d_model)
+    d_sae = sae.width(model.d_model)
     footprint = Footprint(
         architecture=model,
         num_hookpoints=len(ctx.hookpoints) if ctx.has_weights else model.num_layers - 1,
@@ -123,28 +180,29 @@ def _pricing(ctx: RunContext) -> Pricing:
         context_length=config.text.context_length,
         buffer_tokens=config.activations.buffer_tokens,
         checkpoints=config.train.keep_checkpoints + len(config.train.snapshots),
-        bytes_per_number=BYTES[config.model.dtype],
-        on_device=ctx.on_device,
-        vectors=config.sae.vectors,
-        dense_start=config.sae.dense_start,
+        bytes_per_number=BYTES[ctx.dtype],
+        on_device=ctx.on_device or config.plan.gpu_name is not None,
+        vectors=sae.vectors,
+        dense_start=sae.dense_start,
     )
     return Pricing(
         footprint,
-        config.sae.k,
+        sae.trained_k,
         config.train.num_tokens,
         config.train.scale_tokens * config.group.layer_maps.rotation,
-        _rates(ctx),
+        _rates(ctx, sae) if timed else None,
         config.train.layers_per_token,
         config.group.layer_maps,
+        gpu_setting(config),
     )
 
 
-def _rates(ctx: RunContext) -> Rates | None:
+def _rates(ctx: RunContext, sae: SAEConfig) -> Rates | None:
     config = ctx.run.config
-    if not config.plan.calibrate or not ctx.has_weights:
+    if not config.plan.calibrate or not ctx.has_weights or config.plan.gpu_name:
         return None
     say("plan: timing a few batches ...")
-    return time_steps(ctx.source, config.sae, config.train, seed=config.seed)
+    return time_steps(ctx.source, sae, config.train, seed=config.seed)
 
 
 @dataclass(frozen=True)
@@ -167,8 +225,7 @@ class Quality:
         if self.law is None:
             return {"fvu_increase": predict_excess(mean), "delta_ce_increase": loss}
         fvu = self.law.predict(proxies, self.num_tokens)
-        alone = self.law.predict(dict.fromkeys(proxies, 0.0), self.num_tokens).value
-        increase = Estimate(*(value / alone - 1 for value in (fvu.value, fvu.low, fvu.high)))
+        increase = self.law.predict_increase(proxies, self.num_tokens)
         return {"fvu": fvu, "fvu_increase": increase, "delta_ce_increase": loss}
 
 
@@ -217,7 +274,7 @@ def _priced(pricing: Pricing, quality: Quality | None, candidate: Candidate) -> 
 
 def _cost(price: Price) -> Cost:
     def mflop(flops: Any) -> TokenFlops:
-        tokens = flops.lm_tokens * 1e6
+        tokens = flops.sae_tokens * 1e6
         return TokenFlops(language_model=flops.harvest / tokens, saes=flops.training / tokens)
 
     return Cost(
@@ -249,7 +306,8 @@ def _choose(ctx: RunContext, candidates: Sequence[Candidate]) -> tuple[Candidate
     return max(within, key=lambda each: each.num_groups), f"the most groups within {budget:g} {unit}"
 
 
-def _free(ctx: RunContext) -> Available:
+def free_memory_of(ctx: RunContext) -> Available:
+    """Free memory where SAEs are trained, main memory, and disk space at the run's place."""
     free = available(ctx.run.path)
     if not ctx.on_device:
         return free

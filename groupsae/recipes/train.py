@@ -5,22 +5,23 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from groupsae.activations.stats import ActivationStats, load_stats
-from groupsae.config import flat
+from groupsae.config import Variant, flat
 from groupsae.errors import Interrupted, RunError
 from groupsae.interrupt import noted
-from groupsae.partition import Group, Partition, group_name
+from groupsae.partition import Group, Partition, group_name, sae_name
+from groupsae.planning.cluster import ClusterPlan
 from groupsae.progress import bar, say
 from groupsae.recipes.context import ROWS_FILE, STATS_FILE, RunContext
+from groupsae.recipes.passes import Pass, checkpoint_folders, done_before, merged, passes_of, unfinished
+from groupsae.recipes.suites import distinct_groups, kinds_of, suites_of
 from groupsae.recipes.warm_start import announce, warm_start_of
 from groupsae.records import MAY_CHANGE, RunDirectory
-from groupsae.records.types.partition import PartitionRecord
-from groupsae.records.types.plan import PlanRecord
-from groupsae.records.types.training import TrainRecord
+from groupsae.records.types.training import PassRecord, TrainedVariant, TrainRecord
 from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.scales import Scales
 from groupsae.saes.suite import LAYER_MAPS_FILE, load_layer_maps, save_layer_maps, save_sae, write_suite_index
@@ -30,108 +31,203 @@ from groupsae.training.hooks import Hooks
 from groupsae.training.log import LogFile
 from groupsae.training.loop import PARTS
 from groupsae.training.precision import has_bf16
-from groupsae.training.trainer import Trained, train_groups
+from groupsae.training.trackers import TrackedRun, Trackers
+from groupsae.training.trainer import Trained, TrainJob, train_together
 from groupsae.training.warm_start import WarmStart
 
 SCALES_IN_TRAINING = "checkpoint-scales.safetensors"
 LAYER_MAPS_IN_TRAINING = "checkpoint-layer-maps"
+TRACKERS_FOLDER = "trackers"
 LOGS = ("metrics.jsonl", "timing.jsonl")
 """What was measured, which is the same in every run of a config; and when and how, which is not."""
 
 
-def train(ctx: RunContext) -> list[str]:
+def train(ctx: RunContext) -> list[str] | None:
     """An SAE per group of every suite of the run: `groups/`, `suite.json`, `train.json`, `metrics.jsonl`.
 
-    A run with a warm start has one suite, `groups`, of one SAE per layer.
+    A run with a warm start has one suite, `groups`, of one SAE per layer. A sweep has the suites of every variant, all
+    trained in one pass over the model, or in as few as memory allows. Of several ranks each trains its share of the
+    SAEs, and rank 0 writes what is not an SAE's own.
     """
-    run, config = ctx.run, ctx.run.config
+    run, config, ranks = ctx.run, ctx.run.config, ctx.ranks
+    if config.train.imported is not None:
+        raise RunError(
+            f"{run.path} trains nothing: its SAEs were imported ({config.train.imported}). Import them again."
+        )
     start = warm_start_of(ctx)
     if start:
         announce(start, ctx)
-    partitions = {"groups": Partition.singletons(ctx.hookpoints)} if start else partitions_of(run)
-    groups = distinct_groups(partitions)
-    logs = {name: LogFile(run.file(name)) for name in LOGS}
-    checkpoints = _checkpoints(run, groups, start, tuple(logs.values()))
-    if ctx.overwrite and run.status("train") == "done":
-        checkpoints.clear()
-    if not checkpoints.exist:
-        _require_no_other(ctx, checkpoints)
-        for name in logs:
-            run.write_text(name, "")
+    kinds = {"groups": Partition.singletons(ctx.hookpoints)} if start else kinds_of(run)
+    groups = distinct_groups(kinds)
     if config.train.precision == "bf16" and not has_bf16(ctx.source.device):
         say(f"train: {ctx.source.device} has no bfloat16 in hardware; the encoder's product stays float32")
+    key = _key(run, groups, start)
+    logs = {name: LogFile(run.file(name)) for name in LOGS}
+    training = _Training(ctx, groups, start, key, logs)
     began = time.perf_counter()
-    scales = _scales(ctx, checkpoints)
-    layer_maps = _layer_maps(ctx, checkpoints, groups, scales)
+    with ranks.first_goes_ahead():
+        passes = passes_of(ctx, kinds, key)
+        checkpoints = [training.checkpoints(one) for one in passes]
+        if ctx.overwrite and ranks.first and run.status("train") == "done":
+            _forget(run, passes, checkpoints)
+        resumed = any(one.exist for one in checkpoints) or training.done(passes[0]) is not None
+        if not resumed:
+            _require_no_other(ctx, checkpoints[0])
+            for name in logs:
+                run.write_text(name, "")
+        known = resumed or not ranks.first
+        scales = _scales(ctx, known)
+        layer_maps = _layer_maps(ctx, known, groups, scales)
     measuring = time.perf_counter() - began
-    with _resumable(run) as stop, bar("train", config.train.num_tokens) as advance:
-        trained = train_groups(
-            ctx.source,
-            groups,
-            scales,
-            config.sae,
-            config.train,
-            seed=config.seed,
-            buffer_tokens=config.activations.buffer_tokens,
-            starts=start.starts(ctx.hookpoints, scales) if start else None,
-            layer_maps=layer_maps,
-            checkpoints=checkpoints,
-            hooks=Hooks(
-                progress=advance,
-                log=lambda record: _log(logs, record),
-                resumed=lambda progress: _tell(checkpoints, progress),
-                chosen=lambda choice: say(f"train: kernel of the steps: {choice}"),
-                stop=stop,
-            ),
-        )
-    for name, sae in trained.saes.items():
-        save_sae(sae, run.file(f"groups/{name}"), trained.layer_maps.get(name))
+    records: list[TrainRecord] = []
+    for one, kept in zip(passes, checkpoints, strict=True):
+        records.append(training.done(one) or training.run(one, kept, scales, layer_maps, measuring, records))
+        measuring = 0.0
+    record = merged(records)
+    ranks.barrier()
+    if not ranks.first:
+        return None
     run.write("scales.safetensors", scales.save)
-    write_suite_index(run.path, partitions)
-    _remove_other_groups(run, trained.saes)
-    trained.seconds["language model"] += measuring
-    _write_facts(ctx, trained, groups, checkpoints.snapshots())
-    weights = [f"groups/{name}/{file}" for name in trained.saes for file in ("cfg.json", "sae.safetensors")]
-    weights += [f"groups/{name}/{LAYER_MAPS_FILE}" for name in trained.layer_maps]
+    write_suite_index(run.path, suites_of(kinds, config.variants))
+    _remove_other_groups(run, record.saes)
+    _clear_others(run, checkpoints)
+    record.write(run)
+    weights = [f"groups/{name}/{file}" for name in record.saes for file in ("cfg.json", "sae.safetensors")]
+    weights += [f"groups/{name}/{LAYER_MAPS_FILE}" for name in record.saes if layer_maps]
     return ["train.json", *LOGS, "suite.json", "scales.safetensors", *weights]
 
 
-def partitions_of(run: RunDirectory) -> dict[str, Partition]:
-    """The suites that this run trains, by name: `groups`, and `baseline` unless it is turned off."""
-    record = (PlanRecord if run.config.plan.chooses else PartitionRecord).read(run)
-    return with_baseline(run, record.choice.partition)
+@dataclass(frozen=True)
+class _Training:
+    """What the passes of one training have in common."""
+
+    ctx: RunContext
+    groups: tuple[Group, ...]
+    start: WarmStart | None
+    key: str
+    logs: dict[str, LogFile]
+
+    def jobs(self, one: Pass, scales: Scales, layer_maps: Mapping[Group, LayerMaps]) -> dict[str, TrainJob]:
+        """The SAEs that a pass trains, by name: every group for every variant of it."""
+        ctx, config = self.ctx, self.ctx.run.config
+        starts = self.start.starts(ctx.hookpoints, scales) if self.start else {}
+        return {
+            sae_name(group, variant.name): TrainJob(
+                group,
+                config.train,
+                starts.get(group_name(group)),
+                layer_maps[group].for_width(variant.sae.width(ctx.source.d_model)) if layer_maps else None,
+                variant.sae,
+                variant.seed,
+            )
+            for variant in one.variants
+            for group in self.groups
+        }
+
+    @property
+    def read_cost(self) -> float:
+        """FLOPs of reading a token, by which several ranks divide the reading; one process need not know."""
+        if self.ctx.ranks.alone:
+            return 0.0
+        return float(self.ctx.architecture.forward_flops(self.ctx.run.config.text.context_length))
+
+    def trackers(self) -> Trackers:
+        """What hands the log on to the libraries that the config names; of several ranks the first does."""
+        run, config = self.ctx.run, self.ctx.run.config
+        tracked = TrackedRun(config.name, run.file(TRACKERS_FOLDER), flat(config))
+        return Trackers(config.train.report_to if self.ctx.ranks.first else (), tracked, say)
+
+    def names(self, one: Pass) -> list[str]:
+        """The names of the SAEs that a pass trains."""
+        return [sae_name(group, variant.name) for variant in one.variants for group in self.groups]
+
+    def checkpoints(self, one: Pass) -> Checkpoints:
+        """The checkpoints of a pass. They must agree in config, the text as it was read, groups and first weights."""
+        run, names = self.ctx.run, " ".join(map(group_name, self.groups))
+        _, text, first, *_ = self.key.split(" ")
+        return Checkpoints(
+            run.file(one.folder) if one.folder else run.path,
+            " ".join([self.key, *([one.folder] if one.folder else [])]),
+            keep=run.config.train.keep_checkpoints,
+            settings=flat(run.config) | {"text": text, "groups": names, "first weights": first},
+            logs=tuple(self.logs.values()),
+            ranks=self.ctx.ranks,
+        )
+
+    def done(self, one: Pass) -> PassRecord | None:
+        """What a pass of several took, if it was done before."""
+        return done_before(self.ctx.run, one, self.key, self.names(one))
+
+    def run(
+        self,
+        one: Pass,
+        checkpoints: Checkpoints,
+        scales: Scales,
+        layer_maps: Mapping[Group, LayerMaps],
+        measuring: float,
+        before: Sequence[TrainRecord],
+    ) -> TrainRecord:
+        """Train one pass and save its SAEs. `measuring` are seconds that went before; `before` the passes before."""
+        run, config = self.ctx.run, self.ctx.run.config
+        jobs = self.jobs(one, scales, layer_maps)
+        if before and self.ctx.ranks.first and not checkpoints.exist:
+            for name, length in before[-1].logs.items():
+                self.logs[name].cut(length)
+        with (
+            self.trackers() as trackers,
+            _resumable(run) as stop,
+            bar(f"train{one.label}", config.train.num_tokens) as advance,
+        ):
+            trained = train_together(
+                self.ctx.source,
+                jobs,
+                scales,
+                config.sae,
+                config.train,
+                seed=config.seed,
+                buffer_tokens=config.activations.buffer_tokens,
+                checkpoints=checkpoints,
+                hooks=Hooks(
+                    progress=advance,
+                    log=lambda record: _log(self.logs, record, trackers),
+                    resumed=lambda progress: _tell(checkpoints, progress),
+                    planned=_tell_plan,
+                    chosen=lambda choice: say(f"train: kernel and precision of the steps: {choice}"),
+                    stop=stop,
+                ),
+                ranks=self.ctx.ranks,
+                read_cost=self.read_cost,
+            )
+        for name, sae in trained.saes.items():
+            save_sae(sae, run.file(f"groups/{name}"), trained.layer_maps.get(name))
+        trained.seconds["language model"] += measuring
+        record = _facts(self.ctx, trained, jobs, one, checkpoints.snapshots())
+        if not one.folder:
+            return record
+        lengths = {name: log.sync() for name, log in self.logs.items()}
+        done = PassRecord(**dict(record), key=self.key, logs=lengths)
+        done.write(run, one.record_path)
+        return done
 
 
-def with_baseline(run: RunDirectory, partition: Partition) -> dict[str, Partition]:
-    """The partition under the name `groups`, and beside it one SAE per layer where the run wants it."""
-    baseline = {"baseline": Partition.singletons(partition.hookpoints)} if run.config.train.baseline else {}
-    return baseline | {"groups": partition}
-
-
-def distinct_groups(partitions: dict[str, Partition]) -> tuple[Group, ...]:
-    """The groups of all suites, each once: a group of one that both have is trained once."""
-    return tuple(dict.fromkeys(group for partition in partitions.values() for group in partition.groups))
-
-
-def _checkpoints(
-    run: RunDirectory, groups: Sequence[Group], start: WarmStart | None, logs: Sequence[LogFile]
-) -> Checkpoints:
-    """The run's checkpoints. They must agree in config, the text as it was read, groups and first weights."""
+def _key(run: RunDirectory, groups: Sequence[Group], start: WarmStart | None) -> str:
+    """What a training is known by: its config, the text as it was read, first weights, groups."""
     text = run.manifest.files("tokens")[ROWS_FILE].sha256
-    names = " ".join(map(group_name, groups))
     first = start.digest([group[0] for group in groups])[:16] if start else "random"
-    return Checkpoints(
-        run.path,
-        f"{run.fingerprint('train')} {text[:16]} {first} {names}",
-        keep=run.config.train.keep_checkpoints,
-        settings=flat(run.config) | {"text": text[:16], "groups": names, "first weights": first},
-        logs=logs,
-    )
+    return " ".join([run.fingerprint("train"), text[:16], first, *map(group_name, groups)])
+
+
+def _forget(run: RunDirectory, passes: Sequence[Pass], checkpoints: Sequence[Checkpoints]) -> None:
+    """Remove the checkpoints of a training that is made again, and what says that passes of it are done."""
+    for one, kept in zip(passes, checkpoints, strict=True):
+        kept.clear()
+        if one.folder:
+            run.file(one.record_path).unlink(missing_ok=True)
 
 
 def _require_no_other(ctx: RunContext, checkpoints: Checkpoints) -> None:
     """Raises RunError, naming what differs, if an unfinished training of other settings would be lost."""
-    other = checkpoints.others()
+    other = unfinished(ctx.run.path)
     if other is None or ctx.overwrite or ctx.run.status("train") != "missing":
         return
     tokens, settings = other
@@ -157,10 +253,10 @@ def _resumable(run: RunDirectory) -> Iterator[Callable[[], int]]:
         raise Interrupted(stopped.signal, message.strip()) from None
 
 
-def _scales(ctx: RunContext, checkpoints: Checkpoints) -> Scales:
+def _scales(ctx: RunContext, resumed: bool) -> Scales:
     """Each hookpoint's scale and center: those of the checkpoint, or measured anew and kept beside it."""
     run, config = ctx.run, ctx.run.config.train
-    if checkpoints.exist and run.file(SCALES_IN_TRAINING).exists():
+    if resumed and run.file(SCALES_IN_TRAINING).exists():
         return Scales.load(run.file(SCALES_IN_TRAINING), ctx.hookpoints).to(ctx.source.device)
     stats = _measured_stats(run, ctx.hookpoints).get(config.scale_tokens)
     passes = 0 if stats else 1 + config.center
@@ -184,16 +280,17 @@ def _measured_stats(run: RunDirectory, hookpoints: tuple[str, ...]) -> dict[int,
     return load_stats(run.file(STATS_FILE), hookpoints)
 
 
-def _layer_maps(
-    ctx: RunContext, checkpoints: Checkpoints, groups: Sequence[Group], scales: Scales
-) -> dict[Group, LayerMaps]:
-    """What layers have of their own: as the checkpoint's training had it, or fitted anew and written down."""
+def _layer_maps(ctx: RunContext, resumed: bool, groups: Sequence[Group], scales: Scales) -> dict[Group, LayerMaps]:
+    """What layers have of their own: as the checkpoint's training had it, or fitted anew and written down.
+
+    Biases are of the first SAE setting's width.
+    """
     run, per_layer = ctx.run, ctx.run.config.group.layer_maps
     d_sae = ctx.run.config.sae.width(ctx.source.d_model)
     if not per_layer.any:
         return {}
     folders = {group: run.file(f"{LAYER_MAPS_IN_TRAINING}/{group_name(group)}") for group in groups}
-    if checkpoints.exist and all((folder / LAYER_MAPS_FILE).exists() for folder in folders.values()):
+    if resumed and all((folder / LAYER_MAPS_FILE).exists() for folder in folders.values()):
         found = {
             group: load_layer_maps(folder, per_layer, ctx.source.d_model, d_sae, len(group))
             for group, folder in folders.items()
@@ -216,40 +313,70 @@ def _layer_maps(
     return layer_maps
 
 
-def _write_facts(ctx: RunContext, trained: Trained, groups: Iterable[Group], snapshots: dict[int, list[str]]) -> None:
-    config = ctx.run.config
-    record = TrainRecord(
+def _facts(
+    ctx: RunContext, trained: Trained, jobs: Mapping[str, TrainJob], one: Pass, snapshots: dict[int, list[str]]
+) -> TrainRecord:
+    config, d_model = ctx.run.config, ctx.source.d_model
+    prefix = f"{one.folder}/" if one.folder else ""
+    return TrainRecord(
         num_tokens=config.train.num_tokens,
-        tokens_saved=sum(config.train.num_tokens - sae.lineage.tokens for sae in trained.saes.values()),
-        d_model=ctx.source.d_model,
-        d_sae=config.sae.width(ctx.source.d_model),
+        tokens_saved=sum(config.train.num_tokens - lineage.tokens for lineage in trained.lineages.values()),
+        d_model=d_model,
+        d_sae=config.sae.width(d_model),
         k=config.sae.k,
         seconds={part: trained.seconds[part] for part in PARTS},
         saes={
-            name: {"seconds": trained.seconds[name], "hookpoints": group, **sae.lineage.to_json()}
-            for (name, sae), group in zip(trained.saes.items(), groups, strict=True)
+            name: {"seconds": trained.seconds[name], "hookpoints": job.group, **trained.lineages[name].to_json()}
+            for name, job in jobs.items()
         },
         scales=dict(zip(trained.scales.hookpoints, trained.scales.scale_L.tolist(), strict=True)),
-        snapshots=snapshots,
+        snapshots={tokens: [prefix + file for file in files] for tokens, files in snapshots.items()},
         masked_positions=trained.masked,
         kernel=asdict(trained.kernel),
+        variants={variant.name: _variant_facts(variant, d_model) for variant in one.variants if variant.name},
     )
-    record.write(ctx.run)
 
 
-def _log(logs: dict[str, LogFile], record: dict[str, Any]) -> None:
+def _variant_facts(variant: Variant, d_model: int) -> TrainedVariant:
+    return TrainedVariant(
+        setting=variant.setting,
+        seed=variant.seed,
+        architecture=variant.sae.architecture,
+        d_sae=variant.sae.width(d_model),
+        k=variant.sae.k,
+    )
+
+
+def _log(logs: dict[str, LogFile], record: dict[str, Any], trackers: Trackers) -> None:
     how = ("seconds", "micro_batches", "kernel")
     logs["metrics.jsonl"].append({key: value for key, value in record.items() if key not in how})
     logs["timing.jsonl"].append({key: value for key, value in record.items() if key != "groups"})
+    trackers.log(record)
     for name, facts in record["groups"].items():
         if facts["skipped"]:
             say(f"train: {facts['skipped']} steps of {name} skipped before step {record['step']} (NaN or infinity)")
+
+
+def _tell_plan(plan: ClusterPlan) -> None:
+    cut = sum(len(owners) > 1 for owners in plan.owners)
+    parts = [f"train: {plan.num_ranks} ranks for {len(plan.owners)} SAEs"]
+    parts += [f"{cut} of them cut by latents"] * bool(cut)
+    parts += [f"rank {', '.join(map(str, plan.readers_only))} only reading"] * bool(plan.readers_only)
+    say(f"{'; '.join(parts)}; the busiest has {plan.imbalance:.2f} times the mean work")
 
 
 def _tell(checkpoints: Checkpoints, progress: Progress) -> None:
     for fault in checkpoints.damaged:
         say(f"train: passed over: {fault}")
     say(f"train: going on from step {progress.step} ({progress.position.tokens:,} tokens)")
+
+
+def _clear_others(run: RunDirectory, ours: Iterable[Checkpoints]) -> None:
+    """Remove checkpoints of before, of a training that had other passes."""
+    kept = {one.folder for one in ours}
+    for folder in checkpoint_folders(run.path):
+        if folder not in kept:
+            Checkpoints(folder, key="").clear()
 
 
 def _remove_other_groups(run: RunDirectory, kept: Iterable[str]) -> None:

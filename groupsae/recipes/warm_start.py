@@ -30,14 +30,17 @@ def warm_start_of(ctx: RunContext) -> WarmStart | None:
         raise ConfigError(f"{folder} cannot start from itself; give the new run another place with --out.")
     start = open_source(config)
     groups = Partition.singletons(ctx.hookpoints).groups
-    start.require_possible(groups, ctx.width, ctx.run.config.sae, ctx.run.config.train)
+    for sae in ctx.run.config.saes:
+        start.require_possible(groups, ctx.width, sae, ctx.run.config.train)
     return start
 
 
 def announce(start: WarmStart, ctx: RunContext) -> None:
     """Say which settings differ from the source's, and which layers have nothing to start from."""
     groups = Partition.singletons(ctx.hookpoints).groups
-    for difference in start.require_possible(groups, ctx.width, ctx.run.config.sae, ctx.run.config.train):
+    config = ctx.run.config
+    found = [line for sae in config.saes for line in start.require_possible(groups, ctx.width, sae, config.train)]
+    for difference in dict.fromkeys(found):
         say(f"warm start: {difference}; this run's is used")
     for hookpoint, source in start.sources(ctx.hookpoints).items():
         if source is None:

@@ -33,6 +33,8 @@ class RunDirectory:
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path = path
         self.config = config
+        self.writable = True
+        """Whether what is written here reaches the disk; of several ranks, only rank 0's does."""
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -54,10 +56,12 @@ class RunDirectory:
             used = {each: stages for each, stages in used.items() if stages}
             if used and not overwrite:
                 named = "; ".join(f"{each} (read by {' and '.join(stages)})" for each, stages in used.items())
+                unfinished = before.status("train") != "done" and any(path.glob("checkpoints/step-*.json"))
+                loss = "; an unfinished training lies there as well, and would be discarded" if unfinished else ""
                 raise RunError(
                     f"{path} holds results of another config: {named}. Continue that run with `groupsae run {path}`, "
-                    "give this config another place with --out, or replace the results with --overwrite. Keys that no "
-                    f"finished stage has read may change, and always {', '.join(MAY_CHANGE)}."
+                    f"give this config another place with --out, or replace the results with --overwrite{loss}. Keys "
+                    f"that no finished stage has read may change, and always {', '.join(MAY_CHANGE)}."
                 )
         elif path.exists() and (not path.is_dir() or any(file.name != LOCK_FILE for file in path.iterdir())):
             raise RunError(f"{path} exists and is not a run directory (no config.toml). Choose another place.")
@@ -87,15 +91,18 @@ class RunDirectory:
 
     def write(self, name: str, write: Callable[[Path], None]) -> None:
         """Write a file under a temporary name with `write(path)`, sync it, and rename it into place."""
-        write_atomically(self.file(name), write)
+        if self.writable:
+            write_atomically(self.file(name), write)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, whole or not at all."""
-        write_text(self.file(name), text)
+        if self.writable:
+            write_text(self.file(name), text)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write JSON; NaN and infinity are refused."""
-        write_json(self.file(name), value)
+        if self.writable:
+            write_json(self.file(name), value)
 
     def read_json(self, name: str) -> Any:
         """The JSON in a file of this run. Raises RunError if it is missing or damaged."""
@@ -108,7 +115,8 @@ class RunDirectory:
 
     def append_json(self, name: str, value: Any) -> None:
         """Append one line of JSON."""
-        append_json(self.file(name), value)
+        if self.writable:
+            append_json(self.file(name), value)
 
     # ---- stages
 
@@ -125,10 +133,11 @@ class RunDirectory:
     def require_own(self, stage: str) -> None:
         """Raises RunError for a stage that this run does not have."""
         if stage not in self.own_stages:
-            raise RunError(
-                f"{self.path} has no stage {stage!r}: it starts from the SAEs of {self.config.train.warm_start.source} "
-                f"and trains one per layer. It has {', '.join(self.own_stages)}."
-            )
+            train = self.config.train
+            why = f"it starts from the SAEs of {train.warm_start.source} and trains one per layer"
+            if train.imported is not None:
+                why = f"its SAEs were imported ({train.imported})"
+            raise RunError(f"{self.path} has no stage {stage!r}: {why}. It has {', '.join(self.own_stages)}.")
 
     def before(self, stage: str) -> tuple[str, ...]:
         """The stages that a stage is made from: those before it; a plan only counts where it decides something."""
@@ -225,6 +234,8 @@ class RunDirectory:
         beside: str = "",
     ) -> None:
         """Record that a stage, or a part of it, is done, how long it took, what it wrote, and what else it read."""
+        if not self.writable:
+            return
         manifest = self.manifest
         done = StageRecord(
             fingerprint=self.fingerprint(stage, part),

@@ -23,6 +23,8 @@ class Stage:
     inputs      `module:function` likewise, from a RunConfig to the files from outside the run that the stage reads:
                 it is out of date once they have changed
     standalone  whether it makes do with what there is: a plan can be made before a model is loaded
+    together    whether all ranks do it, if there are several; else rank 0 does, and the others wait
+    without     earlier stages that it is not made from
     """
 
     name: str
@@ -31,6 +33,8 @@ class Stage:
     run: str
     inputs: str = ""
     standalone: bool = False
+    together: bool = False
+    without: tuple[str, ...] = ()
 
     def load(self) -> Callable[[Any], list[str] | None]:
         """The function that does the stage."""
@@ -59,6 +63,8 @@ STAGES = (
         "measure how far apart the layers are",
         ("activations", "distances"),
         "groupsae.recipes.distances:measure_layers",
+        "groupsae.recipes.run_cache:cache_files",
+        together=True,
     ),
     Stage(
         "group",
@@ -79,13 +85,29 @@ STAGES = (
         "train one SAE per group, and one per layer to compare with",
         ("sae", "train"),
         "groupsae.recipes.train:train",
+        together=True,
+    ),
+    Stage(
+        "contexts",
+        "find text on which each latent fires, the tokens it promotes, and its neighbors",
+        ("contexts",),
+        "groupsae.recipes.contexts:contexts",
     ),
     Stage(
         "eval",
-        "evaluate on held-out text: reconstruction, losses, circuits, similarity",
+        "evaluate on held-out text: reconstruction, losses, circuits, similarity, interpretability",
         ("circuits", "eval"),
         "groupsae.recipes.eval:evaluate",
         "groupsae.recipes.eval:task_files",
+        together=True,
+        without=("contexts",),
+    ),
+    Stage(
+        "browse",
+        "write browser/index.html: every latent on a page of its own",
+        (),
+        "groupsae.recipes.browse:browse",
+        without=("eval",),
     ),
     Stage("report", "write report/index.html", (), "groupsae.recipes.report:report", standalone=True),
 )
@@ -96,10 +118,14 @@ SECTIONS_OF_A_PART = ("circuits",)
 """The sections that only the part of a stage reads whose file bears their name."""
 _WITHOUT_EFFECT = {
     "model": {"device", "trust_remote_code"},
-    "train": {"log_every_tokens", "save_every_tokens", "keep_checkpoints", "snapshots"},
+    "train": {"log_every_tokens", "save_every_tokens", "keep_checkpoints", "snapshots", "report_to"},
 }
 MAY_CHANGE = tuple(f"{section}.{key}" for section, keys in _WITHOUT_EFFECT.items() for key in sorted(keys))
 """Config keys that may change when a run is resumed."""
+
+
+SWEEP_KEYS = ("seeds", "other_saes")
+"""Keys of no section that stages read together with the section of the SAEs."""
 
 
 def stage_named(name: str) -> Stage:
@@ -116,6 +142,8 @@ def has_effect(difference: str) -> bool:
 def readers_of(difference: str) -> tuple[str, ...]:
     """The stages that read the key of a difference themselves; all of them for a key of no section."""
     section, key = _key_of(difference)
+    if section in SWEEP_KEYS:
+        section, key = "sae", section
     found = tuple(stage.name for stage in STAGES if key and section in stage.sections)
     return found or STAGE_NAMES
 
@@ -126,16 +154,19 @@ def _key_of(difference: str) -> tuple[str, str]:
 
 
 def stages_of(config: RunConfig) -> tuple[str, ...]:
-    """The stages of a run: one that starts from another run's SAEs compares no layers and divides nothing."""
-    warm = config.train.warm_start.source is not None
-    return tuple(name for name in STAGE_NAMES if not warm or name not in ("distances", "group", "plan"))
+    """The stages of a run: one whose SAEs come from elsewhere compares no layers and divides nothing."""
+    given = config.train.warm_start.source is not None or config.train.imported is not None
+    return tuple(name for name in STAGE_NAMES if not given or name not in ("distances", "group", "plan"))
 
 
 def stages_before(config: RunConfig, stage: str) -> tuple[str, ...]:
     """The stages that a stage is made from: those before it; a plan only counts where it decides something."""
     own = stages_of(config)
+    if stage == "train" and config.train.imported is not None:
+        return ()
     counts = stage == "report" or config.plan.chooses
-    return tuple(name for name in own[: own.index(stage)] if name != "plan" or counts)
+    left_out = {*stage_named(stage).without, *(() if counts else ("plan",))}
+    return tuple(name for name in own[: own.index(stage)] if name not in left_out)
 
 
 def fingerprint(config: RunConfig, stage: str, part: str = "") -> str:
@@ -146,7 +177,8 @@ def fingerprint(config: RunConfig, stage: str, part: str = "") -> str:
     values: dict[str, Any] = {"seed": config.seed}
     for earlier in (*stages_before(config, stage), stage):
         sections = stage_named(earlier).sections
-        if earlier == "train" and "distances" not in stages_of(config):
+        imported = stage == "train" and config.train.imported is not None  # reads no activations
+        if earlier == "train" and "distances" not in stages_of(config) and not imported:
             sections = ("activations", *sections)
         for section in sections:
             if part and section in SECTIONS_OF_A_PART and section != Path(part).stem:
@@ -154,4 +186,6 @@ def fingerprint(config: RunConfig, stage: str, part: str = "") -> str:
             dumped = getattr(config, section).model_dump(mode="json")
             ignored = _WITHOUT_EFFECT.get(section, set())
             values[section] = {key: value for key, value in dumped.items() if key not in ignored}
+            if section == "sae" and (config.other_saes or config.seeds):
+                values["sweep"] = [(one.name, one.seed, one.sae.model_dump(mode="json")) for one in config.variants]
     return digest(values)

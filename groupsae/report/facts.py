@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def _model_facts(run: RunDirectory, records: RunRecords) -> Facts:
         ("blocks", model.blocks),
         ("width (d_model)", model.d_model or (records.train and records.train.d_model)),
         ("parameters", count(model.parameters) if model.parameters else None),
-        ("precision", config.dtype),
+        ("precision", model.dtype or config.dtype),
         ("layers with SAEs", len(records.hookpoints) or None),
     ]
 
@@ -74,16 +75,24 @@ def _text_facts(run: RunDirectory, records: RunRecords) -> Facts:
 
 def _sae_facts(run: RunDirectory, records: RunRecords) -> Facts:
     config, train = run.config, records.train
+    trained = list(train.variants.values()) if train and train.variants else [train] if train else []
     return [
-        ("architecture", config.sae.architecture),
-        ("dictionary (d_sae)", train and f"{train.d_sae:,}"),
-        ("active latents (k)", train.k if train else config.sae.k),
+        ("settings", _listed(variant.setting for variant in config.variants)),
+        ("architecture", _listed(sae.architecture for sae in config.saes)),
+        ("dictionary (d_sae)", _listed(f"{one.d_sae:,}" for one in trained)),
+        ("active latents (k)", _listed(one.k for one in trained or config.saes)),
         ("tokens per SAE", train and f"{train.num_tokens:,}"),
         ("tokens per step", f"{config.train.batch_tokens:,}"),
         ("SAEs trained", train and len(train.saes)),
         ("grouping", view_plan(records).method if records.planned else None),
         ("seed", config.seed),
+        ("seeds of weights", _listed(config.seeds)),
     ]
+
+
+def _listed(values: Iterable[Any]) -> str:
+    """Each value once: `16, 32`."""
+    return ", ".join(dict.fromkeys(map(str, values)))
 
 
 def _environment_facts(records: RunRecords) -> Facts:

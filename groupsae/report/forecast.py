@@ -11,7 +11,7 @@ from groupsae.analysis.summary import summarize
 from groupsae.estimate import Estimate
 from groupsae.metrics import change, count, fixed, flops
 from groupsae.records import RunDirectory
-from groupsae.records.types.plan import PlanRecord
+from groupsae.records.types.plan import CachePlan, GpuPlan, PlanRecord
 from groupsae.report.evaluation_tables import estimate_text
 from groupsae.report.facts import command
 from groupsae.report.tables import Row
@@ -19,21 +19,22 @@ from groupsae.report.wording import plural
 from groupsae.units import format_bytes, format_duration
 
 PLAN_NOTE = (
-    "Each row is a suite trained alone, at equal tokens per SAE. MFLOP are per token of text: the published count has "
-    "one dense step per SAE, ours is of what is computed. Savings are against one SAE per layer. “From” and “to” "
-    "should hold the result in four of five cases. Click a heading to sort."
+    "Each row is a suite trained alone, at equal tokens per SAE. MFLOP are per SAE token, a token that each SAE sees: "
+    "the published count has one dense step per SAE, ours is of what is computed. Savings are against one SAE per "
+    "layer. “From” and “to” should hold the result in four of five cases. Click a heading to sort."
 )
 
 
-def forecast_rows(records: RunRecords) -> list[Row]:
+def forecast_rows(records: RunRecords, whole: RunRecords | None = None) -> list[Row]:
     """What was predicted of this run beside what was measured: training time, and quality of the trained suites.
 
-    Empty without predictions, and where something else was trained than what was planned. Without
-    measurements a row has one value.
+    Time is that of the `whole` run, of which `records` may be one variant. Empty without predictions, and where
+    something else was trained than what was planned. Without measurements a row has one value.
     """
     if records.plan is None or records.planned != records.partitions:
         return []
-    rows = [row for row in (_time(records, records.plan), *_quality(records)) if row is not None]
+    every = whole or records
+    rows = [row for row in (_time(every, every.plan), *_quality(records)) if row is not None]
     if all(row.values[1] == NONE for row in rows):
         return [Row(row.title, row.meaning, row.values[:1]) for row in rows]
     return rows
@@ -41,10 +42,11 @@ def forecast_rows(records: RunRecords) -> list[Row]:
 
 def _time(records: RunRecords, plan: PlanRecord) -> Row | None:
     predicted = plan.run.seconds
-    if predicted is None:
+    if predicted is None or plan.gpu is not None:  # calculated for GPUs, not for the machine that trained
         return None
     taken = sum(records.train.seconds.values()) if records.train else None
-    meaning = f"all {_trained_saes(records)} SAEs of this run in one pass"
+    passes = f"{len(plan.passes)} passes" if len(plan.passes) > 1 else "one pass"
+    meaning = f"all {_trained_saes(records)} SAEs of this run in {passes}"
     return _row("Training time", meaning, predicted, format_duration(predicted), taken, format_duration)
 
 
@@ -81,7 +83,7 @@ def _row(
 
 
 def _trained_saes(records: RunRecords) -> int:
-    return len({group for partition in records.partitions.values() for group in partition.groups})
+    return len({name for partition in records.partitions.values() for name in partition.names})
 
 
 def forecast_sentences(records: RunRecords) -> list[str]:
@@ -97,6 +99,10 @@ def forecast_sentences(records: RunRecords) -> list[str]:
             f"This run as a whole, {plural(_trained_saes(records), 'SAE')}, is planned at "
             f"{flops(plan.run.own_flops / 1e15)} by our count{counted}, {memory} of memory and {disk} of disk."
         )
+    if plan.gpu is not None and records.planned == records.partitions:
+        sentences.append(_on_gpus(plan.gpu))
+    if plan.cache is not None:
+        sentences.append(_cached(plan.cache))
     best = plan.compute_optimal
     if best is not None:
         groups = plural(best.num_groups, "group")
@@ -105,6 +111,26 @@ def forecast_sentences(records: RunRecords) -> list[str]:
             f"{count(best.num_tokens)} tokens each are predicted to be best: mean FVU {estimate_text(best.fvu, fixed)}."
         )
     return sentences
+
+
+def _on_gpus(gpu: GpuPlan) -> str:
+    nodes = f" on {gpu.num_nodes} nodes" if gpu.num_nodes > 1 else ""
+    sentence = (
+        f"Times are calculated for {gpu.num_gpus} × {gpu.name}{nodes}, not measured: this run takes "
+        f"{format_duration(gpu.seconds)} and, per GPU, {format_bytes(gpu.memory_bytes)} of "
+        f"{format_bytes(gpu.usable_bytes)} usable memory"
+    )
+    if gpu.fits:
+        return f"{sentence}."
+    return f"{sentence}, which does not fit" + (f"; {gpu.fewest_gpus} GPUs do." if gpu.fewest_gpus else ".")
+
+
+def _cached(cache: CachePlan) -> str:
+    size = f"A cache of the activations it reads would take {format_bytes(cache.size_bytes)} in {cache.dtype}"
+    rate = f"a disk of {cache.disk_rate / 1e9:g} GB/s"
+    if cache.trainings is None:
+        return f"{size}, and with {rate} reading it would take longer than the language model."
+    return f"{size}, and with {rate} save time from {plural(cache.trainings, 'training')} on."
 
 
 def unpredicted(run: RunDirectory, records: RunRecords) -> tuple[str, list[str]] | None:

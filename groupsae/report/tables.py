@@ -13,7 +13,7 @@ from groupsae.analysis.run_records import BASELINE, GROUPS, RunRecords, suite_ti
 from groupsae.metrics import COSTS, METRICS, Metric, fixed, percent
 from groupsae.partition import group_name
 from groupsae.records.types.measured import OverLayers
-from groupsae.records.types.summary import MatchedCost, SuiteSummary
+from groupsae.records.types.summary import SuiteSummary
 from groupsae.report.figures.theme import group_label, in_order
 
 # ---- the suites side by side
@@ -33,14 +33,13 @@ _SIDE_BY_SIDE = (
     "num_saes", "mean_fvu", "worst_fvu", "mean_cosine", "mean_delta_ce", "mean_ce_score", "mean_kl",
     "all_layers_delta_ce", "mean_l0", "mean_dead_share", "published_mflop", "published_pflop", "seconds",
 )  # fmt: skip
-_AS_RATIO = {*COSTS, "num_saes", "published_pflop", "flops_at_fvu"}
+_AS_RATIO = {*COSTS, "num_saes", "published_pflop"}
 
 
-def side_by_side(summaries: Sequence[SuiteSummary], matched: Sequence[MatchedCost]) -> list[Row]:
-    """A row per metric, with the change from baseline to groups: at equal tokens per SAE, and where curves meet."""
+def side_by_side(summaries: Sequence[SuiteSummary]) -> list[Row]:
+    """A row per metric, with the change from baseline to groups, at equal tokens per SAE."""
     rows = [_row(METRICS[name], summaries) for name in _SIDE_BY_SIDE]
-    found = next((one for one in matched if (one.one, one.other) == (GROUPS, BASELINE)), None)
-    return [row for row in rows if row] + (_matched_rows(found, summaries) if found else [])
+    return [row for row in rows if row]
 
 
 def _row(metric: Metric, summaries: Sequence[SuiteSummary]) -> Row | None:
@@ -57,18 +56,6 @@ def _row(metric: Metric, summaries: Sequence[SuiteSummary]) -> Row | None:
     return Row(
         metric.title, metric.formula, tuple(texts), changed + (_margin(interval) if changed and interval else "")
     )
-
-
-def _matched_rows(found: MatchedCost, summaries: Sequence[SuiteSummary]) -> list[Row]:
-    """Groups and baseline where their training curves meet: at equal FLOPs, and at equal FVU."""
-    rows = []
-    for name in ("fvu_at_flops", "flops_at_fvu"):
-        metric, values = METRICS[name], dict(zip((found.one, found.other), getattr(found, name), strict=True))
-        if None in values.values():
-            continue
-        texts = tuple(metric.text(values[one.name]) if one.name in values else NONE for one in summaries)
-        rows.append(Row(metric.title, metric.formula, texts, _change(metric, values[GROUPS], values[BASELINE])))
-    return rows
 
 
 def _change(metric: Metric, value: float | None, reference: float | None) -> str:

@@ -99,6 +99,15 @@ class LayerMaps(nn.Module):
         biased = per_layer.bias and layers > 1
         self.register_parameter("bias_MS", nn.Parameter(torch.zeros(layers, d_sae)) if biased else None)
 
+    def for_width(self, d_sae: int) -> LayerMaps:
+        """The same rotations with biases of zero for SAEs of another width; these maps, if theirs are as wide."""
+        if self.bias_MS is None or self.bias_MS.shape[1] == d_sae:
+            return self
+        d_model = self.rotation_MDD.shape[-1]
+        maps = LayerMaps(self.layers, d_model, self.per_layer, d_sae).to(self.bias_MS.device)
+        maps.rotation_MDD.copy_(self.rotation_MDD)
+        return maps
+
     def to_group(self, z_ND: Tensor, layers_N: Tensor) -> Tensor:
         """z' of tokens z of these layers."""
         if not self.per_layer.rotation:

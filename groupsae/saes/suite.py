@@ -16,11 +16,13 @@ from groupsae.config import PerLayer
 from groupsae.errors import ConfigError, PartitionError, RunError
 from groupsae.hub.place import Place, place_of
 from groupsae.partition import Group, Partition, group_name
+from groupsae.records.types.suites import SuitesRecord, suite_groups
 from groupsae.saes.base import Latents, SparseAutoencoder
 from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import ARCHITECTURES, build_sae
 from groupsae.saes.scales import Scales
+from groupsae.saes.topk import TopKSAE
 from groupsae.saes.weights import load_tensors, save_tensors
 from groupsae.storage import within, write_atomically, write_json
 
@@ -106,6 +108,21 @@ class Suite:
             sae = maps.with_bias(sae, layer)
         return BoundSAE(hookpoint, sae, scale, center_D.to(sae.W_enc.device), maps, layer)
 
+    def at_k(self, k: int) -> Suite:
+        """The same SAEs with another number of active latents; weights are shared.
+
+        Meant for TopK SAEs that were trained with `nested_k`. Raises ConfigError for another architecture.
+        """
+        for name, sae in self.saes.items():
+            if not isinstance(sae, TopKSAE):
+                raise ConfigError(
+                    f"The SAE of {name} is of architecture {sae.config.architecture!r}, whose number of active latents "
+                    "is learned; only that of topk can be chosen."
+                )
+        return Suite(
+            self.partition, {name: sae.at_k(k) for name, sae in self.saes.items()}, self.scales, self.layer_maps
+        )
+
     def attach(
         self,
         model: nn.Module,
@@ -177,15 +194,15 @@ class Suite:
         no group; HubError if a release is not there or cannot be reached.
         """
         place = place_of(source, revision)
-        _, partition = suite_named(place.folder, name)
+        _, named = suite_named(place.folder, name)
         if layer is not None:
-            partition = partition.around([layer] if isinstance(layer, str) else layer)
+            named = named.around([layer] if isinstance(layer, str) else layer)
         place.fetch([SCALES_FILE])
-        saes, layer_maps = {}, {}
-        for group, name in zip(partition.groups, partition.names, strict=True):
-            place.fetch([f"groups/{name}/cfg.json", f"groups/{name}/sae.safetensors"])
-            saes[name] = load_sae(place.folder / "groups" / name).to(device)
-            if (maps := _load_own(place, name, len(group), saes[name])) is not None:
+        partition, saes, layer_maps = named.base, {}, {}
+        for group, name, file in zip(named.groups, partition.names, named.names, strict=True):
+            place.fetch([f"groups/{file}/cfg.json", f"groups/{file}/sae.safetensors"])
+            saes[name] = load_sae(place.folder / "groups" / file).to(device)
+            if (maps := _load_own(place, file, len(group), saes[name])) is not None:
                 layer_maps[name] = maps.to(device)
         scales = Scales.load(place.folder / SCALES_FILE, partition.hookpoints).to(torch.device(device))
         for group in partition.groups:
@@ -215,7 +232,8 @@ def _require_fit(scales: Scales, group: Group, sae: SparseAutoencoder, folder: P
 
 def write_suite_index(folder: Path, partitions: dict[str, Partition]) -> None:
     """Write which suites a folder holds, by name."""
-    write_json(folder / "suite.json", {name: partition.groups for name, partition in partitions.items()})
+    suites = {name: suite_groups(partition) for name, partition in partitions.items()}
+    write_json(folder / "suite.json", SuitesRecord(suites).model_dump(mode="json"))
 
 
 def read_suite_index(folder: Path) -> dict[str, Partition]:
@@ -223,7 +241,7 @@ def read_suite_index(folder: Path) -> dict[str, Partition]:
     file = folder / "suite.json"
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
-        partitions = {name: Partition(tuple(map(tuple, groups))) for name, groups in index.items()}
+        partitions = SuitesRecord.model_validate(index).partitions
         for partition in partitions.values():
             _require_folders(folder / "groups", partition)
     except FileNotFoundError:
@@ -243,7 +261,8 @@ def suite_named(folder: Path, name: str | None = None) -> tuple[str, Partition]:
     Raises RunError for a name that it does not have.
     """
     partitions = read_suite_index(folder)
-    name = name or ("groups" if "groups" in partitions else next(iter(partitions)))
+    first = next((found for found in partitions if found == "groups" or found.startswith("groups-")), None)
+    name = name or first or next(iter(partitions))
     if name not in partitions:
         raise RunError(f"{folder} has no suite {name!r}; it has {', '.join(partitions)}.")
     return name, partitions[name]

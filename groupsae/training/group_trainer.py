@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import build_sae
 from groupsae.saes.scales import Scales
+from groupsae.training.cut import Cut
+from groupsae.training.cut_saes import CutSAE, cut_sae, joined_sae
 from groupsae.training.dead import DeadLatents
 from groupsae.training.faults import FaultMonitor
 from groupsae.training.microbatch import StepResult, backward_in_splits, step_splits
@@ -39,7 +42,8 @@ class GroupTrainer:
     a group of m layers takes m steps for each batch of the stream. `name` is what it goes by, its group's name unless
     the group is trained more than once; `start` the weights it begins with, which take the warm start's learning
     rate and no warm-up of sparsity; `maps` what its layers have of their own; `split` divides batches that memory
-    does not hold, and is shared by groups that train together.
+    does not hold, and is shared by groups that train together. With a `cut` this is one piece of the dictionary, and
+    the ranks that have the others take the same steps.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class GroupTrainer:
         start: InitialWeights | None = None,
         maps: LayerMaps | None = None,
         split: SplitOnOOM | None = None,
+        cut: Cut | None = None,
     ) -> None:
         device = scales.scale_L.device
         self.group, self.name, self.train, self.start = group, name or group_name(group), train, start
@@ -67,6 +72,9 @@ class GroupTrainer:
         else:
             self.sae.load_state_dict(start.sae.state_dict())
             self.rate = warm_rate(train, self.sae.d_sae)
+        self.d_sae, self.cut = self.sae.d_sae, cut
+        if cut is not None:
+            self.sae = cut_sae(self.sae, cut)
         self.sae.to(device)
         self.sae.product_dtype = product_dtype(train.precision, device)
         self.schedule = Schedule(train, device)
@@ -79,12 +87,12 @@ class GroupTrainer:
     @property
     def passes(self) -> int:
         """How often each token is seen, at another layer each time."""
-        return len(self.group) if self.train.layers_per_token == "all" else 1
+        return passes(self.group, self.train)
 
     @property
     def tokens_needed(self) -> int:
         """Tokens of the stream that give the SAE its `num_tokens`."""
-        return -(-self.train.num_tokens // self.passes)
+        return tokens_needed(self.group, self.train)
 
     @property
     def finished(self) -> bool:
@@ -97,7 +105,7 @@ class GroupTrainer:
         for pass_ in range(self.passes):
             kept = min(count, self.schedule.left)
             if kept > 0:
-                x_ND, layers_N = batch.read(self.group, pass_)
+                x_ND, layers_N = batch.read(self.group, pass_, self.tokens_needed)
                 self.step(x_ND[:kept], layers_N[:kept], self.schedule.progress, number)
 
     def step(self, x_ND: Tensor, layers_N: Tensor, progress: float, number: int = 0) -> None:
@@ -115,15 +123,37 @@ class GroupTrainer:
         result = self.split.run(
             lambda splits: backward_in_splits(self.sae, z_ND, dead_S, sparsity, splits, layer_bias),
             self.optimizer.zero_grad,
-            len(z_ND),
+            len(z_ND) if self.cut is None else 1,  # else one rank would take other parts than the others
         )
-        norm = clip(self._learned.values(), self.train.clip_norm)
+        if self.train.freeze_decoder:
+            self.sae.W_dec.grad = None
+        if self.cut is not None:
+            result = self.cut.merged(result)
+        norm = clip(self._learned.values(), self.train.clip_norm, self._norm())
         sound = self.faults.check(result.total, norm, z_ND, layers_N, number, progress * self.train.num_tokens)
         self._apply(rate, sound)
         self.schedule.advance(len(z_ND), result.total)
         self._after_step(result.activity, rate, sound)
         self.dead.update(result.activity, sound)
-        self.meter.add(result, self.dead.mask_S, sound)
+        dead_S, told = self.dead.mask_S, self._about_layers(result, z_ND, layers_N)
+        self.meter.add(told, dead_S.float().mean() if self.cut is None else self.cut.share(dead_S), sound)
+
+    def _norm(self) -> Tensor | None:
+        """The norm of the gradients of all pieces of a dictionary that is cut."""
+        if self.cut is None:
+            return None
+        return self.cut.norm({name: weight.grad for name, weight in self._learned.items() if weight.grad is not None})
+
+    def _about_layers(self, result: StepResult, z_ND: Tensor, layers_N: Tensor) -> StepResult:
+        """The result with the variance about each layer's own mean, as the FVU of a layer is defined.
+
+        Without a center, layers' means differ, and the batch's variance holds those differences as well.
+        """
+        if len(self.group) == 1:
+            return result
+        own = variance_within(z_ND, layers_N, len(self.group))
+        some = own > torch.finfo(own.dtype).eps * result.variance  # none where each layer has one token
+        return replace(result, variance=torch.where(some, own, result.variance))
 
     def _after_step(self, activity: FiringStats, rate: float, sound: Tensor) -> None:
         """The SAE's thresholds and weights of penalties follow a step, unless it was faulty."""
@@ -160,7 +190,9 @@ class GroupTrainer:
         return dict(self.sae.named_parameters()) | biases
 
     def trained(self) -> SparseAutoencoder:
-        """The SAE as it is used from now on: frozen, in float32 throughout, with its lineage."""
+        """The SAE as it is used from now on: frozen, in float32 throughout, with its lineage; joined, if it was cut."""
+        if isinstance(self.sae, CutSAE):
+            self.sae = joined_sae(self.sae)
         self.sae.product_dtype = None
         if self.maps is not None:
             self.maps.requires_grad_(False)
@@ -226,6 +258,25 @@ class GroupTrainer:
         self.schedule.restore(tensors["schedule"])
 
 
+def variance_within(z_ND: Tensor, layers_N: Tensor, layers: int) -> Tensor:
+    """The sum over tokens of ||z_t - mean of z at t's layer||^2, each layer's part times n / (n - 1)."""
+    is_at_MN = (layers_N == torch.arange(layers, device=layers_N.device)[:, None]).to(z_ND.dtype)
+    count_M = is_at_MN.sum(1)
+    mean_MD = is_at_MN @ z_ND / count_M.clamp_min(1)[:, None]
+    square_N = (z_ND - mean_MD[layers_N]).square().sum(1)
+    return (is_at_MN @ square_N * count_M / (count_M - 1).clamp_min(1)).sum()
+
+
+def passes(group: Group, train: TrainConfig) -> int:
+    """How often a group sees each token, at another of its layers each time."""
+    return len(group) if train.layers_per_token == "all" else 1
+
+
+def tokens_needed(group: Group, train: TrainConfig) -> int:
+    """Tokens of the stream that give a group's SAE its `num_tokens`."""
+    return -(-train.num_tokens // passes(group, train))
+
+
 class Meter:
     """Sums over the steps since the last reading, kept on the device: watching costs no synchronization."""
 
@@ -234,7 +285,7 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
 
-    def add(self, result: StepResult, dead_S: Tensor, sound: Tensor) -> None:
+    def add(self, result: StepResult, dead_share: Tensor, sound: Tensor) -> None:
         """Take note of a step, if it is sound."""
         self.sums[0] += sound
         self.sums[1] += result.activity.tokens * sound
@@ -244,7 +295,7 @@ class Meter:
             result.error,
             result.variance,
             result.activity.active,
-            dead_S.float().mean(),
+            dead_share,
         )
         self.sums[2:] += torch.where(sound, torch.stack([part.double() for part in parts]), 0)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from groupsae.saes.kernels.by_name import REFERENCE, kernel_named, kernels_on
 from groupsae.saes.kernels.gather import squared_error
 from groupsae.saes.layer_maps import Bias
 from groupsae.saes.topk import TopKSAE
+from groupsae.training.precision import Precision, choose_precision
 
 Work = Callable[[], Sequence[Tensor]]
 """Computes the gradients of the four weights."""
@@ -31,36 +33,68 @@ TOLERANCE = 0.02
 
 @dataclass(frozen=True)
 class KernelChoice:
-    """The kernel that is taken; what each that was tried takes, in seconds per batch; and why others were left out."""
+    """The kernel that is taken; what each that was tried takes, in seconds per batch; and why others were left out.
+
+    `precision` is that of the encoder's product, and `bf16_speedup` how many times as fast as float32 bfloat16 is,
+    where that decided it.
+    """
 
     name: str = REFERENCE.name
     seconds: dict[str, float] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
+    precision: Precision = "float32"
+    bf16_speedup: float | None = None
+
+    @property
+    def measured(self) -> bool:
+        """Whether anything was measured to come to it."""
+        return bool(self.seconds or self.faults or self.bf16_speedup)
 
     def __str__(self) -> str:
         tried = [f"{name} {1e3 * seconds:.2f} ms" for name, seconds in self.seconds.items()]
-        return "; ".join([self.name, *tried, *(f"{name} left out: {why}" for name, why in self.faults.items())])
+        left_out = [f"{name} left out: {why}" for name, why in self.faults.items()]
+        rates = [f"bf16 products {self.bf16_speedup:.2f} times as fast"] if self.bf16_speedup else []
+        return "; ".join([f"{self.name}, {self.precision}", *tried, *left_out, *rates])
 
 
-def choose_kernel(saes: Sequence[SparseAutoencoder], tokens: int, before: KernelChoice | None = None) -> KernelChoice:
-    """The kernel of a training whose SAEs are all alike in size, which they take from now on.
+def choose_kernel(
+    saes: Sequence[SparseAutoencoder],
+    tokens: int,
+    before: KernelChoice | None = None,
+    precision: Literal["auto", "float32", "bf16"] = "float32",
+) -> KernelChoice:
+    """The kernel and precision of a training whose SAEs are all alike in size, which they take from now on.
 
-    It is the one of `before`, where this machine has it, and else chosen for batches of so many tokens.
+    The kernel is the one of `before`, where this machine has it, and else chosen for batches of so many tokens. The
+    precision is that of `before`, wherever there is one; `auto` is else decided by what this machine is faster at.
     """
+    precision_facts = _precision(saes[0], before, precision)
+    for sae in saes:
+        sae.product_dtype = torch.bfloat16 if precision_facts["precision"] == "bf16" else None
     choice = before if before and _has(before.name, saes[0].W_dec.device) else choice_for(saes[0], tokens)
+    choice = replace(choice, **precision_facts)
     for sae in saes:
         if isinstance(sae, TopKSAE):
             sae.kernel = kernel_named(choice.name)
     return choice
 
 
+def _precision(sae: SparseAutoencoder, before: KernelChoice | None, precision: str) -> dict[str, Any]:
+    if before:
+        return {"precision": before.precision, "bf16_speedup": before.bf16_speedup}
+    if precision != "auto":
+        return {"precision": "bf16" if sae.product_dtype == torch.bfloat16 else "float32"}
+    chosen, speedup = choose_precision(sae.W_dec.device)
+    return {"precision": chosen, "bf16_speedup": speedup}
+
+
 def choice_for(sae: SparseAutoencoder, tokens: int) -> KernelChoice:
     """The choice for batches of so many tokens, on the device that the SAE is on.
 
-    Architectures other than TopK know only one kernel, and so do CPUs: nothing is measured for them.
+    Architectures other than TopK know only one kernel, and so do a nested TopK and CPUs: nothing is measured for them.
     """
     device = sae.W_dec.device
-    if not isinstance(sae, TopKSAE) or len(kernels_on(device)) == 1:
+    if not isinstance(sae, TopKSAE) or sae.nested or len(kernels_on(device)) == 1:
         return KernelChoice()
     try:
         return fastest(sae, tokens, kernels_on(device))

@@ -33,13 +33,15 @@ def warmup(progress: float, share: float) -> float:
     return 1.0 if share == 0 else min(1.0, progress / share)
 
 
-def clip(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
+def clip(parameters: Iterable[nn.Parameter], largest: float, norm: Tensor | None = None) -> Tensor:
     """The norm of one SAE's gradients, all together, which are then scaled so that it is at most `largest`.
 
-    On a CPU gradients within it are left alone; elsewhere looking would be a synchronization.
+    `norm` is that norm where more than these parameters count. On a CPU gradients within it are left alone; elsewhere
+    looking would be a synchronization.
     """
     owners = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in owners])
+    if norm is None:
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in owners])
     if norm.device.type != "cpu" or not norm <= largest:
         nn.utils.clip_grads_with_norm_(owners, largest, norm)
     return norm

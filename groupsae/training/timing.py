@@ -31,7 +31,7 @@ def time_steps(
     x_ND = torch.cat(parts)[:wanted]
     scales = measure_scales(source, max(1, len(x_ND)), seed=seed)
     group = GroupTrainer((source.hookpoints[-1],), scales, source.d_model, sae, train, seed)
-    choose_kernel([group.sae], len(x_ND))
+    choose_kernel([group.sae], len(x_ND), precision=train.precision)
     layers_N = torch.zeros(len(x_ND), dtype=torch.long, device=source.device)
     step = _median(lambda: group.step(x_ND, layers_N, 0.0), repeats, source.device)
     return Rates(read, step * wanted / len(x_ND), wanted)

@@ -8,15 +8,21 @@ from dataclasses import dataclass, field
 from groupsae.activations.shuffle import BufferLayout, ShuffledStream
 from groupsae.activations.source import ActivationSource
 from groupsae.config import ActivationsConfig, PerLayer, SAEConfig, TopKConfig, TrainConfig
+from groupsae.distributed.ranks import ALONE, Ranks
 from groupsae.errors import ConfigError, PartitionError
 from groupsae.partition import Group, Partition, group_name
+from groupsae.planning.cluster import ClusterPlan, assign, latent_slices
+from groupsae.planning.cost import sparse_step_flops
 from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.layer_maps import LayerMaps
+from groupsae.saes.lineage import Lineage
 from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite
 from groupsae.training.checkpoint import Checkpoints
+from groupsae.training.cut import Cut
+from groupsae.training.cut_saes import why_not_cut
 from groupsae.training.fit import fit_layer_maps, measure_scales
-from groupsae.training.group_trainer import GroupTrainer
+from groupsae.training.group_trainer import GroupTrainer, tokens_needed
 from groupsae.training.hooks import Hooks
 from groupsae.training.kernel_choice import KernelChoice
 from groupsae.training.loop import Loop
@@ -26,7 +32,10 @@ from groupsae.training.warm_start import InitialWeights, WarmStart
 
 @dataclass(frozen=True)
 class Trained:
-    """What training gave: an SAE per group, the scales, the seconds by part and by group, the kernel of the steps."""
+    """What training gave: an SAE per group, the scales, the seconds by part and by group, the kernel of the steps.
+
+    Of several ranks each has the SAEs and layer maps of its own groups only; `seconds` are those of all ranks together.
+    """
 
     saes: dict[str, SparseAutoencoder]
     scales: Scales
@@ -35,6 +44,10 @@ class Trained:
     masked: int = 0
     """Positions that the stream was read without, because their activations are not finite."""
     kernel: KernelChoice = field(default_factory=KernelChoice)
+    lineages: dict[str, Lineage] = field(default_factory=dict)
+    """Of every SAE, whichever rank has it."""
+    rank_seconds: list[dict[str, float]] = field(default_factory=list)
+    """What each rank did with its time: reading, exchanging, training, saving, waiting, other."""
 
     def suite(self, partition: Partition) -> Suite:
         """The suite of one partition whose groups were all trained."""
@@ -46,13 +59,16 @@ class Trained:
 class TrainJob:
     """One SAE to be trained: the group it serves, its own settings, and what it starts from, if not from scratch.
 
-    Of the settings, those of batches, logs and saves are the whole training's.
+    Of the settings, those of batches, logs and saves are the whole training's. Without a section or a seed of its own
+    it takes the whole training's; its seed decides first weights only.
     """
 
     group: Group
     train: TrainConfig
     start: InitialWeights | None = None
     maps: LayerMaps | None = None
+    sae: SAEConfig | None = None
+    seed: int | None = None
 
 
 def train(
@@ -113,6 +129,8 @@ def train_groups(
     layer_maps: Mapping[Group, LayerMaps] | None = None,
     checkpoints: Checkpoints | None = None,
     hooks: Hooks = Hooks(),  # noqa: B008 - frozen
+    ranks: Ranks = ALONE,
+    read_cost: float = 0.0,
 ) -> Trained:
     """An SAE for each distinct group, all trained on the same batches.
 
@@ -135,6 +153,8 @@ def train_groups(
         buffer_tokens=buffer_tokens,
         checkpoints=checkpoints,
         hooks=hooks,
+        ranks=ranks,
+        read_cost=read_cost,
     )
 
 
@@ -149,42 +169,124 @@ def train_together(
     buffer_tokens: int,
     checkpoints: Checkpoints | None = None,
     hooks: Hooks = Hooks(),  # noqa: B008 - frozen
+    ranks: Ranks = ALONE,
+    read_cost: float = 0.0,
 ) -> Trained:
     """An SAE for each job, by name, all trained on the same batches.
 
     Per batch activations are read once. Each group sees every token at one drawn layer, or in turn at all of its
-    layers. Several jobs may be of one group: they see the same, and differ in how they start or how long they train.
+    layers. Several jobs may be of one group: they see the same, and differ in SAE, seed, start or how long they train.
     With `checkpoints`, states are saved there every `save_every_tokens`, and training continues from the last one, if
     there is one.
+
+    With several `ranks` each trains its own jobs (`plan_ranks`), to the same bits as if it trained all. `read_cost`,
+    the FLOPs of reading one token, decides how the reading is divided.
     """
     groups = [job.group for job in jobs.values()]
-    _require_possible(source, groups, sae, train, buffer_tokens)
+    for section in dict.fromkeys(job.sae or sae for job in jobs.values()):
+        _require_possible(source, groups, section, train, buffer_tokens)
+    if hooks.eval and not ranks.alone:
+        raise ConfigError("Evaluations during training need every SAE in one process; train without torchrun.")
+    plan = plan_ranks(jobs, ranks.size, sae, source.d_model, read_cost)
+    owned = [
+        [name for name, owners in zip(jobs, plan.owners, strict=True) if rank in owners] for rank in range(ranks.size)
+    ]
+    if hooks.planned and not ranks.alone:
+        hooks.planned(plan)
+    cuts = _cuts(jobs, plan, sae, source.d_model, ranks)
     split = step_splits()
     in_training = [
         GroupTrainer(
-            job.group,
+            jobs[name].group,
             scales,
             source.d_model,
-            sae,
-            job.train,
-            seed,
+            jobs[name].sae or sae,
+            jobs[name].train,
+            seed if jobs[name].seed is None else jobs[name].seed,
             name=name,
-            start=job.start,
-            maps=job.maps,
+            start=jobs[name].start,
+            maps=jobs[name].maps,
             split=split,
+            cut=cuts.get(name),
         )
-        for name, job in jobs.items()
+        for name in owned[ranks.rank]
     ]
-    slots = BufferLayout.of(groups, every_layer=train.layers_per_token == "all")
-    num_tokens = max(group.tokens_needed for group in in_training)
-    stream = ShuffledStream(source, num_tokens, slots, train.batch_tokens, buffer_tokens, seed)
-    loop = Loop(stream, in_training, train, checkpoints, hooks)
+    every_layer = train.layers_per_token == "all"
+    layouts = [BufferLayout.of([jobs[name].group for name in names], every_layer=every_layer) for names in owned]
+    stream = ShuffledStream(
+        source,
+        max(tokens_needed(job.group, job.train) for job in jobs.values()),
+        layouts[ranks.rank],
+        train.batch_tokens,
+        buffer_tokens,
+        seed,
+        ranks=ranks,
+        layouts=layouts,
+        row_counts=plan.row_counts,
+    )
+    loop = Loop(stream, in_training, train, checkpoints, hooks, {name: job.group for name, job in jobs.items()})
     loop.resume()
     loop.choose_kernel()
     loop.run()
-    saes = {group.name: group.trained() for group in in_training}
-    layer_maps = {group.name: group.maps for group in in_training if group.maps is not None}
-    return Trained(saes, scales, loop.seconds, layer_maps, loop.position.masked, loop.kernel)
+    return _trained(loop, scales, ranks)
+
+
+def plan_ranks(
+    jobs: Mapping[str, TrainJob], num_ranks: int, sae: SAEConfig, d_model: int, read_cost: float = 0.0
+) -> ClusterPlan:
+    """Which rank trains which job and which share of the rows it reads: a function of its arguments alone.
+
+    Costs are FLOPs of sparse steps. `sae` is the section of jobs that have none of their own; `read_cost` is as for
+    `train_together`. Dictionaries are cut only where there are more ranks than jobs: a piece is not trained to the
+    same bits as the whole.
+    """
+    num_tokens = max(tokens_needed(job.group, job.train) for job in jobs.values())
+    sections = [job.sae or sae for job in jobs.values()]
+    flops = [sparse_step_flops(d_model, section.width(d_model), section.k) for section in sections]
+    costs = [float(job.train.num_tokens * each) for job, each in zip(jobs.values(), flops, strict=True)]
+    may_cut = num_ranks > len(jobs) and not why_not_cut_any(jobs, sae)
+    return assign(costs, num_ranks, read_cost=read_cost * num_tokens, may_cut=may_cut)
+
+
+def why_not_cut_any(jobs: Mapping[str, TrainJob], sae: SAEConfig) -> str:
+    """Why the dictionaries of these jobs are not cut over ranks; empty if they can be."""
+    if any(job.maps is not None for job in jobs.values()):
+        return "the layer maps of group.layer_maps are not divided among pieces"
+    return next((why for job in jobs.values() if (why := why_not_cut(job.sae or sae))), "")
+
+
+def _cuts(
+    jobs: Mapping[str, TrainJob], plan: ClusterPlan, sae: SAEConfig, d_model: int, ranks: Ranks
+) -> dict[str, Cut]:
+    """This rank's pieces of dictionaries that are cut, by the job's name."""
+    found: dict[str, Cut] = {}
+    shared: dict[tuple[int, ...], Ranks | None] = {}
+    for (name, job), owners in zip(jobs.items(), plan.owners, strict=True):
+        if len(owners) == 1:
+            continue
+        if owners not in shared:
+            shared[owners] = ranks.subset(owners)
+        if shared[owners] is not None:
+            width = (job.sae or sae).width(d_model)
+            found[name] = Cut(shared[owners], latent_slices(width, len(owners)))
+    return found
+
+
+def _trained(loop: Loop, scales: Scales, ranks: Ranks) -> Trained:
+    trained = {group: group.trained() for group in loop.groups}  # pieces are joined, which takes all their ranks
+    saes = {group.name: sae for group, sae in trained.items() if group.cut is None or group.cut.ranks.first}
+    told = ranks.gather({name: sae.lineage.to_json() for name, sae in saes.items()})
+    lineages = {name: Lineage.from_json(values) for one in told for name, values in one.items()}
+    return Trained(
+        saes,
+        scales,
+        loop.seconds,
+        {group.name: group.maps for group in loop.groups if group.maps is not None},
+        loop.position.masked,
+        loop.kernel,
+        {name: lineages[name] for name in loop.names},
+        loop.rank_seconds,
+    )
 
 
 def _require_possible(

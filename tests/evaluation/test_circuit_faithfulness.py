@@ -1,6 +1,7 @@
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 from circuit_cases import CIRCUIT, D_TOY, everywhere, random_prompts, spliced_toy, toy_prompts
@@ -8,6 +9,7 @@ from evaluation_cases import VOCABULARY, identity_suite, make_model, random_suit
 
 from groupsae.evaluation.circuits.curves import Ratios, mean_height
 from groupsae.evaluation.circuits.faithfulness import Ablation, mean_latents
+from groupsae.evaluation.circuits.prompts import Prompts, prompt_clusters
 from groupsae.evaluation.circuits.spliced import SplicedModel
 from groupsae.evaluation.circuits.tasks import differences
 
@@ -126,6 +128,26 @@ def test_intervals_cover_as_often_as_they_say():
         found = Ratios(full_P, empty_P, 200, seed).estimate(m_P)
         hits += found.low <= 0.5 <= found.high
     assert 51 <= hits <= 60
+
+
+def test_intervals_by_cluster_cover_where_those_by_prompt_do_not():
+    """Groups of 8 pairs that share a prompt: a nominal 95 % interval must hold the true ratio about as often."""
+    hits = {"pair": 0, "cluster": 0}
+    for seed in range(200):
+        random = torch.Generator().manual_seed(seed)
+        full_P = torch.full((240,), 3.0)
+        m_P = 1.5 + torch.randn(30, generator=random).repeat_interleave(8) + 0.3 * torch.randn(240, generator=random)
+        for name, clusters_P in (("pair", None), ("cluster", np.repeat(np.arange(30), 8))):
+            found = Ratios(full_P, torch.zeros(240), 200, seed, clusters_P).estimate(m_P)
+            hits[name] += found.low <= 0.5 <= found.high
+    assert hits["pair"] < 0.7 * 200
+    assert 0.88 * 200 < hits["cluster"] < 0.99 * 200
+
+
+def test_pairs_that_share_a_prompt_are_one_cluster():
+    one = Prompts(torch.tensor([[1, 2], [3, 4], [5, 6]]), torch.tensor([[7, 8], [1, 2], [9, 9]]), torch.zeros(3, 2))
+    longer = Prompts(torch.tensor([[1, 2, 3], [4, 4, 4]]), torch.tensor([[3, 2, 1], [1, 2, 3]]), torch.zeros(2, 2))
+    assert prompt_clusters([one, longer]).tolist() == [0, 0, 1, 2, 2]
 
 
 def test_the_same_seed_gives_the_same_interval():

@@ -3,18 +3,22 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+import torch
 from circuit_cases import bracket_model
 from evaluation_cases import identity_suite, random_suite
 from tiny import tiny_tokenizer
 
 from groupsae.activations.harvest import Harvester
+from groupsae.activations.positions import OutlierRule
 from groupsae.config.circuits import CircuitsConfig
 from groupsae.evaluation.circuits import evaluate_circuits
+from groupsae.evaluation.circuits.spliced import KeptPositions
 from groupsae.metrics import CIRCUITS
 from groupsae.saes.topk import TopKSAE
 from groupsae.text.tokens import TokenRows
 
 HOOKPOINTS = ("layers.0", "layers.1")
+BRACKET = 7
 CONFIG = CircuitsConfig(
     tasks=("closing-bracket", "indirect-object"), num_pairs=32, set_sizes=(1, 8, 1000), resamples=50
 )
@@ -136,3 +140,48 @@ def test_only_the_bound_encoder_and_decoder_are_asked_for(evaluate, monkeypatch)
     monkeypatch.setattr(TopKSAE, "encode_sparse", refuse)
     monkeypatch.setattr(TopKSAE, "decode_sparse", refuse)
     evaluate({"one": suite}, CONFIG.model_copy(update={"tasks": ("closing-bracket",), "set_sizes": (4,)}))
+
+
+# ---- positions of huge norm
+
+
+@pytest.fixture(scope="module")
+def sinking():
+    """The bracket model, in which an opening bracket has a hundred times longer embedding, and ordinary rows."""
+    model = bracket_model()
+    model.get_input_embeddings().weight.data[BRACKET] *= 100
+    ids = np.random.default_rng(0).integers(64, 90, (16, 16)).astype(np.uint16)
+    return model, TokenRows(ids, (256,))
+
+
+def test_saes_do_not_stand_where_the_untouched_model_has_a_huge_norm(sinking):
+    model, rows = sinking
+    ids_PT = torch.tensor([[70, 71, BRACKET, 72, 73], [256, 70, 71, 72, 73]])
+    by_norm = KeptPositions(Harvester(model, rows, HOOKPOINTS))(ids_PT)
+    assert by_norm.tolist() == [[False, True, False, True, True], [False, True, True, True, True]]
+    without = Harvester(model, rows, HOOKPOINTS, outliers=OutlierRule(max_norm=0))
+    assert KeptPositions(without)(ids_PT)[0].tolist() == [False, True, True, True, True]
+    assert KeptPositions(Harvester(model, rows, HOOKPOINTS, skip_special=False))(ids_PT).all()
+
+
+def test_each_prompt_is_read_once_to_find_its_positions(sinking, monkeypatch):
+    source = Harvester(*sinking, HOOKPOINTS)
+    keep, ids_PT = KeptPositions(source), torch.full((2, 5), 70)
+    before = keep(ids_PT)
+    monkeypatch.setattr(source, "left_out_of", None)
+    assert torch.equal(keep(ids_PT.clone()), before)
+
+
+def test_circuits_leave_huge_norms_as_they_are(sinking):
+    config = CircuitsConfig(tasks=("closing-bracket",), num_pairs=32, set_sizes=(1,), resamples=50, min_accuracy=0)
+    zero = identity_suite(HOOKPOINTS)
+    for sae in zero.saes.values():
+        sae.W_dec.data.zero_()
+
+    def full_and_without(max_norm):
+        source = Harvester(*sinking, HOOKPOINTS, outliers=OutlierRule(first=0, max_norm=max_norm))
+        task = evaluate_circuits({"zero": zero}, source, tiny_tokenizer(), config).tasks["closing-bracket"]
+        return task.full, task.suites["zero"].error_removed.empty
+
+    (full, kept), (_, removed) = full_and_without(10.0), full_and_without(0.0)
+    assert full != kept != removed

@@ -8,10 +8,9 @@ import torch
 from evaluation_cases import random_suite
 from scipy import stats
 
-from groupsae.activations.source import SyntheticSource
+from groupsae.activations.source import SyntheticSource, row_clusters
 from groupsae.evaluation.aggregate import by_group, differences, over_layers
 from groupsae.evaluation.intervals import RowEstimate, difference, mean, ratio
-from groupsae.evaluation.masks import row_clusters
 from groupsae.evaluation.reconstruction import evaluate_reconstructions
 from groupsae.metrics import RECONSTRUCTION
 from groupsae.text.tokens import TokenRows

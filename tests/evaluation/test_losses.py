@@ -108,6 +108,16 @@ def test_several_hookpoints_are_spliced_one_at_a_time():
         require_equal(found, hookpoint, naive(model, suite, hookpoint, rows))
 
 
+def test_hookpoints_that_are_not_asked_for_are_only_spliced_with_all_others():
+    source = make_source(make_model())
+    suites = {"a": random_suite()}
+    whole = evaluate_losses(suites, source, 64)
+    some = evaluate_losses(suites, source, 64, alone=["layers.1"], both_scopes=False)
+    assert set(some.suites["a"]) == set(some.ablated) == {"layers.1"} and some.other_scope is None
+    assert some.suites["a"]["layers.1"] == whole.suites["a"]["layers.1"]
+    assert some.all_layers == whole.all_layers
+
+
 @pytest.mark.parametrize("batch_rows", [1, 4, 7])
 def test_losses_do_not_depend_on_how_rows_are_batched(batch_rows):
     suite, model = random_suite(), make_model()

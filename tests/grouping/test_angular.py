@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from grouping_cases import FixedSource
 
@@ -101,14 +102,58 @@ def test_the_standard_error_is_the_spread_of_repeated_measurements():
     assert np.mean(errors) == pytest.approx(np.std(means) / 0.75**0.5, rel=0.5)
 
 
-def test_one_batch_has_no_standard_error():
-    assert angular_distances(SyntheticSource(), 100).standard_error is None
+class Documents(FixedSource):
+    """Two layers of 2 numbers, in documents of 8 rows: how far the layers are apart differs from document to document.
+
+    `known` says whether the source tells which rows are of one document.
+    """
+
+    def __init__(self, seed, *, known, documents=24):
+        random = torch.Generator().manual_seed(seed)
+        angle_N = 0.6 + 0.1 * torch.randn(documents, generator=random).repeat_interleave(8 * 10)
+        angle_N += 0.1 * torch.randn(angle_N.shape, generator=random)
+        turn_N = 6.2832 * torch.rand(angle_N.shape, generator=random)
+        layers = [torch.stack([(turn_N + by).cos(), (turn_N + by).sin()], 1) for by in (0, angle_N)]
+        super().__init__(torch.stack(layers), batch_rows=48)
+        if known:
+            self.documents = lambda rows: torch.tensor(rows) // 8
+
+
+def test_intervals_by_document_hold_the_distance_where_those_by_row_do_not():
+    held = {True: 0, False: 0}
+    truth, width = 0.6 / np.pi, scipy.stats.t.ppf(0.975, 23)
+    for seed in range(100):
+        for known in held:
+            measured = angular_distances(Documents(seed, known=known), 10**6)
+            held[known] += abs(measured.matrix[0, 1] - truth) < width * measured.standard_error[0, 1]
+    assert held[False] < 75
+    assert 89 < held[True] < 100
+
+
+def test_more_documents_than_clusters_are_kept_apart_give_the_same_error(monkeypatch):
+    source = Documents(0, known=True, documents=240)
+    apart = angular_distances(source, 10**6)
+    monkeypatch.setattr(angular, "MAX_CLUSTERS", 60)
+    together = angular_distances(source, 10**6)
+    np.testing.assert_allclose(together.matrix, apart.matrix, atol=1e-12)
+    assert together.standard_error[0, 1] == pytest.approx(apart.standard_error[0, 1], rel=0.3)
+
+
+def test_few_documents_end_no_measurement_early():
+    source = Documents(0, known=True, documents=angular.MIN_CLUSTERS - 1)
+    assert angular_distances(source, 10**6, until_stderr=0.5).num_tokens == source.num_rows * 10
+    longer = Documents(0, known=True, documents=40)
+    assert angular_distances(longer, 10**6, until_stderr=0.5).num_tokens < longer.num_rows * 10
+
+
+def test_one_document_has_no_standard_error():
+    assert angular_distances(Documents(0, known=True, documents=1), 10**6).standard_error is None
 
 
 def test_measuring_stops_once_the_standard_error_is_small_enough():
     source = SyntheticSource(num_layers=3)
     stopped = angular_distances(source, 8000, until_stderr=0.05)
-    assert stopped.num_tokens == angular.MIN_BATCHES * 8 * 32
+    assert stopped.num_tokens == 2 * 8 * 32
     assert stopped.standard_error.max() < 0.05
     assert angular_distances(source, 8000, until_stderr=1e-9).num_tokens == 8000
 

@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from groupsae import export_saelens, export_sparsify
 from groupsae.errors import ConfigError, RunError
+from groupsae.interop.model_facts import ModelFacts
+from groupsae.text.tokens import TokenRows
 
 
 def read(folder, weights):
@@ -84,8 +86,10 @@ def test_the_files_are_those_that_the_tools_look_for_and_say_where_the_sae_comes
     assert (cfg["architecture"], cfg["d_in"], cfg["d_sae"], cfg["dtype"]) == ("jumprelu", D_MODEL, D_SAE, "float32")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     metadata = cfg["metadata"]
-    assert metadata["hook_name"] == "blocks.2.hook_resid_post" and metadata["hf_hook_name"] == "layers.2"
-    assert (metadata["model_name"], metadata["context_size"]) == ("demo", 64)
+    assert metadata["hook_name"] == metadata["hf_hook_name"] == "gpt_neox.layers.2"
+    assert "blocks.2.hook_resid_post, loads hub ids only" in metadata["hook_name_note"]
+    assert metadata["model_class_name"] == "AutoModelForCausalLM"
+    assert Path(metadata["model_name"]).is_dir() and metadata["context_size"] == 64
     assert metadata["group_layers"] == ["layers.0", "layers.2"]
     assert metadata["groupsae"]["sae"]["architecture"] == "batchtopk"
 
@@ -183,3 +187,47 @@ def test_a_run_without_saes_is_refused_naming_the_command(here, call):
     assert code == 2 and "groupsae train" in err
     code, _, err = call("export", "runs/none", "--to", "saelens")
     assert code == 2 and "not a run directory" in err
+
+
+def test_an_export_says_where_transformer_lens_reads_the_same_tensor_and_only_there(tmp_path, monkeypatch):
+    suite = single("topk")
+    export_saelens(suite, tmp_path / "unknown", model_name="someone/unknown")
+    metadata = read(tmp_path / "unknown" / "layers.2", "sae_weights.safetensors")[0]["metadata"]
+    assert metadata["hook_name"] == "blocks.2.hook_resid_post" and "hf_hook_name" not in metadata
+    known = ModelFacts("someone/gemma", "gemma2", "model", "layers", 4, 16, frozenset(PARTITION.hookpoints))
+    monkeypatch.setattr(ModelFacts, "find", lambda name: known)
+    export_saelens(suite, tmp_path / "known", model_name="someone/gemma")
+    metadata = read(tmp_path / "known" / "layers.2", "sae_weights.safetensors")[0]["metadata"]
+    assert (metadata["hook_name"], metadata["hf_hook_name"]) == ("blocks.2.hook_resid_post", "model.layers.2")
+    assert metadata["model_class_name"] == "HookedTransformer" and "hook_name_note" not in metadata
+    other = ModelFacts("someone/cohere", "cohere", "model", "layers", 4, 16, frozenset(PARTITION.hookpoints))
+    monkeypatch.setattr(ModelFacts, "find", lambda name: other)
+    export_saelens(suite, tmp_path / "other", model_name="someone/cohere")
+    metadata = read(tmp_path / "other" / "layers.2", "sae_weights.safetensors")[0]["metadata"]
+    assert metadata["hook_name"] == "model.layers.2" and "another residual stream" in metadata["hook_name_note"]
+    assert metadata["model_class_name"] == "AutoModelForCausalLM"
+
+
+def test_an_export_says_which_rows_and_positions_the_sae_was_trained_on(done, call):
+    call("export", done, "--to", "saelens", "--suite", "baseline")
+    metadata = read(done / "exports/saelens/baseline/layers.1", "sae_weights.safetensors")[0]["metadata"]
+    assert (metadata["prepend_bos"], metadata["exclude_special_tokens"]) == (False, True)
+    assert metadata["seqpos_slice"] == [1, None] and metadata["model_from_pretrained_kwargs"] == {}
+    rows = TokenRows.load(done / "tokens" / "rows.safetensors")
+    rows.ids_RT[:, 0] = rows.special_ids[0]
+    (done / "tokens" / "rows.safetensors").unlink()
+    rows.save(done / "tokens" / "rows.safetensors")
+    call("export", done, "--to", "saelens", "--suite", "baseline", "--overwrite")
+    metadata = read(done / "exports/saelens/baseline/layers.1", "sae_weights.safetensors")[0]["metadata"]
+    assert metadata["prepend_bos"] is True
+
+
+def test_an_export_is_marked_stale_once_its_run_is_trained_again(done, call):
+    call("export", done, "--to", "saelens", "--suite", "baseline")
+    index = done / "exports" / "saelens" / "baseline" / "export.json"
+    assert "stale" not in json.loads(index.read_text())
+    code, _, err = call("train", done, "--overwrite", "--learning-rate", "0.01")
+    assert code == 0 and "exports/saelens/baseline was made of an earlier training" in err
+    assert "earlier training" in json.loads(index.read_text())["stale"]
+    call("export", done, "--to", "saelens", "--suite", "baseline", "--overwrite")
+    assert "stale" not in json.loads(index.read_text())

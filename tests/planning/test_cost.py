@@ -27,7 +27,7 @@ BLOCK_FLOPS = 24 * 768**2 + 4 * 1024 * 768
 
 def mflop_per_token(model, groups):
     architecture = PYTHIA[model]
-    return paper_cost(architecture, groups, 16 * architecture.d_model).per_token / 1e6
+    return paper_cost(architecture, groups, 16 * architecture.d_model).per_sae_token / 1e6
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_the_papers_formula_gives_the_published_costs(model, harvest, step, base
     assert round(cost.training / groups / 1e6, 2) == step
     whole = mflop_per_token(model, architecture.num_layers - 1)
     assert round(whole, 1) == baseline
-    assert round(cost.per_token / 1e6, 1) == grouped
-    assert round(100 * (1 - cost.per_token / 1e6 / whole), 1) == saving
+    assert round(cost.per_sae_token / 1e6, 1) == grouped
+    assert round(100 * (1 - cost.per_sae_token / 1e6 / whole), 1) == saving
 
 
 def test_the_papers_formula_gives_the_whole_published_table():
@@ -64,7 +64,7 @@ def test_the_papers_formula_gives_the_whole_published_table():
 def test_cost_is_in_proportion_to_tokens():
     one, many = (paper_cost(SMALL, 6, 12288, num_tokens=tokens) for tokens in (1, 1_000_000))
     assert many.total == 1_000_000 * one.total
-    assert many.per_token == one.per_token
+    assert many.per_sae_token == one.per_sae_token
 
 
 def test_a_sparse_step_is_hardly_more_than_the_encoders_product():

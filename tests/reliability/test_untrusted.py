@@ -209,5 +209,8 @@ def test_an_unfinished_training_is_not_lost_to_other_settings(done, call):
     assert code == 2 and "train.batch_tokens: 64 -> 32" in err and "Give --overwrite" not in err
     assert "unfinished training (512 tokens)" in err and "--overwrite would discard it" in err
     assert f"Continue it with its own settings by `groupsae run {done}`" in err and "--out" in err
+    code, _, err = call("run", "tiny.toml", "--train.batch-tokens", "32")
+    assert code == 2 and "Continue that run with `groupsae run runs/tiny`" in err and "--out" in err
+    assert "--overwrite; an unfinished training lies there as well, and would be discarded" in err
     assert call("train", done)[0] == 0
     note("kinds of lying headers refused: " + str(len(HEADERS)))

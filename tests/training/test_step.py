@@ -1,6 +1,7 @@
 """What one optimizer step does."""
 
 import traceback
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,48 @@ def test_a_group_sees_exactly_the_tokens_asked_for_even_if_they_do_not_divide_by
     assert sum(len(x_ND) for x_ND, *_ in taken(group, True, num_tokens=200)) == 333
 
 
+@pytest.mark.parametrize(("num_tokens", "text"), [(333 * 2, 333), (250, 200)])
+def test_with_every_layer_each_token_is_seen_once_at_each_though_the_last_block_is_cut(num_tokens, text):
+    """The stream has blocks of 128 tokens, and the group's tokens end within one; so may the stream's."""
+    train = TRAIN.model_copy(update={"layers_per_token": "all", "num_tokens": num_tokens})
+    steps = taken(make_group(train=train), True, num_tokens=text)
+    seen = Counter(
+        (int(layer), x_D.numpy().tobytes())
+        for x_ND, layers_N, *_ in steps
+        for x_D, layer in zip(x_ND, layers_N, strict=True)
+    )
+    assert len(seen) == num_tokens and set(seen.values()) == {1}
+    source = make_source()
+    rows_LNB = [[x_D.numpy().tobytes() for x_D in x_ND] for x_ND in source.read(range(source.num_rows))[[0, 2]]]
+    token = {(layer, row): number for layer, rows in enumerate(rows_LNB) for number, row in enumerate(rows)}
+    at_layer = [{token[one] for one in seen if one[0] == layer} for layer in (0, 1)]
+    assert at_layer[0] == at_layer[1] and len(at_layer[0]) == num_tokens // 2
+
+
+def test_the_logged_fvu_is_about_each_layers_own_mean():
+    """Without a center, layers' means differ: a common mean would make the FVU smaller than the layers' own."""
+    source = make_source()
+    scales = measure_scales(source, 300)
+    group = GroupTrainer(("layers.0", "layers.2"), scales, source.d_model, SAE, TRAIN, 0)
+    x_ND, layers_N = batch(128)
+    z_ND = scales.at(group.group).normalize(x_ND, layers_N)
+    error = (z_ND - group.sae(z_ND)).square().sum()
+    parts = [z_ND[layers_N == layer] for layer in (0, 1)]
+    own = sum(part.var(0, correction=1).sum() * len(part) for part in parts)
+    together = (z_ND - z_ND.mean(0)).square().sum()
+    group.step(x_ND, layers_N, 0.0)
+    found = group.meter.read()["fvu"]
+    assert found == pytest.approx((error / own).item(), rel=1e-4)
+    assert found > 1.05 * (error / together).item()
+
+
+def test_layers_of_one_token_each_have_the_batchs_variance():
+    group = make_group()
+    x_ND, _ = batch(2)
+    group.step(x_ND, torch.tensor([0, 1]), 0.0)
+    assert 0 < group.meter.read()["fvu"] < 100
+
+
 def test_the_sae_sees_each_token_in_the_scale_and_center_of_its_layer(monkeypatch):
     source = make_source()
     scales = measure_scales(source, 300, center=True)
@@ -301,3 +344,14 @@ def test_latents_that_are_dead_before_a_step_get_the_auxiliary_loss():
     assert group.meter.read()["auxk"] == 0
     group.step(*batch(16), 0.0)
     assert group.meter.read()["auxk"] > 0
+
+
+def test_a_frozen_decoder_stays_as_it_was_drawn_while_the_rest_learns():
+    frozen, free = (make_group(train=TRAIN.model_copy(update={"freeze_decoder": value})) for value in (True, False))
+    before = frozen.sae.W_dec.detach().clone(), frozen.sae.W_enc.detach().clone()
+    for one in (frozen, free):
+        for _ in range(4):
+            one.step(*batch(), progress=0.0)
+    torch.testing.assert_close(frozen.sae.W_dec, before[0], atol=1e-6, rtol=0)
+    assert not torch.allclose(free.sae.W_dec, before[0], atol=1e-3)
+    assert not torch.allclose(frozen.sae.W_enc, before[1], atol=1e-3)

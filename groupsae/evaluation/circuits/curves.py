@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ class Point:
 
     m       mean logit difference over the test prompts
     ratio   (m - m(empty)) / (m(full) - m(empty)), means over prompts first; None where the difference
-            below the line cannot be told from zero; 95 % intervals are over resampled prompts
+            below the line cannot be told from zero; 95 % intervals are over resampled clusters of prompts
     median  the median over prompts of each prompt's own ratio
     """
 
@@ -42,15 +43,23 @@ class Curve:
 
 
 class Ratios:
-    """Makes curves from m on P test prompts; the same resamples of the prompts serve every curve."""
+    """Makes curves from m on P test prompts; the same resamples of the prompts serve every curve.
 
-    def __init__(self, full_P: Tensor, empty_P: Tensor, resamples: int, seed: int) -> None:
+    `clusters_P` numbers pairs that are not independent from 0, and they are drawn together; without it, each pair is
+    drawn alone.
+    """
+
+    def __init__(
+        self, full_P: Tensor, empty_P: Tensor, resamples: int, seed: int, clusters_P: np.ndarray | None = None
+    ) -> None:
         self._full_P, self._empty_P = full_P.double(), empty_P.double()
         random = torch.Generator().manual_seed(hash_seed(seed, "resampled prompts"))
-        drawn_RP = torch.randint(len(full_P), (resamples, len(full_P)), generator=random)
-        self._weights_RP = torch.zeros(resamples, len(full_P), dtype=torch.float64)
-        self._weights_RP.scatter_add_(1, drawn_RP, torch.ones_like(self._weights_RP))
-        self._weights_RP = torch.cat([torch.ones_like(self._weights_RP[:1]), self._weights_RP]) / len(full_P)
+        clusters_P = torch.arange(len(full_P)) if clusters_P is None else torch.from_numpy(clusters_P)
+        count = int(clusters_P.max()) + 1
+        drawn_RC = torch.randint(count, (resamples, count), generator=random)
+        times_RC = torch.zeros(resamples, count, dtype=torch.float64)
+        times_RC.scatter_add_(1, drawn_RC, torch.ones_like(times_RC))
+        self._weights_RP = torch.cat([torch.ones_like(times_RC[:1]), times_RC])[:, clusters_P] / len(full_P)
         span_R = self._weights_RP @ (self._full_P - self._empty_P)
         low, high = span_R[1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
         self.defined = low > 0 or high < 0

@@ -16,7 +16,8 @@ from groupsae.evaluation.circuits.attribution import attribute
 from groupsae.evaluation.circuits.curves import Curve, Ratios
 from groupsae.evaluation.circuits.faithfulness import Ablation, mean_latents
 from groupsae.evaluation.circuits.nodes import NodeSet, choose_nodes, complement, count_nodes, weakest_effect
-from groupsae.evaluation.circuits.spliced import SplicedModel
+from groupsae.evaluation.circuits.prompts import prompt_clusters
+from groupsae.evaluation.circuits.spliced import KeptPositions, SplicedModel
 from groupsae.evaluation.circuits.tasks import Skill, Task, differences, prepare, task_pairs
 from groupsae.models import require_causal
 from groupsae.saes.suite import Suite
@@ -93,7 +94,7 @@ def evaluate_circuits(
     """Faithfulness and completeness of every suite's circuits on every task of the config.
 
     Latents are chosen on some prompts and tested on others, the same for every suite. SAEs stand at all of
-    a suite's hookpoints at once, where the source does not skip the token. `progress` is called with 1 after
+    a suite's hookpoints at once, at the positions that the source does not leave out. `progress` is called with 1 after
     each task. Raises TextError or ConfigError for the files of `config.tasks`,
     and ModelError for a model whose predictions depend on later tokens, before anything is computed.
     """
@@ -116,11 +117,7 @@ def _evaluate_task(
         counts = (task.given, task.dropped, task.num_choose, task.num_test)
         return TaskCircuits(*counts, task.skill, task.skipped, full, circuits)
 
-    def keep(ids_BT: Tensor) -> Tensor:
-        if not source.skip_special:
-            return torch.ones_like(ids_BT, dtype=torch.bool)
-        return ~source.left_out_by_token(ids_BT)
-
+    keep = KeptPositions(source)
     if task.skipped:
         return result(None, {})
     full_P = differences(source.model, task.test)
@@ -139,20 +136,22 @@ def _evaluate_suite(
     sets = {min(size, widest): choose_nodes(effects, size, config.choose) for size in config.set_sizes}
     means = mean_latents(spliced, task.choose) if config.ablation == "mean" else None
     ablation = Ablation(spliced, task.test, means)
+    clusters_P = prompt_clusters(task.test)
     sizes = tuple(CircuitSize(s, count_nodes(nodes), weakest_effect(effects, nodes)) for s, nodes in sets.items())
-    kept, removed = (
-        _evaluate_sets(ablation, sets, full_P, config.resamples, seed, keep_error=keep_error)
-        for keep_error in (True, False)
-    )
+
+    def ratios_to(empty_P: Tensor) -> Ratios:
+        return Ratios(full_P, empty_P, config.resamples, seed, clusters_P)
+
+    kept, removed = (_evaluate_sets(ablation, sets, ratios_to, keep_error=keep_error) for keep_error in (True, False))
     return SuiteCircuits(sizes, kept, removed)
 
 
 def _evaluate_sets(
-    ablation: Ablation, sets: Mapping[int, NodeSet], full_P: Tensor, resamples: int, seed: int, *, keep_error: bool
+    ablation: Ablation, sets: Mapping[int, NodeSet], ratios_to: Callable[[Tensor], Ratios], *, keep_error: bool
 ) -> Spliced:
     nothing = {name: torch.zeros_like(taken_S) for name, taken_S in next(iter(sets.values())).items()}
     empty_P = ablation(nothing, keep_error=keep_error)
-    ratios = Ratios(full_P, empty_P, resamples, seed)
+    ratios = ratios_to(empty_P)
     inside = [ablation(nodes, keep_error=keep_error) for nodes in sets.values()]
     outside = [ablation(complement(nodes), keep_error=keep_error) for nodes in sets.values()]
     return Spliced(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from groupsae.evaluation.circuits.pairs import PromptPair
@@ -113,6 +116,21 @@ def by_length(pairs: Iterable[TokenPair], device: torch.device | str) -> list[Pr
     for pair in pairs:
         lengths.setdefault(len(pair.clean), []).append(pair)
     return [Prompts.of(lengths[length], device) for length in sorted(lengths)]
+
+
+def prompt_clusters(prompts: Sequence[Prompts]) -> np.ndarray:
+    """The cluster of each pair (P,), numbered from 0: pairs that share a prompt, clean or patched, are in one."""
+    pairs = [
+        tuple(tuple(ids) for ids in pair)
+        for one in prompts
+        for pair in zip(one.clean_PT.tolist(), one.patch_PT.tolist(), strict=True)
+    ]
+    distinct = dict.fromkeys(prompt for pair in pairs for prompt in pair)
+    number = {prompt: index for index, prompt in enumerate(distinct)}
+    ends_P2 = np.array([[number[prompt] for prompt in pair] for pair in pairs])
+    links = coo_array((np.ones(len(pairs)), tuple(ends_P2.T)), shape=(len(number), len(number)))
+    labels = connected_components(links, directed=False)[1]
+    return np.unique(labels[ends_P2[:, 0]], return_inverse=True)[1]
 
 
 def _token_pair(pair: PromptPair, tokenizer: Any, longest: int | None) -> TokenPair | str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from groupsae.activations.harvest import Harvester
 from groupsae.evaluation.circuits.prompts import Prompts
 from groupsae.evaluation.splice import CleanPass, edited_logits
 from groupsae.saes.suite import BoundSAE, Suite
@@ -18,10 +19,29 @@ Latents = dict[str, Tensor]
 """Dense latents (P, T, S) by hookpoint."""
 
 
+class KeptPositions:
+    """Where SAEs stand in prompts: True (P, T) at the positions that a source does not leave out.
+
+    Norms are those of the untouched model. Each set of prompts is read once, and remembered.
+    """
+
+    def __init__(self, source: Harvester) -> None:
+        self._source = source
+        self._known: dict[tuple[torch.Size, bytes], Tensor] = {}
+
+    def __call__(self, ids_PT: Tensor) -> Tensor:
+        if not self._source.skip_special:
+            return torch.ones_like(ids_PT, dtype=torch.bool)
+        key = ids_PT.shape, ids_PT.cpu().numpy().tobytes()
+        if key not in self._known:
+            self._known[key] = ~self._source.left_out_of(ids_PT)
+        return self._known[key]
+
+
 class SplicedModel:
     """A language model and the SAEs of a suite, at every hookpoint that the suite serves.
 
-    `keep(ids)` says at which positions SAEs stand; elsewhere (special tokens) x passes untouched.
+    `keep(ids)` says at which positions SAEs stand; elsewhere (special tokens, outliers) x passes untouched.
     """
 
     def __init__(self, model: nn.Module, suite: Suite, keep: Callable[[Tensor], Tensor]) -> None:

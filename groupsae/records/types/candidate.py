@@ -8,7 +8,7 @@ from groupsae.records.types.record import RecordPart
 
 
 class TokenFlops(RecordPart):
-    """10^6 FLOP per token of text that the language model reads."""
+    """10^6 FLOP per SAE token: the cost of training divided by the tokens that each SAE sees."""
 
     language_model: float
     saes: float
@@ -74,12 +74,12 @@ class Candidate(RecordPart):
 
     @property
     def published_mflop(self) -> float | None:
-        """10^6 FLOP per token of text by the published count."""
+        """10^6 FLOP per SAE token by the published count."""
         return self.cost.published_mflop.total if self.cost and self.cost.published_mflop else None
 
     @property
     def own_mflop(self) -> float | None:
-        """10^6 FLOP per token of text by our count."""
+        """10^6 FLOP per SAE token by our count."""
         return self.cost.own_mflop.total if self.cost and self.cost.own_mflop else None
 
     @property

@@ -62,6 +62,8 @@ class ModelRecord(RecordPart):
     blocks: int | None = None
     d_model: int | None = None
     parameters: int | None = None
+    dtype: str | None = None
+    """The precision in which activations are read for training, as model.dtype says or its `auto` found."""
     hookpoints: tuple[str, ...] = ()
     """Those that the run reads."""
     commit: str | None = None

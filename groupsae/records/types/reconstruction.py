@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from groupsae.records.types.measured import Difference, OverLayers, ReconstructionMetrics
-from groupsae.records.types.record import Record, RecordPart
+from groupsae.records.types.record import Record, RecordPart, without_empty
 
 
 class ReconstructionScope(RecordPart):
@@ -22,8 +24,14 @@ class ReconstructionScope(RecordPart):
     """By suite, group and metric."""
     compared_with: str
     """The suite that `differences` are from."""
+    references: dict[str, str] = Field(default_factory=dict)
+    """In a sweep, by suite the other one that its differences are from instead."""
     differences: dict[str, dict[str, Difference]]
     """By suite and metric."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_empty(write(self), "references")
 
 
 class ReconstructionRecord(ReconstructionScope, Record):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -48,3 +48,8 @@ class Record(RecordPart):
         name = path or self.path
         run.write_json(name, self.model_dump(mode="json"))
         return name
+
+
+def without_empty(values: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """What is written of a record, without those of some keys that hold nothing."""
+    return {key: value for key, value in values.items() if key not in keys or value not in (None, (), [], {})}

@@ -67,7 +67,8 @@ class SimilarityRecord(Record):
     sample_tokens: int
     threshold: float
     dictionaries: tuple[DictionaryName, ...]
-    mmcs: tuple[tuple[float, ...], ...]
+    mmcs: tuple[tuple[float | None, ...], ...]
+    """None for dictionaries of a sweep's different variants, which are not compared."""
     mmcs_random: tuple[float, ...]
     concordance: tuple[ConcordanceRecord, ...]
     spreading: dict[str, dict[str, SpreadingRecord]]

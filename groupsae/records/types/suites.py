@@ -8,12 +8,37 @@ from pydantic import RootModel, ValidationError
 
 from groupsae.errors import RunError
 from groupsae.partition import Group, Partition
+from groupsae.records.types.record import RecordPart
 
 if TYPE_CHECKING:
     from groupsae.records.run_directory import RunDirectory
 
 
-class SuitesRecord(RootModel[dict[str, tuple[Group, ...]]]):
+class VariantGroups(RecordPart):
+    """The groups of a suite whose SAEs are of one variant of a sweep."""
+
+    groups: tuple[Group, ...]
+    variant: str
+    """What follows the @ in the names of their SAEs."""
+
+
+SuiteGroups = tuple[Group, ...] | VariantGroups
+"""A suite's groups; in a sweep with the variant."""
+
+
+def suite_groups(partition: Partition) -> SuiteGroups:
+    """A partition as records hold it."""
+    if not partition.variant:
+        return partition.groups
+    return VariantGroups(groups=partition.groups, variant=partition.variant)
+
+
+def suite_partition(groups: SuiteGroups) -> Partition:
+    """The partition that a record holds."""
+    return Partition(groups.groups, groups.variant) if isinstance(groups, VariantGroups) else Partition(groups)
+
+
+class SuitesRecord(RootModel[dict[str, SuiteGroups]]):
     """Each suite's groups, by name. Written with the weights (`groupsae.saes.suite`)."""
 
     path: ClassVar[str] = "suite.json"
@@ -31,4 +56,4 @@ class SuitesRecord(RootModel[dict[str, tuple[Group, ...]]]):
     @property
     def partitions(self) -> dict[str, Partition]:
         """The partitions by suite."""
-        return {name: Partition(groups) for name, groups in self.root.items()}
+        return {name: suite_partition(groups) for name, groups in self.root.items()}

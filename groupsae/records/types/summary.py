@@ -1,13 +1,13 @@
-"""`eval/summary.json`: each suite in a few numbers, and suites compared where their training curves meet."""
+"""`eval/summary.json`: each suite in a few numbers."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from groupsae.records.types.measured import Interval
-from groupsae.records.types.record import Record, RecordPart
+from groupsae.records.types.record import Record, RecordPart, without_empty
 
 
 class SuiteSummary(RecordPart):
@@ -43,27 +43,44 @@ class SuiteSummary(RecordPart):
     num_tokens: int | None = None
     memory_bytes: float | None = None
     seconds: float | None = None
+    seed_stability: float | None = None
+    """In a sweep over seeds, the share of latents that another seed finds again."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_empty(write(self), "seed_stability")
 
 
-class MatchedCost(RecordPart):
-    """Two suites at equal quality and at equal cost; None where a curve does not reach that far."""
+class OverSeeds(RecordPart):
+    """A number of one setting: its mean over the seeds, the smallest and the largest."""
 
-    one: str
-    other: str
-    fvu: float
-    """The lowest FVU that both reach at the full learning rate."""
-    flops_at_fvu: tuple[float | None, float | None]
-    """What each took to reach it."""
-    flops: float
-    """The largest cost that both reach."""
-    fvu_at_flops: tuple[float | None, float | None]
-    """How good each is by then."""
-    cost_ratio: float | None
-    """What `one` takes to the common FVU, as a share of what `other` takes."""
+    mean: float
+    low: float
+    high: float
+
+
+class SettingSummary(RecordPart):
+    """One kind of suite under one SAE setting of a sweep, over all seeds; None for what is not known yet."""
+
+    kind: str
+    """`groups` or `baseline`."""
+    setting: str
+    """What differs from the other settings: `k32`. Empty where only seeds differ."""
+    suites: tuple[str, ...]
+    """One per seed."""
+    k: int
+    d_sae: int
+    mean_l0: OverSeeds | None = None
+    mean_fvu: OverSeeds | None = None
+    mean_delta_ce: OverSeeds | None = None
+    seed_stability: float | None = None
+    """Share of latents that another seed finds again: mean over SAEs and pairs of seeds."""
+    on_front: bool = False
+    """Whether no other setting has a lower mean FVU at the same or a lower mean L0."""
 
 
 class SummaryRecord(Record):
-    """Suites on the same tokens: a summary of each, and each against the first."""
+    """Suites on the same tokens: a summary of each."""
 
     path: ClassVar[str] = "eval/summary.json"
 
@@ -71,4 +88,9 @@ class SummaryRecord(Record):
     """The other run, where two are compared."""
     units: dict[str, str]
     suites: dict[str, SuiteSummary]
-    matched_cost: tuple[MatchedCost, ...]
+    sweep: tuple[SettingSummary, ...] = ()
+    """The settings of a sweep."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_empty(write(self), "sweep")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from groupsae.errors import RunError
 from groupsae.partition import Partition
-from groupsae.records.types.record import Record, RecordPart
+from groupsae.records.types.record import Record, RecordPart, without_empty
 
 if TYPE_CHECKING:
     from groupsae.records.run_directory import RunDirectory
@@ -51,17 +51,41 @@ class TrainedSAE(LineageRecord):
 
 
 class KernelRecord(RecordPart):
-    """How sums over active latents were computed."""
+    """How sums over active latents, and the encoder's product, were computed."""
 
     name: str
     seconds: dict[str, float] = Field(default_factory=dict)
     """Per batch, of each kernel that was tried."""
     faults: dict[str, str] = Field(default_factory=dict)
     """Why others were left out."""
+    precision: str = "float32"
+    """That of the encoder's product."""
+    bf16_speedup: float | None = None
+    """How many times as fast as float32 bfloat16 was, where that decided the precision."""
+
+
+class TrainedVariant(RecordPart):
+    """One SAE setting of a sweep, with one seed."""
+
+    setting: str
+    """The name of the setting, without the seed."""
+    seed: int
+    architecture: str
+    d_sae: int
+    k: int
+
+
+class TrainedPass(RecordPart):
+    """One pass over the language model, where a sweep took several."""
+
+    seconds: dict[str, float]
+    """By part, as for the whole training."""
+    saes: tuple[str, ...]
+    """The SAEs that were trained in it."""
 
 
 class TrainRecord(Record):
-    """What training took."""
+    """What training took. Of a sweep, `d_sae` and `k` are those of the first setting."""
 
     path: ClassVar[str] = "train.json"
 
@@ -83,6 +107,14 @@ class TrainRecord(Record):
     masked_positions: int = 0
     """Positions left out because an activation was NaN or infinite."""
     kernel: KernelRecord
+    variants: dict[str, TrainedVariant] = Field(default_factory=dict)
+    """In a sweep, its variants by name."""
+    passes: tuple[TrainedPass, ...] = ()
+    """Where a sweep took several."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_empty(write(self), "variants", "passes")
 
     def seconds_of(self, partition: Partition) -> float | None:
         """Seconds of one suite as if trained alone: its own steps, and everything shared; None if one is missing.
@@ -91,7 +123,26 @@ class TrainRecord(Record):
         """
         if any(name not in self.saes for name in partition.names):
             return None
-        return suite_seconds(self.seconds, (self.saes[name].seconds for name in partition.names))
+        own = (each.seconds for each in self.passes if set(partition.names) <= set(each.saes))
+        return suite_seconds(next(own, self.seconds), (self.saes[name].seconds for name in partition.names))
+
+
+class PassRecord(TrainRecord):
+    """What one of several passes took, written once its SAEs are."""
+
+    key: str
+    """What the training is known by."""
+    logs: dict[str, int]
+    """How long each log was by then, in bytes."""
+
+
+class PassesRecord(Record):
+    """Which variants of a sweep, by their place, train in each pass. A training that goes on keeps them."""
+
+    path: ClassVar[str] = "checkpoint-passes.json"
+
+    key: str
+    passes: tuple[tuple[int, ...], ...]
 
 
 def suite_seconds(parts: Mapping[str, float], own: Iterable[float]) -> float:
@@ -123,6 +174,10 @@ class MetricsLine(RecordPart):
     tokens: int
     groups: dict[str, LoggedSAE]
 
+    def beside(self, before: MetricsLine) -> MetricsLine:
+        """This line, and what an earlier one of the same step says of other SAEs."""
+        return self.model_copy(update={"groups": before.groups | self.groups})
+
     @classmethod
     def read_all(cls, run: RunDirectory) -> tuple[Self, ...]:
         """The lines by step. A resumed run may log a step again: its last line counts. A cut-off last line is left out.
@@ -141,5 +196,6 @@ class MetricsLine(RecordPart):
                 if number == len(lines):
                     break
                 raise RunError(f"{path} is damaged in line {number}: {error}.") from None
-            by_step[record.step] = record
+            before = by_step.get(record.step)  # another pass of a sweep, or the same step again
+            by_step[record.step] = record.beside(before) if before else record
         return tuple(by_step[step] for step in sorted(by_step))

@@ -22,7 +22,9 @@ STAGE_NAMES = {
     "group": "group the layers",
     "plan": "plan the cost",
     "train": "train",
+    "contexts": "find contexts",
     "eval": "evaluate",
+    "browse": "write the browser",
     "report": "write this page",
 }
 _SHOWN = ("mean_fvu", "mean_delta_ce")
@@ -48,7 +50,7 @@ def cost_and_quality(records: RunRecords) -> Drawing | None:
     caption = (
         "Cost counts one forward pass of the language model and one dense SAE step per group (C = A + T·G). Mean FVU "
         "and ΔCE are measured at equal tokens per SAE; lower is better. Ticks are the costs of the other numbers of "
-        "groups. The table below compares the suites at equal FLOPs as well."
+        "groups."
     )
     return Drawing("cost", "Cost against quality", caption, svg)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -12,6 +14,9 @@ from groupsae.analysis.run_records import BASELINE, GROUPS, RunRecords
 from groupsae.report.figures import theme
 from groupsae.report.figures.theme import GRAY, MUTED, PAPER, RULE, Drawing
 
+ByLayer = Callable[[str, str], dict[str, float]]
+"""From a suite and a metric to its values by layer."""
+
 
 def layer_quality(records: RunRecords) -> Drawing | None:
     """FVU and loss increase of every layer, the groups beside the baseline."""
@@ -19,7 +24,7 @@ def layer_quality(records: RunRecords) -> Drawing | None:
         "fvu": "fraction of variance unexplained (FVU)",
         "delta_ce": "ΔCE, nats: loss with the layer replaced, less the clean loss",
     }
-    svg = _panels(records, "quality", panels, "FVU and loss increase per layer")
+    svg = layer_panels(records, "quality", panels, "FVU and loss increase per layer")
     caption = (
         "Lower is better. A filled dot is the layer under its group’s SAE, an open one under an SAE of its own, "
         "trained on as many tokens. The line between them is the price of sharing. Shaded columns are groups. A layer "
@@ -31,7 +36,7 @@ def layer_quality(records: RunRecords) -> Drawing | None:
 def layer_sparsity(records: RunRecords) -> Drawing | None:
     """Mean active latents and share of dead latents of every layer."""
     panels = {"l0": "mean active latents (L0)", "dead_share": "dead latents, share of the dictionary"}
-    svg = _panels(records, "sparsity", panels, "L0 and dead latents per layer")
+    svg = layer_panels(records, "sparsity", panels, "L0 and dead latents per layer")
     caption = (
         "SAEs are compared fairly at equal L0. A latent is dead if it fires on no evaluated token of any "
         "layer that its SAE serves, so the layers of a group share one value."
@@ -39,8 +44,12 @@ def layer_sparsity(records: RunRecords) -> Drawing | None:
     return svg and Drawing("sparsity", "Sparsity, layer by layer", caption, svg)
 
 
-def _panels(records: RunRecords, key: str, titles: dict[str, str], description: str) -> Markup | None:
-    values = {metric: [records.by_layer(suite, metric) for suite in (BASELINE, GROUPS)] for metric in titles}
+def layer_panels(
+    records: RunRecords, key: str, titles: dict[str, str], description: str, by_layer: ByLayer | None = None
+) -> Markup | None:
+    """A panel per metric: every layer's value under both suites, read by `by_layer`, or from the records."""
+    read = by_layer or records.by_layer
+    values = {metric: [read(suite, metric) for suite in (BASELINE, GROUPS)] for metric in titles}
     shown = [metric for metric in titles if any(values[metric])]
     if not shown:
         return None

@@ -60,7 +60,7 @@ def _colors(records: RunRecords) -> dict[str, str]:
 def _lines(axes: Axes, records: RunRecords, metric: str, colors: dict[str, str]) -> dict[str, float]:
     """Draw a line per SAE, single layers first and behind; return where the groups' lines end."""
     place = {name: index for index, name in enumerate(colors)}
-    names = sorted({name for line in records.log for name in line.groups}, key=lambda name: place.get(name, -1))
+    names = sorted({name for line in records.log for name in line.groups}, key=lambda name: (place.get(name, -1), name))
     step = max(1, math.ceil(len(records.log) / _MOST_POINTS))
     lines = records.log[::-1][::step][::-1]  # counted from the end: the last point is always there
     ends = {}

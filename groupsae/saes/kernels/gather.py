@@ -155,9 +155,7 @@ class GatherKernel(SparseGrads):
     @classmethod
     def of(cls, indices_NK: Tensor, values_NK: Tensor, d_sae: int, dtype: torch.dtype | None = None) -> GatherKernel:
         """The transposed list; there is no dense product."""
-        narrow = torch.int16 if d_sae <= torch.iinfo(torch.int16).max else torch.int32  # sorts faster
-        latents, order = indices_NK.flatten().to(narrow).sort(stable=True)
-        starts_S = torch.searchsorted(latents, torch.arange(d_sae, device=latents.device, dtype=narrow))
+        latents, order, starts_S = by_latent(indices_NK, d_sae)
         return cls(latents, order // indices_NK.shape[1], values_NK.flatten()[order], starts_S)
 
     def rows(self, x_ND: Tensor, weights_M: Tensor) -> Tensor:
@@ -178,6 +176,14 @@ class GatherKernel(SparseGrads):
     def sums(self, bias: Bias, weights_M: Tensor) -> Tensor:
         """For each number of a bias the sum of the weights of the entries it was added to."""
         return bias.sums(self.tokens, self.latents, weights_M)
+
+
+def by_latent(indices_NK: Tensor, d_sae: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The entries of (N, K) by latent, then by token: their latents and places (M,), and where latents start (S,)."""
+    narrow = torch.int16 if d_sae <= torch.iinfo(torch.int16).max else torch.int32  # sorts faster
+    latents, order = indices_NK.flatten().to(narrow).sort(stable=True)
+    starts_S = torch.searchsorted(latents, torch.arange(d_sae, device=latents.device, dtype=narrow))
+    return latents, order, starts_S
 
 
 def top_k(x_NS: Tensor, k: int) -> tuple[Tensor, Tensor]:

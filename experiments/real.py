@@ -1,0 +1,156 @@
+"""Which plan gives the best SAEs for all layers of a real model, SmolLM2-135M, at a given cost?
+
+    python experiments/real.py [--budget small|full] [--text FILES] [--model PATH] [--out runs/real]
+
+Downloads the model, harvests its activations once, tunes learning rates by one rule, trains every row of the table at
+every budget and seed, evaluates them, and writes OUT/results.json, OUT/table.md and OUT/real.svg. Whatever is done
+already is left as it is, so that it can be stopped at any time and called again.
+
+A budget is what one SAE per layer costs on so many tokens, by our own count, language model included.
+On two idle cores `small` is expected to take about one hour, `full` about three.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from real_bed import RealBed, fetch_model
+from real_rates import best_rates, tune
+from real_rows import ROWS, Spending, Trainer
+from real_table import write_table
+from real_text import mix
+
+from groupsae.evaluation.losses import evaluate_losses
+from groupsae.evaluation.reconstruction import evaluate_reconstructions
+from groupsae.progress import say
+from groupsae.saes.suite import Suite
+from groupsae.storage import write_json
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is done: tokens per SAE of one SAE per layer, seeds of the smallest, rows of text for losses."""
+
+    tokens: tuple[int, ...]
+    seeds: int
+    paid_too: bool
+    tuning_tokens: int
+    loss_tokens: int
+    every_layers: int
+    """Losses with one layer spliced at a time are measured at every so-manieth layer."""
+
+    def trainings(self) -> list[tuple[int, int, bool]]:
+        """(tokens, seed, paid) of every training of a row."""
+        seeds = {self.tokens[0]: range(self.seeds)}
+        readings = (False, True) if self.paid_too else (False,)
+        return [(n, seed, paid) for n in self.tokens for paid in readings for seed in seeds.get(n, range(1))]
+
+
+BUDGETS = {
+    "tiny": Budget((2_048,), 1, False, 1_024, 512, 10),
+    "small": Budget((20_000,), 1, False, 8_192, 3_840, 7),
+    "full": Budget((20_000, 60_000, 180_000), 3, True, 20_000, 3_840, 4),
+}
+HELD_OUT_TOKENS = 16_384
+CEILING = "five times the budget"
+
+
+class Results:
+    """What was measured, kept in one JSON file that is written after every training."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        known = json.loads(path.read_text()) if path.exists() else {"rates": {}, "rows": {}, "facts": {}}
+        self.rates, self.rows, self.facts = known["rates"], known["rows"], known["facts"]
+
+    def save(self) -> None:
+        """Write the file anew, whole or not at all."""
+        write_json(self.path, {"facts": self.facts, "rates": self.rates, "rows": self.rows})
+
+
+def main() -> None:
+    """Train and evaluate what is missing, then write the table."""
+    options = _options()
+    budget, out = BUDGETS[options.budget], options.out
+    model = options.model or fetch_model(out)
+    text_tokens = options.text_tokens or 5 * max(budget.tokens)
+    text = mix(options.text, text_tokens + HELD_OUT_TOKENS, out / "text.jsonl")
+    bed = RealBed.prepare(out, model, [str(text)], text_tokens, HELD_OUT_TOKENS)
+    results = Results(out / "results.json")
+    results.facts = _facts(bed, budget, options)
+    tune(bed, budget.tuning_tokens, results.rates, results.save)
+    for tokens, seed, paid in budget.trainings():
+        for name in ROWS:
+            key = f"{name} | {tokens} | {seed} | {'paid' if paid else 'once'}"
+            if key not in results.rows and not (CEILING in name and seed):
+                results.rows[key] = _row(bed, results, budget, name, tokens, seed, paid)
+                results.save()
+                say(json.dumps({"row": key} | results.rows[key]))
+    write_table(results.facts, results.rows, results.rates, out)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budget", choices=BUDGETS, default="full")
+    parser.add_argument("--text", nargs="+", default=["demo"], help="files or folders of text; else Python's library")
+    parser.add_argument("--text-tokens", type=int, help="tokens of text to harvest; else five times the largest budget")
+    parser.add_argument("--model", help="a model to use instead of the one that is downloaded")
+    parser.add_argument("--out", type=Path, default=Path("runs/real"))
+    return parser.parse_args()
+
+
+def _facts(bed: RealBed, budget: Budget, options: argparse.Namespace) -> dict[str, Any]:
+    train = bed.config.train
+    return {
+        "model": str(options.model or "SmolLM2-135M-Instruct, 4-bit weights of a GGUF file, dequantized"),
+        "text": [Path(name).name for name in options.text],
+        "groups": [list(group) for group in bed.groups.groups],
+        "d_sae": bed.config.sae.width(bed.source.d_model),
+        "k": bed.config.sae.k,
+        "batch_tokens": train.batch_tokens,
+        "harvested_tokens": bed.source.num_rows * bed.source.row_tokens,
+        "budget": asdict(budget),
+    }
+
+
+def _row(
+    bed: RealBed, results: Results, budget: Budget, name: str, tokens: int, seed: int, paid: bool
+) -> dict[str, Any]:
+    """Train one row and evaluate it."""
+    layers = len(bed.layers.groups)
+    flops = tokens * (layers * bed.step_flops + (0 if paid else bed.harvest_flops(1)))
+    began = time.perf_counter()
+    suite = ROWS[name](Trainer(bed, seed, best_rates(results.rates)), Spending(flops, paid))
+    seconds = time.perf_counter() - began
+    flops *= 5 if CEILING in name else 1
+    seen = next(iter(suite.saes.values())).lineage.tokens
+    return {"tflop": flops / 1e12, "seconds": seconds, "saes": len(suite.saes), "tokens": seen} | _judged(
+        bed, budget, suite
+    )
+
+
+def _judged(bed: RealBed, budget: Budget, suite: Suite) -> dict[str, Any]:
+    found = evaluate_reconstructions({"it": suite}, bed.held_out, bed.config.eval.num_tokens).suites["it"]
+    some = bed.layers.hookpoints[:: budget.every_layers]
+    losses = evaluate_losses({"it": suite}, bed.model_reader, budget.loss_tokens, alone=some, both_scopes=False)
+    alone, together = losses.suites["it"].values(), losses.all_layers["it"]
+    return {
+        "fvu": fmean(one.fvu for one in found.values()),
+        "fvu_worst": max(one.fvu for one in found.values()),
+        "dead_share": fmean(one.dead_share for one in found.values()),
+        "delta_ce": fmean(one.delta_ce for one in alone),
+        "kl": fmean(one.kl for one in alone),
+        "delta_ce_all": together.delta_ce,
+        "delta_ce_all_interval": together.intervals.get("delta_ce"),
+        "fvu_by_layer": {name: one.fvu for name, one in found.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()
