@@ -15,6 +15,7 @@ import torch
 
 import groupsae as gs
 
+CONTEXT = 128
 GROUP = ("layers.12", "layers.13", "layers.14", "layers.15")
 SEA = [
     "The ship sailed across the stormy sea.",
@@ -61,7 +62,7 @@ def load_or_train(model, tokenizer, options) -> gs.Suite:
     folder = Path("suites/smollm2")
     if folder.exists():
         return gs.Suite.load(folder)
-    rows = gs.TokenRows.from_files(options.text, tokenizer, context_length=128, max_tokens=2 * options.tokens)
+    rows = gs.TokenRows.from_files(options.text, tokenizer, context_length=CONTEXT, max_tokens=2 * options.tokens)
     source = gs.Harvester(model, rows, GROUP, batch_rows=8)
     scale_tokens = min(10_000, options.tokens)
     settings = gs.TrainConfig(
@@ -80,7 +81,7 @@ def load_or_train(model, tokenizer, options) -> gs.Suite:
 
 @torch.no_grad()
 def most_telling(suite, model, tokenizer, group) -> tuple[int, list[float]]:
-    """The latent whose mean differs most between the two kinds of sentences, and its means by layer for the sea."""
+    """The latent whose mean differs most between the sentences, and its mean at each layer in those on the sea."""
     means = {}
     for name, sentences in (("sea", SEA), ("other", OTHER)):
         with suite.attach(model) as latents:

@@ -13,7 +13,7 @@ import groupsae as gs
 MODEL = "demo"  # a hub id, a directory, or a .gguf file
 TEXT = "demo"  # files and folders, or hf:NAME
 FOLDER = Path("suites/demo")
-CONTEXT, MAX_TOKENS = 128, 200_000
+CONTEXT, MAX_TOKENS, TOKENS = 128, 200_000, 40_000  # per row; read at most; seen by each SAE
 
 
 def main() -> None:
@@ -25,14 +25,14 @@ def main() -> None:
     layers = gs.residual_stream(model)[:-1]  # every block but the last
     source = gs.Harvester(model, rows, layers)  # one forward pass feeds every layer
 
-    distances = gs.angular_distances(source, num_tokens=10_000)
+    distances = gs.angular_distances(source, num_tokens=TOKENS // 4)
     groups = gs.group_layers(distances, max_amad=0.2)
     print(f"{len(layers)} layers in {len(groups)} groups: {groups}")
 
-    settings = gs.TrainConfig(num_tokens=40_000, batch_tokens=512, scale_tokens=10_000, learning_rate=4e-3)
+    settings = gs.TrainConfig(num_tokens=TOKENS, batch_tokens=512, scale_tokens=TOKENS // 4, learning_rate=4e-3)
     suite = gs.train(source, groups, gs.TopKConfig(expansion=8, k=16), settings, buffer_tokens=16_384)
 
-    found = gs.evaluate_reconstruction(suite, source.held_out(), num_tokens=5_000)
+    found = gs.evaluate_reconstruction(suite, source.held_out(), num_tokens=TOKENS // 8)
     for layer, result in found.items():
         print(f"{layer}  FVU {result.fvu:.3f}  active latents per token {result.l0:.1f}")
     suite.save(FOLDER)

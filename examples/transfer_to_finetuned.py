@@ -58,7 +58,7 @@ def fine_tuned(model, rows):
 
 def report(title, suite, source) -> None:
     """A line of the table."""
-    found = gs.evaluate_reconstruction(suite, source.held_out(), num_tokens=4_000)
+    found = gs.evaluate_reconstruction(suite, source.held_out(), num_tokens=TOKENS // 4)
     print(f"{title:<32}", *(f"{found[layer].fvu:8.3f}" for layer in LAYERS))
 
 

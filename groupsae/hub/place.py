@@ -12,7 +12,7 @@ from groupsae.hub.faults import hub_errors, is_network_error
 
 INDEX = "suite.json"
 """The file that every suite has: its groups."""
-OTHER_TOOLS = "It may hold SAEs of another tool."
+OTHER_TOOLS = "`groupsae import` reads the SAEs of other tools."
 
 
 class Place(Protocol):
