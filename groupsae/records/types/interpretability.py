@@ -18,6 +18,13 @@ class ScoreRecord(RecordPart):
     """Latents that fire often enough."""
 
 
+class AgreementRecord(RecordPart):
+    """Spearman's rank correlation of a score with a judge's, over latents that have both; None where one is constant."""
+
+    spearman: float | None
+    latents: int
+
+
 class InterpretabilityRecord(Record):
     """The scores of every suite (docs/metrics.md); differences are from the suite compared with."""
 
@@ -37,3 +44,5 @@ class InterpretabilityRecord(Record):
     compared_with: str
     differences: dict[str, dict[str, Difference]]
     matched_differences: dict[str, dict[str, Difference]]
+    agreement: dict[str, dict[str, AgreementRecord]] = {}
+    """With a judge's scores (`eval/interpretation.json`), by the judge's method and the score; empty without a judge."""
