@@ -19,7 +19,10 @@ class ScoreRecord(RecordPart):
 
 
 class AgreementRecord(RecordPart):
-    """Spearman's rank correlation of a score with a judge's, over latents that have both; None where one is constant."""
+    """Spearman's rank correlation of a score with a judge's, over latents that have both.
+
+    None where all latents have the same score.
+    """
 
     spearman: float | None
     latents: int
@@ -44,5 +47,5 @@ class InterpretabilityRecord(Record):
     compared_with: str
     differences: dict[str, dict[str, Difference]]
     matched_differences: dict[str, dict[str, Difference]]
-    agreement: dict[str, dict[str, AgreementRecord]] = {}
-    """With a judge's scores (`eval/interpretation.json`), by the judge's method and the score; empty without a judge."""
+    agreement: dict[str, dict[str, AgreementRecord]]
+    """With a judge's scores (`eval/interpretation.json`), by method and score; empty without a judge."""
