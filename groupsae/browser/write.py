@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from groupsae.browser.columns import column, ids, shares
-from groupsae.browser.explanations import Explanations, read_explanations
+from groupsae.interpretability.explanations import Explanations, read_explanations
 from groupsae.interpretability.store import SCORES, ContextStore, ContextWindow, at_layer
 from groupsae.metrics import INTERPRETABILITY
 from groupsae.records import RunDirectory

@@ -53,6 +53,9 @@ def contexts(ctx: RunContext) -> list[str]:
         raise nothing_left()
     written = _write(ctx, inputs.suites, files, text, rows, key)
     shutil.rmtree(firings)
+    for path in run.file(LATENTS_FOLDER).rglob("*.safetensors"):
+        if path.relative_to(run.path).as_posix() not in written:  # of an interrupted pass under another config
+            path.unlink()
     return written
 
 

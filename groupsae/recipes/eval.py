@@ -20,6 +20,8 @@ from groupsae.evaluation.losses import SplicedLosses, evaluate_losses
 from groupsae.evaluation.measures import Measured
 from groupsae.evaluation.reconstruction import Reconstructions, evaluate_reconstructions
 from groupsae.evaluation.similarity import evaluate_similarity
+from groupsae.interpretability.agreement import agreement
+from groupsae.interpretability.explanations import read_explanations
 from groupsae.interpretability.store import ContextStore
 from groupsae.interpretability.summary import read_scores, summarize_scores
 from groupsae.interpretability.surface import MIN_FIRINGS
@@ -117,6 +119,7 @@ def interpretability(inputs: EvalInputs) -> InterpretabilityRecord:
         num_tokens=store.record.num_tokens,
         min_firings=MIN_FIRINGS,
         **asdict(summarize_scores(scores, first)),
+        agreement=agreement(scores, read_explanations(inputs.ctx.run)),
     )
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from groupsae.browser import write
-from groupsae.browser.explanations import FILE
 from groupsae.config import RunConfig
+from groupsae.interpretability.explanations import FILE
 from groupsae.interpretability.selection import NOT_SAMPLED
 from groupsae.interpretability.store import SCORES, TEXT_FILE, write_arrays, write_shard
 from groupsae.records import RunDirectory

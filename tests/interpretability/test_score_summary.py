@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from groupsae.interpretability.agreement import agreement
 from groupsae.interpretability.summary import Scores, summarize_scores
 from groupsae.metrics import INTERPRETABILITY
 
@@ -54,3 +55,14 @@ def test_nothing_scored():
     found = summarize_scores({"s": {"layers.0": (0, scores([0, 0], [np.nan, np.nan]))}}, "s")
     assert found.suites["s"]["layers.0"]["intruder"] == {"mean": None, "interval": None, "scored": 0}
     assert found.layers["s"]["intruder"]["mean"] is None
+
+
+def test_agreement_with_a_judge_is_a_rank_correlation():
+    value_S = np.random.default_rng(0).random(40)
+    found = {"groups": {"layers.0": (0, scores(np.ones(40, int), value_S))}}
+    judged = {latent: {"text": "x", "detection": float(value_S[latent] ** 3), "fuzzing": 0.5} for latent in range(30)}
+    judged[31] = {"text": "x"}
+    rows = agreement(found, {("groups", "layers.0"): judged, ("others", "layers.9"): judged})
+    assert np.isclose(rows["detection"]["intruder"]["spearman"], 1) and rows["detection"]["intruder"]["latents"] == 30
+    assert rows["fuzzing"]["intruder"] == {"spearman": None, "latents": 30}
+    assert agreement(found, {}) == {} and agreement(found, {("groups", "layers.0"): {1: judged[1]}}) == {}

@@ -18,6 +18,16 @@ class ScoreRecord(RecordPart):
     """Latents that fire often enough."""
 
 
+class AgreementRecord(RecordPart):
+    """Spearman's rank correlation of a score with a judge's, over latents that have both.
+
+    None where all latents have the same score.
+    """
+
+    spearman: float | None
+    latents: int
+
+
 class InterpretabilityRecord(Record):
     """The scores of every suite (docs/metrics.md); differences are from the suite compared with."""
 
@@ -37,3 +47,5 @@ class InterpretabilityRecord(Record):
     compared_with: str
     differences: dict[str, dict[str, Difference]]
     matched_differences: dict[str, dict[str, Difference]]
+    agreement: dict[str, dict[str, AgreementRecord]]
+    """With a judge's scores (`eval/interpretation.json`), by method and score; empty without a judge."""
