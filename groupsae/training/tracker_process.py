@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,7 @@ def _wandb(run: Mapping[str, Any]) -> Iterator[tuple[Log, str]]:
     folder = Path(run["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     # Without an account it would ask for one.
-    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.Api is not None and wandb.api.api_key else "offline")
+    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
     settings = wandb.Settings(console="off", silent=True)
     opened = wandb.init(
         project=run["project"],
@@ -65,7 +66,9 @@ def _wandb(run: Mapping[str, Any]) -> Iterator[tuple[Log, str]]:
 def _trackio(run: Mapping[str, Any]) -> Iterator[tuple[Log, str]]:
     import trackio
 
-    trackio.init(project=run["project"], name=run["name"], config=dict(run["config"]), resume="allow", embed=False)
+    # Runs of one name are one run there, and a training from the start is another than the one before it.
+    name = f"{run['name']} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    trackio.init(project=run["project"], name=name, config=dict(run["config"]), embed=False)
     yield lambda step, values: trackio.log(dict(values), step=step), f"trackio show --project {run['project']}"
     trackio.finish()
 

@@ -1,7 +1,7 @@
 """What is read out of answers, and what requests look like."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from groupsae.interpretability.judge.answers import LONGEST, read_explanation, read_verdicts
@@ -55,7 +55,7 @@ def test_verdicts(text, verdicts):
     assert read_verdicts(text, 3) == verdicts
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for busy machines
 @given(st.text())
 def test_no_text_is_too_strange_to_read(text):
     explanation = read_explanation(text)
@@ -63,6 +63,7 @@ def test_no_text_is_too_strange_to_read(text):
     assert read_verdicts(text, 2) in (None, *((a, b) for a in (True, False) for b in (True, False)))
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=10))
 def test_every_list_of_verdicts_is_read_as_it_was_written(truths):
     assert read_verdicts(str([int(one) for one in truths]), len(truths)) == tuple(truths)

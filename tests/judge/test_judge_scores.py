@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -53,6 +53,7 @@ def test_the_interval_of_a_mean_covers_the_truth(spread):
 counts = st.integers(0, 12)
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for busy machines
 @given(st.lists(st.builds(lambda a, b, c, d: Verdicts(a + b, a, c + d, c), counts, counts, counts, counts), max_size=8))
 def test_means_lie_in_their_interval_and_in_the_range(scores):
     found = mean_accuracy(scores)
@@ -99,6 +100,7 @@ def test_where_few_are_eligible_some_have_no_match():
     assert match_latents(np.zeros(0), np.full(5, 0.2), eligible, rng(0, "m")).tolist() == []
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0.1, 9), min_size=10, max_size=60), st.integers(0, 5))
 def test_one_window_of_each_quantile(peaks, seed):
     found = one_per_quantile(np.array(peaks), 10, rng(seed, "q"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rule_judge import completion, rule, word_latents
 
-from groupsae.interpretability.judge.cost import Prices, estimate_cost
+from groupsae.interpretability.judge.cost import CHARACTERS_PER_TOKEN, Prices, estimate_cost
 from groupsae.interpretability.judge.prompts import METHODS, RequestForm
 from groupsae.interpretability.judge.rounds import (
     KINDS,
@@ -121,7 +121,7 @@ def test_the_estimate_counts_the_requests_that_are_sent(client, rules, cache):
     assert not before.seconds_measured and before.dollars > 0
     judged(judge, latents)
     assert len(rules.bodies) == before.requests
-    sent = sum(len(m["content"]) for body in rules.bodies for m in body["messages"]) / 3.5
+    sent = sum(len(m["content"]) for body in rules.bodies for m in body["messages"]) / CHARACTERS_PER_TOKEN
     assert before.prompt_tokens == pytest.approx(sent, rel=0.15)
     after = estimate_cost(judge.server, latents, sampling, cache, Prices())
     assert (after.requests, after.cached, after.prompt_tokens, after.dollars) == (0, before.requests, 0, None)

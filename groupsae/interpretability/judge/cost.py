@@ -13,8 +13,8 @@ from groupsae.interpretability.judge.rounds import Explanations, explanation_bod
 from groupsae.interpretability.judge.sampling import LatentWindows
 from groupsae.interpretability.judge.settings import JudgeServer, Sampling
 
-CHARACTERS_PER_TOKEN = 3.5
-"""What English and code have with most tokenizers, rounded so that the estimate is rather too high."""
+CHARACTERS_PER_TOKEN = 2.8
+"""A request about Python code has 2.9 with SmolLM2's tokenizer, English has more: the estimate is rather too high."""
 EXPLANATION_ANSWER, VERDICT_ANSWER = 60, 3
 """Tokens of an explanation, and of the verdict on one window."""
 THOUGHTS = 500
@@ -37,7 +37,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """Requests that are still to be sent, and what they take. Tokens are counted by length, at 3.5 characters each."""
+    """Requests that are still to be sent, and what they take. Tokens are reckoned from length."""
 
     explanations: int
     scores: int
