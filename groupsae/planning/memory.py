@@ -9,8 +9,14 @@ from dataclasses import dataclass, replace
 from groupsae.errors import FitError
 from groupsae.planning.architecture import Architecture
 
-PROCESS_BYTES = 450 * 2**20
-"""Python with torch, transformers, a model's class and its tokenizer; measured: 443 MiB resident on Linux."""
+PROCESS_BYTES = 505 * 2**20
+"""Python with torch, transformers, a model's class and its tokenizer, and what the first steps load. Measured on
+Linux: 493 to 495 MiB before the first step, about 10 more after it."""
+READ_COPIES = 4
+"""Copies of what a batch of rows gives at all hookpoints that are alive at once: as the modules returned it, without
+the positions that are left out, stacked, and the batch of rows before."""
+ENTRY_BYTES = 64
+"""Bytes per active latent in a sparse step: value, index, and the same sorted by latent with what sorting takes."""
 TILE_BYTES, TILE_BYTES_ON_DEVICE = 16 * 2**20, 2**30
 """Pre-activations held at once by the sparse encoder, on a CPU and on an accelerator; at least one token's."""
 
@@ -24,11 +30,12 @@ _FLOAT32 = 4
 class Footprint:
     """The settings of a run that decide what it occupies.
 
-    `num_saes` SAEs of width `d_sae` train side by side on `num_hookpoints` hookpoints;
-    Of each token the buffer keeps `num_slots` activations (by default one per hookpoint).
-    `bytes_per_number` is the language model's precision (4 for float32, 2 for bfloat16), in which
-    activations are kept. `vectors` and `dense_start` are those of the SAE's section; `biases` layers
-    have an encoder bias of their own. On a CPU (`on_device` false) everything lies on the host.
+    `num_saes` SAEs of width `d_sae` train side by side on `num_hookpoints` hookpoints; `k` latents of a token are
+    active. Of each token the buffer keeps `num_slots` activations (by default one per hookpoint).
+    `bytes_per_number` is the language model's precision (4 for float32, 2 for bfloat16), in which activations are
+    kept. `vectors` and `dense_start` are those of the SAE's section; `biases` layers have an encoder bias of their
+    own; `ordered_layers` counts the layers of all groups. `stored_tokens` are those of all rows of text. On a CPU
+    (`on_device` false) everything lies on the host.
     """
 
     architecture: Architecture
@@ -47,11 +54,18 @@ class Footprint:
     vectors: int = 1
     dense_start: bool = False
     biases: int = 0
+    k: int = 0
+    ordered_layers: int | None = None
 
     @property
     def slots(self) -> int:
         """Activations that the buffer keeps of each token."""
         return self.num_hookpoints if self.num_slots is None else self.num_slots
+
+    @property
+    def layers_in_groups(self) -> int:
+        """Layers of all groups that are trained, each as often as a group has it; by default one per hookpoint."""
+        return self.num_hookpoints if self.ordered_layers is None else self.ordered_layers
 
     @property
     def sae_bytes(self) -> int:
@@ -85,17 +99,22 @@ class Memory:
     adam_moments: int
     gradients: int
     pre_activations: int
+    text: int
     process: int
     disk: int
     on_device: bool
 
     @property
     def working(self) -> int:
-        """Bytes of all tensors: what stays, and the larger of the two phases, reading and stepping."""
+        """Bytes of all tensors: what stays, and what the two phases, reading and stepping, take for the moment.
+
+        On a device the larger of the two counts, since its allocator gives one the memory of the other. On a CPU
+        their sum does: what one has freed lies in pieces that the other does not fit into (measured).
+        """
         stays = self.lm_weights + self.sae_weights + self.adam_moments + self.buffer
         reading = self.lm_activations
         stepping = self.batch + self.gradients + self.pre_activations
-        return stays + max(reading, stepping)
+        return stays + (max(reading, stepping) if self.on_device else reading + stepping)
 
     @property
     def device(self) -> int:
@@ -105,7 +124,8 @@ class Memory:
     @property
     def host(self) -> int:
         """Peak bytes in main memory: with an accelerator, what is copied there while loading and saving."""
-        return self.process + (self.lm_weights if self.on_device else self.working)
+        copied = max(self.lm_weights, 3 * self.gradients)
+        return self.process + self.text + (copied if self.on_device else self.working)
 
 
 @dataclass(frozen=True)
@@ -121,9 +141,11 @@ def predict_memory(run: Footprint) -> Memory:
     """The predicted peak of a run, in bytes. p = `bytes_per_number`, P = bytes of one SAE with its layers' biases.
 
     - language model: weights p each; per token of a batch of rows 4 D + 2 I numbers inside a block,
-      and twice L D numbers of what is read
-    - buffer: `buffer_tokens` (at least a row) * lanes * D * p
-    - batch: `batch_tokens` * D * p, and four times one group's activations in float32
+      and `READ_COPIES` times L D numbers of what is read
+    - buffer: `buffer_tokens` (at least a row) * slots * D * p, and 16 bytes per token and layer of a group for the
+      order in which its layers come, of this block and the one before
+    - batch: `batch_tokens` * D * p, four times one group's activations in float32, `ENTRY_BYTES` per active latent
+    - text: the rows, in memory as on disk
     - per SAE weights P and Adam's moments 2 P; gradients P of one SAE at a time; pre-activations
       a tile of one SAE at a time, or `DENSE_TENSORS` times all of a batch where early steps may be dense
     - disk: the checkpoints that are kept and the next one (3 P per SAE each), the SAEs (P), and stored tokens
@@ -135,9 +157,10 @@ def predict_memory(run: Footprint) -> Memory:
     token_bytes = 2 if model.vocab_size <= 2**16 else 4
     return Memory(
         lm_weights=model.parameter_bytes(size),
-        lm_activations=row_tokens * size * (4 * model.d_model + 2 * model.intermediate_size + 2 * read_D),
-        buffer=tokens_buffered * run.slots * model.d_model * size,
-        batch=run.batch_tokens * model.d_model * (size + 4 * _FLOAT32),
+        lm_activations=row_tokens * size * (4 * model.d_model + 2 * model.intermediate_size + READ_COPIES * read_D),
+        buffer=tokens_buffered * (run.slots * model.d_model * size + 16 * run.layers_in_groups),
+        batch=run.batch_tokens * (model.d_model * (size + 4 * _FLOAT32) + ENTRY_BYTES * run.k),
+        text=run.stored_tokens * token_bytes,
         sae_weights=run.learned_bytes,
         adam_moments=2 * run.learned_bytes,
         gradients=run.sae_bytes + _FLOAT32 * run.biases * run.d_sae,

@@ -132,7 +132,7 @@ def _mesh(setting: GpuSetting, work: Sequence[GroupWork], seconds: float, room: 
 
 def _held_bytes(run: GpuRun, group: Group) -> float:
     """Weights, Adam's moments and the buffer of one group."""
-    own = replace(run.footprint, num_saes=1, num_slots=len(_layout((group,), run)), biases=0)
+    own = replace(run.footprint, num_saes=1, num_slots=len(_layout((group,), run)), biases=0, ordered_layers=len(group))
     return 3 * own.learned_bytes + predict_memory(own).buffer
 
 
@@ -152,7 +152,7 @@ def _rank_memory(run: GpuRun, groups: Sequence[Group], mesh: MeshCost, rank: int
     learned = math.ceil(sum(size.learned_bytes / len(plan.owners[group]) for group in owned))
     slots = len(_layout([groups[group] for group in owned], run))
     to_send = plan.rows[rank] * len(_layout(groups, run)) if plan.num_ranks > 1 else 0
-    bare = predict_memory(replace(size, num_slots=1))
+    bare = predict_memory(replace(size, num_slots=1, ordered_layers=1))
     return replace(
         bare,
         buffer=math.ceil(bare.buffer * (slots + to_send)),

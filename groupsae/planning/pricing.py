@@ -85,7 +85,15 @@ class Pricing:
         """What a run that trains these groups occupies."""
         slots = BufferLayout.of(groups, every_layer=self.layers_per_token == "all")
         biases = sum(len(group) for group in set(groups) if len(group) > 1) * self.per_layer.bias
-        return replace(self.footprint, num_saes=len(set(groups)), num_slots=len(slots), biases=biases)
+        layers = sum(map(len, set(groups)))
+        return replace(
+            self.footprint,
+            num_saes=len(set(groups)),
+            num_slots=len(slots),
+            biases=biases,
+            k=self.k,
+            ordered_layers=layers,
+        )
 
     def _seconds(self, num_saes: int, tokens_read: float) -> float | None:
         if self.rates is None:

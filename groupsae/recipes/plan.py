@@ -179,6 +179,7 @@ def pricing_of(ctx: RunContext, sae: SAEConfig, *, timed: bool = False) -> Prici
         batch_rows=config.activations.batch_rows,
         context_length=config.text.context_length,
         buffer_tokens=config.activations.buffer_tokens,
+        stored_tokens=_stored_tokens(ctx),
         checkpoints=config.train.keep_checkpoints + len(config.train.snapshots),
         bytes_per_number=BYTES[ctx.dtype],
         on_device=ctx.on_device or config.plan.gpu_name is not None,
@@ -195,6 +196,13 @@ def pricing_of(ctx: RunContext, sae: SAEConfig, *, timed: bool = False) -> Prici
         config.group.layer_maps,
         gpu_setting(config),
     )
+
+
+def _stored_tokens(ctx: RunContext) -> int:
+    """Tokens of the rows that the run has, training and held-out; 0 before there is text."""
+    if ctx.run.status("tokens") != "done":
+        return 0
+    return ctx.rows.ids_RT.size + ctx.rows.held_out.ids_RT.size
 
 
 def _rates(ctx: RunContext, sae: SAEConfig) -> Rates | None:

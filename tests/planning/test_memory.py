@@ -49,7 +49,9 @@ def test_what_an_architecture_adds_is_counted():
 def test_the_parts_follow_from_the_settings():
     memory = predict_memory(RUN)
     assert memory.lm_weights == 2 * MODEL.parameters
-    assert memory.buffer == 65536 * 11 * 768 * 2
+    assert memory.buffer == 65536 * 11 * (768 * 2 + 16)
+    assert memory.batch == 4096 * 768 * (2 + 16) and predict_memory(replace(RUN, k=32)).batch > memory.batch
+    assert predict_memory(replace(RUN, stored_tokens=1000)).host - memory.host == 2000
     assert memory.sae_weights == 6 * RUN.sae_bytes
     assert memory.adam_moments == 12 * RUN.sae_bytes
     assert memory.gradients == RUN.sae_bytes
@@ -80,7 +82,8 @@ def test_without_an_accelerator_everything_lies_on_the_host():
     run = replace(RUN, batch_tokens=256)  # which either kind takes in one tile
     memory = predict_memory(replace(run, on_device=False))
     assert memory.device == 0
-    assert memory.host == memory.process + predict_memory(run).device
+    one_after_the_other = min(memory.lm_activations, memory.batch + memory.gradients + memory.pre_activations)
+    assert memory.host == memory.process + predict_memory(run).device + one_after_the_other
 
 
 def test_disk_holds_the_checkpoints_and_one_more_the_saes_and_the_tokens():
