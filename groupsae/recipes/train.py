@@ -21,7 +21,7 @@ from groupsae.recipes.passes import Pass, checkpoint_folders, done_before, merge
 from groupsae.recipes.suites import distinct_groups, kinds_of, suites_of
 from groupsae.recipes.warm_start import announce, warm_start_of
 from groupsae.records import MAY_CHANGE, RunDirectory
-from groupsae.records.types.training import PassRecord, TrainedVariant, TrainRecord
+from groupsae.records.types.training import PassRecord, RankShare, TrainedVariant, TrainRecord
 from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.scales import Scales
 from groupsae.saes.suite import LAYER_MAPS_FILE, load_layer_maps, save_layer_maps, save_sae, write_suite_index
@@ -318,7 +318,16 @@ def _facts(
         masked_positions=trained.masked,
         kernel=asdict(trained.kernel),
         variants={variant.name: _variant_facts(variant, d_model) for variant in one.variants if variant.name},
+        ranks=_shares(ctx, trained),
     )
+
+
+def _shares(ctx: RunContext, trained: Trained) -> tuple[RankShare, ...]:
+    """What each of several ranks did with its time."""
+    if ctx.ranks.alone:
+        return ()
+    pairs = zip(ctx.ranks.hosts, trained.rank_seconds, strict=True)
+    return tuple(RankShare(host=host, **{part: round(spent, 3) for part, spent in one.items()}) for host, one in pairs)
 
 
 def _variant_facts(variant: Variant, d_model: int) -> TrainedVariant:
