@@ -14,7 +14,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from signal import SIGINT
 
-from groupsae.cli.commands import init, run, show
+from groupsae.cli.commands import init, merge, run, show
 from groupsae.cli.export import export
 from groupsae.cli.transfer import transfer
 from groupsae.cli.verbs import OTHER_VERBS, STAGE_VERBS, list_verbs, require_verb
@@ -34,9 +34,9 @@ RUN is a TOML file, or the directory of an earlier run. `groupsae init my.toml` 
 Progress goes to stderr, results to stdout; --json prints them for scripts. Exit codes: 0 done, 1 a fault of
 groupsae, 2 wrong input, 130 interrupted by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1."""
 
-_COMMANDS = {"init": init, "show": show, "transfer": transfer, "export": export}
+_COMMANDS = {"init": init, "show": show, "merge": merge, "transfer": transfer, "export": export}
 """The verbs that are no stages of a run, nor all of them."""
-_ALONE_VERBS = ("init", "show", "export")
+_ALONE_VERBS = ("init", "show", "merge", "export")
 
 
 def main(arguments: list[str] | None = None) -> int:

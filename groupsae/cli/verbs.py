@@ -10,6 +10,7 @@ OTHER_VERBS = {
     "run": "do all stages that are not done yet",
     "demo": "do all stages on the built-in model and your Python's standard library",
     "transfer": "train one SAE per layer, initialized from another run's SAEs (previous layer, next layer, or group)",
+    "merge": "put together a training that was done in parts (`train --part`)",
     "export": "write the SAEs of one suite in the files of SAELens or sparsify",
     "show": "print what is done, what is missing, and the results so far",
     "init": "write a config file to start from",

@@ -55,9 +55,9 @@ def train(ctx: RunContext) -> list[str] | None:
     groups = distinct_groups(kinds)
     if config.train.precision == "bf16" and not has_bf16(ctx.source.device):
         say(f"train: {ctx.source.device} has no bfloat16 in hardware; the encoder's product stays float32")
-    key = _key(run, groups, start)
+    key = training_key(run, groups, start)
     logs = {name: LogFile(run.file(name)) for name in LOGS}
-    training = _Training(ctx, groups, start, key, logs)
+    training = Training(ctx, groups, start, key, logs)
     began = time.perf_counter()
     with ranks.first_goes_ahead():
         passes = passes_of(ctx, kinds, key)
@@ -70,8 +70,8 @@ def train(ctx: RunContext) -> list[str] | None:
             for name in logs:
                 run.write_text(name, "")
         known = resumed or not ranks.first
-        scales = _scales(ctx, known)
-        layer_maps = _layer_maps(ctx, known, groups, scales)
+        scales = scales_of(ctx, known)
+        layer_maps = layer_maps_of(ctx, known, groups, scales)
     measuring = time.perf_counter() - began
     records: list[TrainRecord] = []
     for one, kept in zip(passes, checkpoints, strict=True):
@@ -83,16 +83,21 @@ def train(ctx: RunContext) -> list[str] | None:
         return None
     run.write("scales.safetensors", scales.save)
     write_suite_index(run.path, suites_of(kinds, config.variants))
-    _remove_other_groups(run, record.saes)
+    remove_other_groups(run, record.saes)
     _clear_others(run, checkpoints)
     record.write(run)
+    return files_of(record, bool(layer_maps))
+
+
+def files_of(record: TrainRecord, layer_maps: bool) -> list[str]:
+    """The names of the files that a finished training leaves."""
     weights = [f"groups/{name}/{file}" for name in record.saes for file in ("cfg.json", "sae.safetensors")]
     weights += [f"groups/{name}/{LAYER_MAPS_FILE}" for name in record.saes if layer_maps]
     return ["train.json", *LOGS, "suite.json", "scales.safetensors", *weights]
 
 
 @dataclass(frozen=True)
-class _Training:
+class Training:
     """What the passes of one training have in common."""
 
     ctx: RunContext
@@ -100,6 +105,8 @@ class _Training:
     start: WarmStart | None
     key: str
     logs: dict[str, LogFile]
+    only: frozenset[str] | None = None
+    """The names of the SAEs that are trained, where others train the rest."""
 
     def jobs(self, one: Pass, scales: Scales, layer_maps: Mapping[Group, LayerMaps]) -> dict[str, TrainJob]:
         """The SAEs that a pass trains, by name: every group for every variant of it."""
@@ -116,18 +123,18 @@ class _Training:
             )
             for variant in one.variants
             for group in self.groups
+            if self.only is None or sae_name(group, variant.name) in self.only
         }
 
     @property
     def read_cost(self) -> float:
-        """FLOPs of reading a token, by which several ranks divide the reading; one process need not know."""
-        if self.ctx.ranks.alone:
-            return 0.0
+        """FLOPs of reading a token."""
         return float(self.ctx.architecture.forward_flops(self.ctx.run.config.text.context_length))
 
     def names(self, one: Pass) -> list[str]:
         """The names of the SAEs that a pass trains."""
-        return [sae_name(group, variant.name) for variant in one.variants for group in self.groups]
+        names = [sae_name(group, variant.name) for variant in one.variants for group in self.groups]
+        return [name for name in names if self.only is None or name in self.only]
 
     def checkpoints(self, one: Pass) -> Checkpoints:
         """The checkpoints of a pass. They must agree in config, the text as it was read, groups and first weights."""
@@ -180,7 +187,7 @@ class _Training:
                     stop=stop,
                 ),
                 ranks=self.ctx.ranks,
-                read_cost=self.read_cost,
+                read_cost=0.0 if self.ctx.ranks.alone else self.read_cost,
             )
         for name, sae in trained.saes.items():
             save_sae(sae, run.file(f"groups/{name}"), trained.layer_maps.get(name))
@@ -194,7 +201,7 @@ class _Training:
         return done
 
 
-def _key(run: RunDirectory, groups: Sequence[Group], start: WarmStart | None) -> str:
+def training_key(run: RunDirectory, groups: Sequence[Group], start: WarmStart | None) -> str:
     """What a training is known by: its config, the text as it was read, first weights, groups."""
     text = run.manifest.files("tokens")[ROWS_FILE].sha256
     first = start.digest([group[0] for group in groups])[:16] if start else "random"
@@ -237,7 +244,7 @@ def _resumable(run: RunDirectory) -> Iterator[Callable[[], int]]:
         raise Interrupted(stopped.signal, message.strip()) from None
 
 
-def _scales(ctx: RunContext, resumed: bool) -> Scales:
+def scales_of(ctx: RunContext, resumed: bool) -> Scales:
     """Each hookpoint's scale and center: those of the checkpoint, or measured anew and kept beside it."""
     run, config = ctx.run, ctx.run.config.train
     if resumed and run.file(SCALES_IN_TRAINING).exists():
@@ -264,7 +271,7 @@ def _measured_stats(run: RunDirectory, hookpoints: tuple[str, ...]) -> dict[int,
     return load_stats(run.file(STATS_FILE), hookpoints)
 
 
-def _layer_maps(ctx: RunContext, resumed: bool, groups: Sequence[Group], scales: Scales) -> dict[Group, LayerMaps]:
+def layer_maps_of(ctx: RunContext, resumed: bool, groups: Sequence[Group], scales: Scales) -> dict[Group, LayerMaps]:
     """What layers have of their own: as the checkpoint's training had it, or fitted anew and written down.
 
     Biases are of the first SAE setting's width.
@@ -371,7 +378,7 @@ def _clear_others(run: RunDirectory, ours: Iterable[Checkpoints]) -> None:
             Checkpoints(folder, key="").clear()
 
 
-def _remove_other_groups(run: RunDirectory, kept: Iterable[str]) -> None:
+def remove_other_groups(run: RunDirectory, kept: Iterable[str]) -> None:
     """Removes the folders of groups of before; a link that leads elsewhere is only unlinked."""
     if run.file("groups").is_symlink():
         return
