@@ -11,6 +11,7 @@ from typing import Any
 
 from groupsae.activations.stats import ActivationStats, load_stats
 from groupsae.config import Variant, flat
+from groupsae.distributed.launch import current_ranks
 from groupsae.errors import Interrupted, RunError
 from groupsae.interrupt import noted
 from groupsae.partition import Group, Partition, group_name, sae_name
@@ -36,6 +37,8 @@ from groupsae.training.warm_start import WarmStart
 
 SCALES_IN_TRAINING = "checkpoint-scales.safetensors"
 LAYER_MAPS_IN_TRAINING = "checkpoint-layer-maps"
+REPEATS = 10.0
+"""Seconds for which several SIGTERM are one: under torchrun a scheduler signals both it and its processes."""
 LOGS = ("metrics.jsonl", "timing.jsonl")
 """What was measured, which is the same in every run of a config; and when and how, which is not."""
 
@@ -237,7 +240,9 @@ def _require_no_other(ctx: RunContext, checkpoints: Checkpoints) -> None:
 def _resumable(run: RunDirectory) -> Iterator[Callable[[], int]]:
     """Yields what tells of a signal; an interruption gets a message that says how to go on."""
     try:
-        with noted("finishing this step and saving.") as stop:
+        alone = current_ranks().alone
+        then = "finishing this step and saving." if alone else "finishing this block and saving, on all ranks."
+        with noted(then, repeats=0.0 if alone else REPEATS) as stop:
             yield stop
     except Interrupted as stopped:
         message = f"{stopped} Saved. The same command goes on from there, or `groupsae run {run.path}`."
