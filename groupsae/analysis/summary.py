@@ -199,14 +199,18 @@ def _curves(records: RunRecords) -> dict[str, list[Point]]:
 
 
 def _matched(curves: dict[str, list[Point]]) -> tuple[MatchedCost, ...]:
-    """Each suite against the baseline, in a sweep that of its variant, or against the first suite that has a curve."""
+    """Each suite against the baseline, in a sweep that of its variant, or against the first suite that has a curve.
+
+    Another run's suites, which have a slash in their names, are compared with the first of this one.
+    """
     names = list(curves)
     if not names:
         return ()
     first = BASELINE if BASELINE in curves else names[0]
     alone = {name: BASELINE + name.removeprefix(GROUPS) for name in names if name.startswith(f"{GROUPS}-")}
     swept = {one: other for one, other in alone.items() if other in curves}
-    pairs = swept or {name: first for name in names if name != first}
+    others = {name: first for name in names if name != first and (not swept or "/" in name)}
+    pairs = swept | others
     found = [match(one, other, curves) for one, other in pairs.items()]
     return tuple(one for one in found if one is not None)
 

@@ -65,13 +65,7 @@ def train(ctx: RunContext) -> list[str] | None:
     with ranks.first_goes_ahead():
         passes = passes_of(ctx, kinds, key)
         checkpoints = [training.checkpoints(one) for one in passes]
-        if ctx.overwrite and ranks.first and run.status("train") == "done":
-            _forget(run, passes, checkpoints)
-        resumed = any(one.exist for one in checkpoints) or training.done(passes[0]) is not None
-        if not resumed:
-            _require_no_other(ctx, checkpoints[0])
-            for name in logs:
-                run.write_text(name, "")
+        resumed = _goes_on(training, passes, checkpoints)
         known = resumed or not ranks.first
         scales = scales_of(ctx, known)
         layer_maps = layer_maps_of(ctx, known, groups, scales)
@@ -169,8 +163,7 @@ class Training:
         run, config = self.ctx.run, self.ctx.run.config
         jobs = self.jobs(one, scales, layer_maps)
         if before and self.ctx.ranks.first and not checkpoints.exist:
-            for name, length in before[-1].logs.items():
-                self.logs[name].cut(length)
+            _cut(self.logs, before[-1].logs)
         with _resumable(run) as stop, bar(f"train{one.label}", config.train.num_tokens) as advance:
             trained = train_together(
                 self.ctx.source,
@@ -196,12 +189,33 @@ class Training:
             save_sae(sae, run.file(f"groups/{name}"), trained.layer_maps.get(name))
         trained.seconds["language model"] += measuring
         record = _facts(self.ctx, trained, jobs, one, checkpoints.snapshots())
-        if not one.folder:
-            return record
+        return self._finish(one, record) if one.folder else record
+
+    def _finish(self, one: Pass, record: TrainRecord) -> PassRecord:
+        """Write down that a pass of several is done."""
         lengths = {name: log.sync() for name, log in self.logs.items()}
         done = PassRecord(**dict(record), key=self.key, logs=lengths)
-        done.write(run, one.record_path)
+        done.write(self.ctx.run, one.record_path)
         return done
+
+
+def _cut(logs: Mapping[str, LogFile], lengths: Mapping[str, int]) -> None:
+    """Forget what was logged after these lengths."""
+    for name, length in lengths.items():
+        logs[name].cut(length)
+
+
+def _goes_on(training: Training, passes: Sequence[Pass], checkpoints: Sequence[Checkpoints]) -> bool:
+    """Whether a training goes on from where it was; else its logs are emptied, and it must not end another's."""
+    ctx = training.ctx
+    if ctx.overwrite and ctx.ranks.first and ctx.run.status("train") == "done":
+        _forget(ctx.run, passes, checkpoints)
+    if any(one.exist for one in checkpoints) or training.done(passes[0]):
+        return True
+    _require_no_other(ctx, checkpoints[0])
+    for name in training.logs:
+        ctx.run.write_text(name, "")
+    return False
 
 
 def training_key(run: RunDirectory, groups: Sequence[Group], start: WarmStart | None) -> str:

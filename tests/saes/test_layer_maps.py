@@ -156,3 +156,15 @@ def test_training_leaves_the_maps_it_is_given_as_they_were():
     trained = train_groups(source, [GROUP], scales, sae, settings, seed=0, buffer_tokens=256, layer_maps=given)
     assert trained.layer_maps[group_name(GROUP)].bias_MS.any()
     assert not given[GROUP].bias_MS.any()
+
+
+def test_maps_for_another_width_keep_rotations_and_have_biases_of_zero():
+    maps = LayerMaps(3, 4, PerLayer(bias=True, rotation=True), 10)
+    with torch.no_grad():
+        maps.rotation_MDD.copy_(torch.linalg.qr(torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0)))[0])
+        maps.bias_MS.fill_(2.0)
+    other = maps.for_width(6)
+    assert torch.equal(other.rotation_MDD, maps.rotation_MDD)
+    assert torch.equal(other.bias_MS, torch.zeros(3, 6))
+    assert maps.for_width(10) is maps
+    assert LayerMaps(3, 4, PerLayer(rotation=True), 10).for_width(6).bias_MS is None

@@ -5,10 +5,11 @@ import torch
 from training_cases import PAIRS, SAE, TRAIN, Log, equal, make_source, run, weights
 
 from groupsae.activations.source import SyntheticSource
-from groupsae.config import TopKConfig, TrainConfig
+from groupsae.config import BatchTopKConfig, TopKConfig, TrainConfig
 from groupsae.errors import ConfigError, PartitionError
 from groupsae.partition import Partition
-from groupsae.training.trainer import train
+from groupsae.training.fit import measure_scales
+from groupsae.training.trainer import TrainJob, train, train_together
 
 HOOKPOINTS = ("layers.0", "layers.1", "layers.2")
 
@@ -234,3 +235,43 @@ def test_a_last_batch_of_very_few_tokens_does_not_spoil_weights_or_records(num_t
     trained = run(train=TRAIN.model_copy(update={"num_tokens": num_tokens}), log=log)
     assert all(record["groups"][group]["loss"] < 10 for record in log.records for group in PAIRS.names)
     assert all(torch.isfinite(tensor).all() for tensor in weights(trained).values())
+
+
+MEMBERS = {
+    "few": (TopKConfig(d_sae=24, k=2, dead_after_tokens=150), 0),
+    "many": (TopKConfig(d_sae=24, k=6, dead_after_tokens=150), 0),
+    "another seed": (SAE, 5),
+    "wide": (TopKConfig(d_sae=40, k=3, dead_after_tokens=150), 0),
+    "nested": (TopKConfig(d_sae=24, k=3, nested_k=(1, 3, 6), dead_after_tokens=150), 0),
+    "another architecture": (BatchTopKConfig(d_sae=24, k=3, dead_after_tokens=150), 0),
+}
+
+
+def together(names, layers_per_token):
+    """The SAEs of these members of a sweep, by member and group, trained side by side."""
+    source, settings = make_source(), TRAIN.model_copy(update={"layers_per_token": layers_per_token})
+    scales = measure_scales(source, settings.scale_tokens, center=settings.center)
+    jobs = {
+        f"{name}/{number}": TrainJob(group, settings, sae=MEMBERS[name][0], seed=MEMBERS[name][1])
+        for name in names
+        for number, group in enumerate(PAIRS.groups)
+    }
+    return weights(train_together(source, jobs, scales, SAE, settings, seed=0, buffer_tokens=128))
+
+
+@pytest.mark.parametrize("layers_per_token", [1, "all"])
+def test_the_members_of_a_sweep_train_as_each_would_alone(layers_per_token):
+    found = together(MEMBERS, layers_per_token)
+    for name in MEMBERS:
+        alone = together([name], layers_per_token)
+        assert alone and equal(alone, {key: found[key] for key in alone})
+
+
+def test_a_jobs_seed_is_the_whole_trainings_where_it_has_none():
+    plain, other = run(), together(["another seed"], 1)
+    names = list(plain.saes)
+    assert not torch.equal(plain.saes[names[0]].W_enc, other["another seed/0/W_enc"])
+    scales = measure_scales(make_source(), TRAIN.scale_tokens, center=TRAIN.center)
+    jobs = {name: TrainJob(group, TRAIN) for name, group in zip(names, PAIRS.groups, strict=True)}
+    again = train_together(make_source(), jobs, scales, SAE, TRAIN, seed=0, buffer_tokens=128)
+    assert equal(weights(plain), weights(again))
