@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -20,18 +21,25 @@ STDERR = 2
 
 
 @contextlib.contextmanager
-def noted(then: str) -> Iterator[Callable[[], int]]:
+def noted(then: str, *, repeats: float = 0.0) -> Iterator[Callable[[], int]]:
     """While the block runs, the first signal is only noted; yields what gives its number, or 0.
 
-    `then` tells the person who waits what happens now. A second signal acts as it did before.
-    Raises Interrupted after a block that ended without looking.
+    `then` tells the person who waits what happens now. A second signal acts as it did before; but for so many seconds
+    `repeats` of SIGTERM and SIGUSR1 are one signal, which a scheduler and torchrun both send. Raises Interrupted after
+    a block that ended without looking.
     """
-    received = 0
+    received, since = 0, 0.0
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal received
-        received = number
-        _restore(before)
+        nonlocal received, since
+        if received:
+            if number not in NOTICES or time.monotonic() - since > repeats:
+                _restore(before)
+                signal.raise_signal(number)
+            return
+        received, since = number, time.monotonic()
+        if not repeats:
+            _restore(before)
         # Not by print: the signal may have come in the middle of one.
         os.write(STDERR, f"\n{signal.Signals(number).name}: {then} Once more ends at once.\n".encode())
 

@@ -197,6 +197,16 @@ def test_a_sweep_reads_the_text_once(sweep, call, monkeypatch):
     assert len(rows) == 48  # as many as for one setting (test_passes.py)
 
 
+def test_a_sweep_has_a_report_before_it_is_trained(sweep, call):
+    for verb in ("tokens", "distances", "group", "plan", "report"):
+        code, out, _ = call(verb, sweep.name)
+        assert code == 0
+        if verb == "plan":
+            assert "this run (8 suites" in out
+    page = Path("runs/many/report/index.html").read_text()
+    assert "A sweep of 4 variants. They are not trained yet." in page and 'id="figure-pareto"' not in page
+
+
 @pytest.fixture
 def narrow(monkeypatch):
     """Memory that holds so many variants at once."""

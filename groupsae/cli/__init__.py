@@ -14,7 +14,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from signal import SIGINT
 
-from groupsae.cli.commands import init, run, show
+from groupsae.cli.commands import init, merge, run, show
 from groupsae.cli.export import export
 from groupsae.cli.harvest import harvest
 from groupsae.cli.hub import pull, push
@@ -42,6 +42,7 @@ _COMMANDS = {
     "init": init,
     "show": show,
     "harvest": harvest,
+    "merge": merge,
     "transfer": transfer,
     "interpret": interpret,
     "export": export,
@@ -50,7 +51,7 @@ _COMMANDS = {
     "pull": pull,
 }
 """The verbs that are no stages of a run, nor all of them."""
-_ALONE_VERBS = ("init", "show", "export")
+_ALONE_VERBS = ("init", "show", "merge", "export")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -37,6 +37,11 @@ def _run_stage(verb: str, run: RunDirectory, options: Any) -> None:
 
     against = directory_of(options.against) if verb == "eval" and options.against else None
     try:
+        if verb == "train" and options.part:
+            from groupsae.recipes.parts import Part, train_part
+
+            train_part(run, Part.of(options.part))
+            return
         if verb == "eval":
             recipes.run_parts(run, options.parts, against, overwrite=options.overwrite)
         else:
@@ -69,6 +74,24 @@ def show(rest: list[str]) -> None:
             run.require_intact()
             say(f"every file of {run.path} is as it was written")
         print_results(run, "--json" in flags)
+
+
+def merge(rest: list[str]) -> None:
+    """Put together the parts of a training, of a run directory and of copies of it."""
+    usage = "groupsae merge RUN [COPY ...]"
+    words = [word for word in rest if not word.startswith("-")]
+    flags = set(rest) - set(words)
+    if flags & {"-h", "--help"}:
+        print(f"usage: {usage}")
+        return
+    if flags or not words:
+        raise ConfigError(f"`groupsae merge` needs a run directory, and no flags. Usage: {usage}")
+    run = RunDirectory.open(directory_of(Path(words[0])))
+    from groupsae.recipes.parts import merge as put_together
+
+    with run.blamed():
+        put_together(run, [Path(word) for word in words[1:]])
+        print_training(run)
 
 
 def init(rest: list[str]) -> None:

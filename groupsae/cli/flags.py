@@ -41,6 +41,9 @@ def read_flags(verb: str, flags: list[str], config: RunConfig) -> Any:
     sweeps = "sae" in sections
     sections = [section for section in sections if section != "other_saes"]
     fields = []
+    if verb == "train":
+        text = "Train only a part of the SAEs, such as 3/16, in a job of its own; `groupsae merge` joins all parts."
+        fields.append(_Flag("part", str | None, None, text))
     if verb == "eval":
         names = tyro.conf.Positional[tuple[str, ...]]
         fields += [

@@ -34,7 +34,7 @@ def print_results(run: RunDirectory, as_json: bool) -> None:
         return
     from groupsae.cli import tables
 
-    lineages = tables.lineages(train) if train else []
+    lineages = [*tables.ranks(train), *tables.lineages(train)] if train else []
     side_by_side = tables.sweep(found.sweep) if found.sweep else tables.suites(suites)
     scores = tables.latent_scores(records)
     tables.show(tables.stages(run), *([side_by_side] if suites else []), *scores, *lineages)
@@ -49,7 +49,8 @@ def print_training(run: RunDirectory) -> None:
     from groupsae.cli import tables
     from groupsae.records.types.training import TrainRecord
 
-    tables.show(tables.training(TrainRecord.read(run)))
+    record = TrainRecord.read(run)
+    tables.show(tables.training(record), *tables.ranks(record))
 
 
 def print_comparison(run: RunDirectory, against: Path, as_json: bool) -> None:

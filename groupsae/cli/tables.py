@@ -60,6 +60,17 @@ def training(record: TrainRecord) -> Table:
     return table
 
 
+def ranks(train: TrainRecord) -> list[Table]:
+    """What each of several processes did with its time in training; no table for one process."""
+    if not train.ranks:
+        return []
+    parts = ("reading", "exchanging", "training", "saving", "waiting", "other")
+    table = titled_table("ranks, seconds", ("rank", "host", *parts), right=parts)
+    for number, one in enumerate(train.ranks):
+        table.add_row(str(number), one.host, *(f"{getattr(one, part):,.1f}" for part in parts))
+    return [table]
+
+
 def suites(summaries: Sequence[SuiteSummary]) -> Table:
     """The suites side by side; below it at equal what they are compared."""
     names = [suite.name for suite in summaries]

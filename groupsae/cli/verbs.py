@@ -11,6 +11,7 @@ OTHER_VERBS = {
     "demo": "do all stages on the built-in model and your Python's standard library",
     "harvest": "read activations once and keep them in a cache that later trainings read",
     "transfer": "train one SAE per layer, initialized from another run's SAEs (previous layer, next layer, or group)",
+    "merge": "put together a training that was done in parts (`train --part`)",
     "interpret": "have a language model explain latents, and score how well that predicts where they fire",
     "export": "write the SAEs of one suite in the files of SAELens, sparsify or dictionary_learning",
     "import": "read the SAEs of another tool, from a folder or a hub id, into a run directory",

@@ -11,6 +11,7 @@ from typing import Any
 
 from groupsae.activations.stats import ActivationStats, load_stats
 from groupsae.config import Variant, flat
+from groupsae.distributed.launch import current_ranks
 from groupsae.errors import Interrupted, RunError
 from groupsae.interrupt import noted
 from groupsae.partition import Group, Partition, group_name, sae_name
@@ -21,7 +22,7 @@ from groupsae.recipes.passes import Pass, checkpoint_folders, done_before, merge
 from groupsae.recipes.suites import distinct_groups, kinds_of, suites_of
 from groupsae.recipes.warm_start import announce, warm_start_of
 from groupsae.records import MAY_CHANGE, RunDirectory
-from groupsae.records.types.training import PassRecord, TrainedVariant, TrainRecord
+from groupsae.records.types.training import PassRecord, RankShare, TrainedVariant, TrainRecord
 from groupsae.saes.layer_maps import LayerMaps
 from groupsae.saes.scales import Scales
 from groupsae.saes.suite import LAYER_MAPS_FILE, load_layer_maps, save_layer_maps, save_sae, write_suite_index
@@ -38,6 +39,8 @@ from groupsae.training.warm_start import WarmStart
 SCALES_IN_TRAINING = "checkpoint-scales.safetensors"
 LAYER_MAPS_IN_TRAINING = "checkpoint-layer-maps"
 TRACKERS_FOLDER = "trackers"
+REPEATS = 10.0
+"""Seconds for which several SIGTERM are one: under torchrun a scheduler signals both it and its processes."""
 LOGS = ("metrics.jsonl", "timing.jsonl")
 """What was measured, which is the same in every run of a config; and when and how, which is not."""
 
@@ -61,23 +64,17 @@ def train(ctx: RunContext) -> list[str] | None:
     groups = distinct_groups(kinds)
     if config.train.precision == "bf16" and not has_bf16(ctx.source.device):
         say(f"train: {ctx.source.device} has no bfloat16 in hardware; the encoder's product stays float32")
-    key = _key(run, groups, start)
+    key = training_key(run, groups, start)
     logs = {name: LogFile(run.file(name)) for name in LOGS}
-    training = _Training(ctx, groups, start, key, logs)
+    training = Training(ctx, groups, start, key, logs)
     began = time.perf_counter()
     with ranks.first_goes_ahead():
         passes = passes_of(ctx, kinds, key)
         checkpoints = [training.checkpoints(one) for one in passes]
-        if ctx.overwrite and ranks.first and run.status("train") == "done":
-            _forget(run, passes, checkpoints)
-        resumed = any(one.exist for one in checkpoints) or training.done(passes[0]) is not None
-        if not resumed:
-            _require_no_other(ctx, checkpoints[0])
-            for name in logs:
-                run.write_text(name, "")
+        resumed = _goes_on(training, passes, checkpoints)
         known = resumed or not ranks.first
-        scales = _scales(ctx, known)
-        layer_maps = _layer_maps(ctx, known, groups, scales)
+        scales = scales_of(ctx, known)
+        layer_maps = layer_maps_of(ctx, known, groups, scales)
     measuring = time.perf_counter() - began
     records: list[TrainRecord] = []
     for one, kept in zip(passes, checkpoints, strict=True):
@@ -89,16 +86,21 @@ def train(ctx: RunContext) -> list[str] | None:
         return None
     run.write("scales.safetensors", scales.save)
     write_suite_index(run.path, suites_of(kinds, config.variants))
-    _remove_other_groups(run, record.saes)
+    remove_other_groups(run, record.saes)
     _clear_others(run, checkpoints)
     record.write(run)
+    return files_of(record, bool(layer_maps))
+
+
+def files_of(record: TrainRecord, layer_maps: bool) -> list[str]:
+    """The names of the files that a finished training leaves."""
     weights = [f"groups/{name}/{file}" for name in record.saes for file in ("cfg.json", "sae.safetensors")]
     weights += [f"groups/{name}/{LAYER_MAPS_FILE}" for name in record.saes if layer_maps]
     return ["train.json", *LOGS, "suite.json", "scales.safetensors", *weights]
 
 
 @dataclass(frozen=True)
-class _Training:
+class Training:
     """What the passes of one training have in common."""
 
     ctx: RunContext
@@ -106,6 +108,8 @@ class _Training:
     start: WarmStart | None
     key: str
     logs: dict[str, LogFile]
+    only: frozenset[str] | None = None
+    """The names of the SAEs that are trained, where others train the rest."""
 
     def jobs(self, one: Pass, scales: Scales, layer_maps: Mapping[Group, LayerMaps]) -> dict[str, TrainJob]:
         """The SAEs that a pass trains, by name: every group for every variant of it."""
@@ -122,13 +126,12 @@ class _Training:
             )
             for variant in one.variants
             for group in self.groups
+            if self.only is None or sae_name(group, variant.name) in self.only
         }
 
     @property
     def read_cost(self) -> float:
-        """FLOPs of reading a token, by which several ranks divide the reading; one process need not know."""
-        if self.ctx.ranks.alone:
-            return 0.0
+        """FLOPs of reading a token."""
         return float(self.ctx.architecture.forward_flops(self.ctx.run.config.text.context_length))
 
     def trackers(self) -> Trackers:
@@ -139,7 +142,8 @@ class _Training:
 
     def names(self, one: Pass) -> list[str]:
         """The names of the SAEs that a pass trains."""
-        return [sae_name(group, variant.name) for variant in one.variants for group in self.groups]
+        names = [sae_name(group, variant.name) for variant in one.variants for group in self.groups]
+        return [name for name in names if self.only is None or name in self.only]
 
     def checkpoints(self, one: Pass) -> Checkpoints:
         """The checkpoints of a pass. They must agree in config, the text as it was read, groups and first weights."""
@@ -171,8 +175,7 @@ class _Training:
         run, config = self.ctx.run, self.ctx.run.config
         jobs = self.jobs(one, scales, layer_maps)
         if before and self.ctx.ranks.first and not checkpoints.exist:
-            for name, length in before[-1].logs.items():
-                self.logs[name].cut(length)
+            _cut(self.logs, before[-1].logs)
         with (
             self.trackers() as trackers,
             _resumable(run) as stop,
@@ -196,21 +199,42 @@ class _Training:
                     stop=stop,
                 ),
                 ranks=self.ctx.ranks,
-                read_cost=self.read_cost,
+                read_cost=0.0 if self.ctx.ranks.alone else self.read_cost,
             )
         for name, sae in trained.saes.items():
             save_sae(sae, run.file(f"groups/{name}"), trained.layer_maps.get(name))
         trained.seconds["language model"] += measuring
         record = _facts(self.ctx, trained, jobs, one, checkpoints.snapshots())
-        if not one.folder:
-            return record
+        return self._finish(one, record) if one.folder else record
+
+    def _finish(self, one: Pass, record: TrainRecord) -> PassRecord:
+        """Write down that a pass of several is done."""
         lengths = {name: log.sync() for name, log in self.logs.items()}
         done = PassRecord(**dict(record), key=self.key, logs=lengths)
-        done.write(run, one.record_path)
+        done.write(self.ctx.run, one.record_path)
         return done
 
 
-def _key(run: RunDirectory, groups: Sequence[Group], start: WarmStart | None) -> str:
+def _cut(logs: Mapping[str, LogFile], lengths: Mapping[str, int]) -> None:
+    """Forget what was logged after these lengths."""
+    for name, length in lengths.items():
+        logs[name].cut(length)
+
+
+def _goes_on(training: Training, passes: Sequence[Pass], checkpoints: Sequence[Checkpoints]) -> bool:
+    """Whether a training goes on from where it was; else its logs are emptied, and it must not end another's."""
+    ctx = training.ctx
+    if ctx.overwrite and ctx.ranks.first and ctx.run.status("train") == "done":
+        _forget(ctx.run, passes, checkpoints)
+    if any(one.exist for one in checkpoints) or training.done(passes[0]):
+        return True
+    _require_no_other(ctx, checkpoints[0])
+    for name in training.logs:
+        ctx.run.write_text(name, "")
+    return False
+
+
+def training_key(run: RunDirectory, groups: Sequence[Group], start: WarmStart | None) -> str:
     """What a training is known by: its config, the text as it was read, first weights, groups."""
     text = run.manifest.files("tokens")[ROWS_FILE].sha256
     first = start.digest([group[0] for group in groups])[:16] if start else "random"
@@ -246,14 +270,16 @@ def _require_no_other(ctx: RunContext, checkpoints: Checkpoints) -> None:
 def _resumable(run: RunDirectory) -> Iterator[Callable[[], int]]:
     """Yields what tells of a signal; an interruption gets a message that says how to go on."""
     try:
-        with noted("finishing this step and saving.") as stop:
+        alone = current_ranks().alone
+        then = "finishing this step and saving." if alone else "finishing this block and saving, on all ranks."
+        with noted(then, repeats=0.0 if alone else REPEATS) as stop:
             yield stop
     except Interrupted as stopped:
         message = f"{stopped} Saved. The same command goes on from there, or `groupsae run {run.path}`."
         raise Interrupted(stopped.signal, message.strip()) from None
 
 
-def _scales(ctx: RunContext, resumed: bool) -> Scales:
+def scales_of(ctx: RunContext, resumed: bool) -> Scales:
     """Each hookpoint's scale and center: those of the checkpoint, or measured anew and kept beside it."""
     run, config = ctx.run, ctx.run.config.train
     if resumed and run.file(SCALES_IN_TRAINING).exists():
@@ -280,7 +306,7 @@ def _measured_stats(run: RunDirectory, hookpoints: tuple[str, ...]) -> dict[int,
     return load_stats(run.file(STATS_FILE), hookpoints)
 
 
-def _layer_maps(ctx: RunContext, resumed: bool, groups: Sequence[Group], scales: Scales) -> dict[Group, LayerMaps]:
+def layer_maps_of(ctx: RunContext, resumed: bool, groups: Sequence[Group], scales: Scales) -> dict[Group, LayerMaps]:
     """What layers have of their own: as the checkpoint's training had it, or fitted anew and written down.
 
     Biases are of the first SAE setting's width.
@@ -334,7 +360,16 @@ def _facts(
         masked_positions=trained.masked,
         kernel=asdict(trained.kernel),
         variants={variant.name: _variant_facts(variant, d_model) for variant in one.variants if variant.name},
+        ranks=_shares(ctx, trained),
     )
+
+
+def _shares(ctx: RunContext, trained: Trained) -> tuple[RankShare, ...]:
+    """What each of several ranks did with its time."""
+    if ctx.ranks.alone:
+        return ()
+    pairs = zip(ctx.ranks.hosts, trained.rank_seconds, strict=True)
+    return tuple(RankShare(host=host, **{part: round(spent, 3) for part, spent in one.items()}) for host, one in pairs)
 
 
 def _variant_facts(variant: Variant, d_model: int) -> TrainedVariant:
@@ -379,7 +414,7 @@ def _clear_others(run: RunDirectory, ours: Iterable[Checkpoints]) -> None:
             Checkpoints(folder, key="").clear()
 
 
-def _remove_other_groups(run: RunDirectory, kept: Iterable[str]) -> None:
+def remove_other_groups(run: RunDirectory, kept: Iterable[str]) -> None:
     """Removes the folders of groups of before; a link that leads elsewhere is only unlinked."""
     if run.file("groups").is_symlink():
         return

@@ -34,14 +34,21 @@ def said(tmp_path):
 def test_two_ranks_leave_the_files_that_one_process_leaves(trained, fresh, said):
     codes, told = run_commands(2, ["train", fresh], said)
     assert codes == [0, 0], told
-    assert told[1] == "" and "train" in told[0]
-    assert results(fresh) == trained
+    assert told[1] == "" and "train: 2 ranks for" in told[0]
+    found = results(fresh)
+    shares = found["train.json"].pop("ranks")
+    assert found == trained
+    assert len(shares) == 2 and all(one["training"] > 0 and one["reading"] > 0 for one in shares)
+    printed = (said / "out-0").read_text()
+    assert "waiting" in printed and (said / "out-1").read_text() == ""
 
 
 def test_a_whole_run_by_three_ranks_is_that_of_one_process(done, here, said):
     codes, told = run_commands(3, ["run", "tiny.toml", "--out", here / "three"], said)
     assert codes == [0] * 3, told
-    assert results(here / "three") == results(done)
+    found = results(here / "three")
+    assert len(found["train.json"].pop("ranks")) == 3
+    assert found == results(done)
     compared = [path.relative_to(done) for path in (*done.glob("eval/*.json"), *done.glob("*.json"))]
     assert Path("eval/losses.json") in compared and Path("distances.json") in compared
     for name in compared:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM save and say how to go on; a second one ends at once."""
+"""Ctrl-C, SIGTERM and SIGUSR1 save and say how to go on; a second one ends at once."""
 
 from __future__ import annotations
 
@@ -90,6 +90,17 @@ def test_the_first_signal_is_noted_and_raised_after_the_block(capfd):
         assert stop() == signal.SIGTERM
     assert raised.value.signal == signal.SIGTERM
     assert "SIGTERM: finishing. Once more ends at once." in capfd.readouterr().err
+
+
+def test_repeats_of_a_notice_are_one_signal_for_a_while():
+    with pytest.raises(Interrupted), noted("finishing.", repeats=60) as stop:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop() == signal.SIGTERM
+    with pytest.raises(KeyboardInterrupt), noted("finishing.", repeats=60):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("Ctrl-C acts at once")
 
 
 def test_handlers_are_as_before_afterwards():

@@ -84,6 +84,21 @@ class TrainedPass(RecordPart):
     """The SAEs that were trained in it."""
 
 
+class RankShare(RecordPart):
+    """What one rank did with its time, in seconds, since training began or was last resumed."""
+
+    host: str
+    reading: float
+    """The language model, on this rank's share of the rows."""
+    exchanging: float
+    """Sending activations to the ranks that train on them, and filling the shuffle buffer."""
+    training: float
+    saving: float
+    waiting: float
+    """For other ranks to have read their share of a block."""
+    other: float
+
+
 class TrainRecord(Record):
     """What training took. Of a sweep, `d_sae` and `k` are those of the first setting."""
 
@@ -97,7 +112,7 @@ class TrainRecord(Record):
     d_sae: int
     k: int
     seconds: dict[str, float]
-    """By part: language model, SAE steps, shuffle buffer, checkpoints, other."""
+    """By part: language model, SAE steps, shuffle buffer, checkpoints, other. Of several ranks, summed over them."""
     saes: dict[str, TrainedSAE]
     """By group name."""
     scales: dict[str, float]
@@ -111,10 +126,12 @@ class TrainRecord(Record):
     """In a sweep, its variants by name."""
     passes: tuple[TrainedPass, ...] = ()
     """Where a sweep took several."""
+    ranks: tuple[RankShare, ...] = ()
+    """Where several processes trained."""
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_empty(write(self), "variants", "passes")
+        return without_empty(write(self), "variants", "passes", "ranks")
 
     def seconds_of(self, partition: Partition) -> float | None:
         """Seconds of one suite as if trained alone: its own steps, and everything shared; None if one is missing.
