@@ -6,7 +6,7 @@ return a tensor (most of transformers 5) or a tuple.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def load_model(
     options = {"revision": revision, "trust_remote_code": trust_remote_code, **gguf}
     facts = _gguf_facts(path, gguf, getattr(torch, dtype))
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_place(path), **options)
+        tokenizer = _load_tokenizer(tokenizer_place(path), options)
         model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             path, dtype=getattr(torch, dtype), output_loading_info=True, **options
         )
@@ -66,6 +66,20 @@ def load_model(
     _require_finite(model, name)
     find_blocks(model)
     return model.to(where).eval().requires_grad_(False), tokenizer
+
+
+def _load_tokenizer(place: str, options: Mapping[str, Any]) -> Any:
+    """The tokenizer at a place, as its own files describe it.
+
+    For some kinds of models (Qwen2) transformers builds the tokenizer of that family instead, which has no tokens
+    where the files hold another sort.
+    """
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place, **options)
+    if known_text(tokenizer) is None and (Path(place) / "tokenizer.json").is_file():
+        return transformers.PreTrainedTokenizerFast.from_pretrained(place)
+    return tokenizer
 
 
 def load_model_config(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -121,7 +121,7 @@ def row_clusters(source: ActivationSource, rows: Tensor) -> np.ndarray:
 
     Each row is a cluster of its own where the source knows no documents.
     """
-    text = getattr(source, "rows", None)
+    text: Any = getattr(source, "rows", None)
     if not hasattr(text, "document_of_row"):
         return np.arange(len(rows))
     return np.unique(text.document_of_row()[rows.numpy()], return_inverse=True)[1]

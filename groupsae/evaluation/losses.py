@@ -240,6 +240,7 @@ class _Batch:
         self, predictions: CleanPredictions, keep_CBT: Tensor, sums: dict[Hashable, np.ndarray], place: slice
     ) -> None:
         self._predictions, self._sums, self._place, self._keep_CBT = predictions, sums, place, keep_CBT.double()
+        self.splices: list[tuple[tuple[int, ...], Tensor]]
         if torch.equal(keep_CBT[0], keep_CBT[1]):
             self.splices = [((0, 1), keep_CBT[0])]
         else:

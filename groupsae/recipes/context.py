@@ -164,8 +164,12 @@ class RunContext:
         if self.has_weights:
             model = self.model
         else:
-            options = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-            model = load_skeleton(settings.name, gguf_file=settings.gguf_file, **options)
+            model = load_skeleton(
+                settings.name,
+                revision=settings.revision,
+                trust_remote_code=settings.trust_remote_code,
+                gguf_file=settings.gguf_file,
+            )
         counted = Architecture.of(model, find_blocks(model)[1])
         if counted.unpriced:
             say(f"plan: the FLOPs of the language model leave out {'; '.join(counted.unpriced)}")

@@ -184,7 +184,7 @@ def train_together(
     loop.run()
     saes = {group.name: group.trained() for group in in_training}
     layer_maps = {group.name: group.maps for group in in_training if group.maps is not None}
-    return Trained(saes, scales, loop.seconds, layer_maps, loop.position.masked, loop.kernel)
+    return Trained(saes, scales, loop.seconds, layer_maps, loop.position.masked, loop.kernel or KernelChoice())
 
 
 def _require_possible(
