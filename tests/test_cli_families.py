@@ -30,7 +30,7 @@ def write_text(path):
 
 
 def test_a_tokenizer_is_as_its_files_say_whatever_the_family(tmp_path):
-    """transformers takes Qwen2's own kind of tokenizer for every Qwen2 model, and finds no tokens in another's files."""
+    """transformers takes Qwen2's own kind of tokenizer for every Qwen2 model, and finds no tokens in other files."""
     save_model(tmp_path, family_model("qwen2"), small_tokenizer())
     _, tokenizer = load_model(str(tmp_path))
     assert tokenizer("w5 w9 w60")["input_ids"] == [5, 9, 60]
