@@ -215,13 +215,14 @@ def base_model(model: nn.Module) -> nn.Module:
     Of a model that peft wrapped it is that of the model inside, so hookpoints have the same names. Raises
     ModelError for an adapter that puts tokens of its own before the text.
     """
+    wrapped: Any = model
     if hasattr(model, "get_base_model"):
-        if getattr(model, "active_peft_config", None) is not None and model.active_peft_config.is_prompt_learning:
+        if getattr(model, "active_peft_config", None) is not None and wrapped.active_peft_config.is_prompt_learning:
             raise ModelError(
                 f"{type(model).__name__} holds a prompt or prefix adapter, whose own positions come before the text. "
                 "Adapters inside the modules, such as LoRA, can be used."
             )
-        model = model.get_base_model()
+        model = wrapped.get_base_model()
     return getattr(model, "base_model", model)
 
 
@@ -255,7 +256,8 @@ def _language_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     if text is None or text is getattr(model, "config", None):
         yield from base.named_modules()
         return
-    embedding = model.get_input_embeddings()
+    whole: Any = model
+    embedding = whole.get_input_embeddings()
     owner = next((name.rpartition(".")[0] for name, module in base.named_modules() if module is embedding), None)
     for name, module in base.named_modules():
         inside = owner is not None and (not owner or name == owner or name.startswith(f"{owner}."))
@@ -303,7 +305,7 @@ def require_causal(model: nn.Module, ids_BT: Tensor, purpose: str) -> None:
     logits_TV, other_TV = (_logits(model, ids).float()[0] for ids in (ids_1T, other_1T))
     earlier = (logits_TV[:-1] - other_TV[:-1]).abs().max()
     rounding = max(64 * torch.finfo(torch.float32).eps, 4 * torch.finfo(next(model.parameters()).dtype).eps)
-    if earlier > rounding * max(1.0, logits_TV.abs().max()):
+    if earlier > rounding * max(1.0, logits_TV.abs().max().item()):
         raise ModelError(
             f"{type(model).__name__} sees the future: another last token changes its predictions before it, by up to "
             f"{earlier:.3g}. {purpose} would mean nothing. Only causal language models can be evaluated so; of this "

@@ -170,7 +170,7 @@ class RunContext:
                 trust_remote_code=settings.trust_remote_code,
                 gguf_file=settings.gguf_file,
             )
-        counted = Architecture.of(model, find_blocks(model)[1])
+        counted = Architecture.of(model, list(find_blocks(model)[1]))
         if counted.unpriced:
             say(f"plan: the FLOPs of the language model leave out {'; '.join(counted.unpriced)}")
         return counted
