@@ -22,7 +22,7 @@ torture: $(VENV)/.dev
 	GROUPSAE_TORTURE=1 $(BIN)/python -m pytest -q -p no:cacheprovider tests/reliability tests/training/test_resume.py
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 bench: $(BENCH)/.peers
 	$(BENCH)/bin/python bench/step.py

@@ -6,7 +6,7 @@ return a tensor (most of transformers 5) or a tuple.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def load_model(
     options = {"revision": revision, "trust_remote_code": trust_remote_code, **gguf}
     facts = _gguf_facts(path, gguf, getattr(torch, dtype))
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_place(path), **options)
+        tokenizer = _load_tokenizer(tokenizer_place(path), options)
         model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             path, dtype=getattr(torch, dtype), output_loading_info=True, **options, **(_unpacked() if gguf else {})
         )
@@ -73,13 +73,10 @@ def load_tokenizer(
     name: str, *, revision: str | None = None, trust_remote_code: bool = False, gguf_file: str | None = None
 ) -> Any:
     """The tokenizer of a model, without its weights. Raises ModelError if there is none."""
-    import transformers
-
     path, gguf = _place(name, gguf_file)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            tokenizer_place(path), revision=revision, trust_remote_code=trust_remote_code, **gguf
-        )
+        options = {"revision": revision, "trust_remote_code": trust_remote_code, **gguf}
+        tokenizer = _load_tokenizer(tokenizer_place(path), options)
     except Exception as error:
         raise ModelError(f"The tokenizer of model {name!r} cannot be loaded: {_first_line(error)}") from error
     _require_complete((), tokenizer, name)
@@ -95,6 +92,20 @@ def weights_digest(name: str, gguf_file: str | None = None) -> str | None:
     wanted = [gguf["gguf_file"]] if gguf else ["*.safetensors", "*.bin"]
     files = sorted(file for pattern in wanted for file in folder.glob(pattern))
     return digest([[file.name, describe(file)["sha256"]] for file in files])
+
+
+def _load_tokenizer(place: str, options: Mapping[str, Any]) -> Any:
+    """The tokenizer at a place, as its own files describe it.
+
+    For some kinds of models (Qwen2) transformers builds the tokenizer of that family instead, which has no tokens
+    where the files hold another sort.
+    """
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place, **options)
+    if known_text(tokenizer) is None and (Path(place) / "tokenizer.json").is_file():
+        return transformers.PreTrainedTokenizerFast.from_pretrained(place)
+    return tokenizer
 
 
 def load_model_config(
@@ -238,13 +249,14 @@ def base_model(model: nn.Module) -> nn.Module:
     Of a model that peft wrapped it is that of the model inside, so hookpoints have the same names. Raises
     ModelError for an adapter that puts tokens of its own before the text.
     """
+    wrapped: Any = model
     if hasattr(model, "get_base_model"):
-        if getattr(model, "active_peft_config", None) is not None and model.active_peft_config.is_prompt_learning:
+        if getattr(model, "active_peft_config", None) is not None and wrapped.active_peft_config.is_prompt_learning:
             raise ModelError(
                 f"{type(model).__name__} holds a prompt or prefix adapter, whose own positions come before the text. "
                 "Adapters inside the modules, such as LoRA, can be used."
             )
-        model = model.get_base_model()
+        model = wrapped.get_base_model()
     return getattr(model, "base_model", model)
 
 
@@ -278,7 +290,8 @@ def _language_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     if text is None or text is getattr(model, "config", None):
         yield from base.named_modules()
         return
-    embedding = model.get_input_embeddings()
+    whole: Any = model
+    embedding = whole.get_input_embeddings()
     owner = next((name.rpartition(".")[0] for name, module in base.named_modules() if module is embedding), None)
     for name, module in base.named_modules():
         inside = owner is not None and (not owner or name == owner or name.startswith(f"{owner}."))
@@ -326,7 +339,7 @@ def require_causal(model: nn.Module, ids_BT: Tensor, purpose: str) -> None:
     logits_TV, other_TV = (_logits(model, ids).float()[0] for ids in (ids_1T, other_1T))
     earlier = (logits_TV[:-1] - other_TV[:-1]).abs().max()
     rounding = max(64 * torch.finfo(torch.float32).eps, 4 * torch.finfo(next(model.parameters()).dtype).eps)
-    if earlier > rounding * max(1.0, logits_TV.abs().max()):
+    if earlier > rounding * max(1.0, logits_TV.abs().max().item()):
         raise ModelError(
             f"{type(model).__name__} sees the future: another last token changes its predictions before it, by up to "
             f"{earlier:.3g}. {purpose} would mean nothing. Only causal language models can be evaluated so; of this "

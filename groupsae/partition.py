@@ -120,8 +120,8 @@ def group_name(group: Group) -> str:
     """
     if len(group) == 1:
         return group[0]
-    parsed = [re.fullmatch(r"(\D*)(\d+)(.*)", name) for name in group]
-    if all(parsed) and len({(m[1], m[3]) for m in parsed}) == 1:
+    parsed = [match for name in group if (match := re.fullmatch(r"(\D*)(\d+)(.*)", name))]
+    if len(parsed) == len(group) and len({(m[1], m[3]) for m in parsed}) == 1:
         numbers = [int(m[2]) for m in parsed]
         return f"{parsed[0][1]}{_spans(numbers)}{parsed[0][3]}"
     return "+".join(group)

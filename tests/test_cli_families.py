@@ -8,6 +8,8 @@ from tiny import save_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from groupsae.models import load_model
+
 
 def small_tokenizer():
     """A word for each id of the families' vocabulary; the first three are special, as in their configs."""
@@ -27,6 +29,14 @@ def write_text(path):
     path.write_text("\n".join(lines))
 
 
+def test_a_tokenizer_is_as_its_files_say_whatever_the_family(tmp_path):
+    """transformers takes Qwen2's own kind of tokenizer for every Qwen2 model, and finds no tokens in other files."""
+    save_model(tmp_path, family_model("qwen2"), small_tokenizer())
+    _, tokenizer = load_model(str(tmp_path))
+    assert tokenizer("w5 w9 w60")["input_ids"] == [5, 9, 60]
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (2, 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_runs_on_the_command_line(family, here, call):
@@ -34,7 +44,7 @@ def test_every_family_runs_on_the_command_line(family, here, call):
     write_text(here / "words.jsonl")
     settings = (here / "tiny.toml").read_text().splitlines()
     changed = {"name = ": f'name = "{here}/model"', "source = ": f'source = ["{here}/words.jsonl"]'}
-    changed |= {"context_length = ": f"context_length = {LENGTH}"}
+    changed |= {"context_length = ": f"context_length = {LENGTH}", "calibrate = ": "calibrate = true"}
     lines = [next((new for old, new in changed.items() if line.startswith(old)), line) for line in settings]
     (here / "family.toml").write_text("\n".join(lines))
     code, out, err = call("run", "family.toml", "--out", "runs/family", "--group.groups", 1)

@@ -281,7 +281,7 @@ def _read_together(reads: Sequence[_Read]) -> None:
 
 def _fill(memory: np.ndarray, file: FileIO, offset: int) -> None:
     file.seek(offset)
-    left = memoryview(memory)
+    left = memory.data
     while left:
         count = file.readinto(left)
         if not count:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 Key = TypeVar("Key", bound=Hashable)
 
 
-class OutputReader:
+class OutputReader(Generic[Key]):
     """Reads the outputs of modules, by key, during forward passes of a model.
 
     Some models write into a module's output after the module has returned: Falcon adds attention to

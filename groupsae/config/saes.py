@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -168,7 +168,7 @@ SAEConfig: TypeAlias = TopKConfig | BatchTopKConfig | MatryoshkaConfig | ReLUCon
 
 def sae_section(architecture: str) -> type[SAESection]:
     """The section of an architecture. Raises ConfigError, with the nearest name, for an unknown one."""
-    return member_named(get_args(SAEConfig), "architecture", architecture)
+    return cast(type[SAESection], member_named(get_args(SAEConfig), "architecture", architecture))
 
 
 def as_architecture(section: SAESection, architecture: str) -> SAESection:

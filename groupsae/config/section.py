@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, cast, get_args
 
 import tomli_w
 from pydantic import (
@@ -79,7 +79,7 @@ def _is_section(annotation: Any) -> bool:
 def _kind(field: FieldInfo, value: dict[str, Any]) -> type[Section]:
     """The section that a dict is of: the field's own, or of several the one that the discriminator names."""
     if not isinstance(field.discriminator, str):
-        return field.annotation
+        return cast(type[Section], field.annotation)
     name = value.get(field.discriminator, getattr(field.default, field.discriminator))
     return member_named(get_args(field.annotation), field.discriminator, name)
 

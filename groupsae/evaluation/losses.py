@@ -268,6 +268,7 @@ class _Batch:
         both_scopes: bool,
     ) -> None:
         self._predictions, self._sums, self._place, self._keep_CBT = predictions, sums, place, keep_CBT.double()
+        self.splices: list[tuple[tuple[int, ...], Tensor]]
         if not both_scopes or torch.equal(keep_CBT[0], keep_CBT[1]):
             self.splices = [((0, 1), keep_CBT[0])]
         else:

@@ -110,8 +110,11 @@ def read_partition(path: Path, hookpoints: Sequence[str]) -> Partition:
     """
     written = _read(path)
     groups = written.get("groups") if isinstance(written, dict) else written
-    is_list = isinstance(groups, list) and all(isinstance(group, list) for group in groups)
-    if not is_list or not all(isinstance(name, str) for group in groups for name in group):
+    if (
+        not isinstance(groups, list)
+        or not all(isinstance(group, list) for group in groups)
+        or not all(isinstance(name, str) for group in groups for name in group)
+    ):
         raise PartitionError(
             f'{path} holds no partition. It must read: groups = [["{hookpoints[0]}", ...], ...], names in quotes.'
         )

@@ -8,7 +8,7 @@ Keys that it does not know it complains about, so that where an SAE comes from s
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -33,7 +33,7 @@ def _documents(exported: Exported) -> dict[str, dict[str, Any]]:
         "activation": "topk",
         "expansion_factor": d_sae // d_model,
         "num_latents": d_sae,  # counts, where the factor is no whole number
-        "k": exported.folded.activation.k,
+        "k": cast(TopK, exported.folded.activation).k,
         "normalize_decoder": False,  # rows hold the hookpoint's scale
         "multi_topk": False,
         "skip_connection": False,

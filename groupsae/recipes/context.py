@@ -192,7 +192,7 @@ class RunContext:
     def architecture(self) -> Architecture:
         """The model's sizes, counted from its modules; its weights are not needed for that."""
         model = self.structure if self.has_weights else self._skeleton
-        counted = Architecture.of(model, find_blocks(model)[1])
+        counted = Architecture.of(model, list(find_blocks(model)[1]))
         if counted.unpriced:
             say(f"plan: the FLOPs of the language model leave out {'; '.join(counted.unpriced)}")
         return counted

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from groupsae.config import SAEConfig
 from groupsae.saes.activation import Activation
 from groupsae.saes.layer_maps import Bias
 from groupsae.saes.lineage import Lineage
@@ -122,6 +123,7 @@ class SparseAutoencoder(nn.Module, ABC):
     raw activations.
     """
 
+    config: SAEConfig
     product_dtype: torch.dtype | None = None
     """Precision of the encoder's product; None is that of the weights."""
 

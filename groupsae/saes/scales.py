@@ -15,16 +15,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from groupsae.errors import NumericalError, RunError
+from groupsae.errors import ConfigError, NumericalError, RunError
 
 
 class Stats(Protocol):
     """The statistics that scales are made of, measured elsewhere; see `groupsae.activations.stats`."""
 
-    hookpoints: tuple[str, ...]
-    mean_LD: Tensor
-    mean_norm_L: Tensor
-    centered_norm_L: Tensor | None
+    @property
+    def hookpoints(self) -> tuple[str, ...]: ...
+    @property
+    def mean_LD(self) -> Tensor: ...
+    @property
+    def mean_norm_L(self) -> Tensor: ...
+    @property
+    def centered_norm_L(self) -> Tensor | None: ...
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,11 @@ class Scales:
         """Scales s_l = 1 / mean norm, so that activations have norm 1 on average, as in Group-SAE.
 
         The center is the mean, and the norm that of x - mean, or with `center` false zero. Raises NumericalError for a
-        hookpoint whose activations all equal the center.
+        hookpoint whose activations all equal the center, ConfigError for statistics without norms of x - mean.
         """
         norm_L = stats.centered_norm_L if center else stats.mean_norm_L
+        if norm_L is None:
+            raise ConfigError("These statistics lack norms about the mean; measure them with centered = True.")
         silent = [name for name, norm in zip(stats.hookpoints, norm_L.tolist(), strict=True) if not norm > 0]
         if silent:
             raise NumericalError(f"Activations at {', '.join(silent)} are all the same; there is nothing to train on.")

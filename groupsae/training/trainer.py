@@ -283,7 +283,7 @@ def _trained(loop: Loop, scales: Scales, ranks: Ranks) -> Trained:
         loop.seconds,
         {group.name: group.maps for group in loop.groups if group.maps is not None},
         loop.position.masked,
-        loop.kernel,
+        loop.kernel or KernelChoice(),
         {name: lineages[name] for name in loop.names},
         loop.rank_seconds,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from groupsae.config import Direction, TopKConfig, TrainConfig, differing_keys
+from groupsae.config import Direction, SAEConfig, TrainConfig, differing_keys
 from groupsae.errors import ConfigError, PartitionError
 from groupsae.hookpoints import natural_key
 from groupsae.partition import Group, group_name
@@ -73,7 +73,7 @@ class WarmStart:
             )
         return found
 
-    def require_possible(self, groups: Sequence[Group], d_model: int, sae: TopKConfig, train: TrainConfig) -> list[str]:
+    def require_possible(self, groups: Sequence[Group], d_model: int, sae: SAEConfig, train: TrainConfig) -> list[str]:
         """The settings of the source's SAEs that differ without changing what an SAE is, as `sae.k: 16 -> 32`.
 
         Raises ConfigError naming what differs in width, architecture or, at a hookpoint whose center the source
@@ -86,7 +86,8 @@ class WarmStart:
                 f"{', '.join(shared)}: a warm start trains one SAE per layer; give Partition.singletons(hookpoints)."
             )
         sources = {name for name in self.sources([group[0] for group in groups]).values() if name}
-        faults, others = {}, {}
+        faults: dict[str, None] = {}
+        others: dict[str, None] = {}
         for name in sorted(sources, key=natural_key):
             differing = _differences(self.suite[name].sae, d_model, sae)
             faults |= dict.fromkeys(differing[0])
@@ -164,7 +165,7 @@ def _change_units(sae: SparseAutoencoder, before: Scales, after: Scales, hookpoi
         sae.change_inputs(scale / new_scale, shift_D)
 
 
-def _differences(source: SparseAutoencoder, d_model: int, sae: TopKConfig) -> tuple[list[str], list[str]]:
+def _differences(source: SparseAutoencoder, d_model: int, sae: SAEConfig) -> tuple[list[str], list[str]]:
     """What differs in shape or architecture, and what in other settings."""
     faults = []
     if source.d_model != d_model:
