@@ -12,11 +12,32 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_code_runs(tmp_path, monkeypatch, capsys):
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SMALLER = {
+    '"HuggingFaceTB/SmolLM2-135M"': '"demo"',
+    '"corpus/"': '"demo"',
+    "1_000_000": "20_000",
+    "num_tokens=50_000_000": "num_tokens=20_000, scale_tokens=10_000",
+}
+"""What makes the ten lines on a real model run on the built-in one."""
+
+
+def test_the_first_ten_lines_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    code = BLOCKS[0]
+    for real, small in SMALLER.items():
+        assert real in code
+        code = code.replace(real, small)
     names = {}
     exec(compile(code, "README.md", "exec"), names)
+    assert names["suite"].partition == groupsae.Suite.load("suites/smollm2").partition == names["groups"]
+    assert names["latents"]["layers.3"].dense().shape[-1] == 8 * 128
+
+
+def test_the_code_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(BLOCKS[1], "README.md", "exec"), names)
     assert names["layers"] == tuple(f"layers.{layer}" for layer in range(7))
     assert names["latents"].shape == (len(names["x"]), 8 * 128)
     assert 1 <= len(names["groups"]) < len(names["baseline"].partition) == 7

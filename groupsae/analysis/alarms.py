@@ -59,6 +59,8 @@ def _dead(shares: Mapping[str, float], suite: str, config: RunConfig) -> Iterato
 
 def _off_k(l0: Mapping[str, float], suite: str, config: RunConfig) -> Iterator[str]:
     """L0 more than 10 % away from k at a layer."""
+    if config.train.imported is not None:  # nobody asked for k here
+        return
     k = config.eval.k or config.sae.k
     bad = {layer: value for layer, value in l0.items() if abs(value / k - 1) > L0_TOLERANCE}
     if bad:

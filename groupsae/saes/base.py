@@ -226,6 +226,18 @@ class SparseAutoencoder(nn.Module, ABC):
         self.b_enc *= factor
 
     @torch.no_grad()
+    def give_unit_rows(self) -> None:
+        """Divide each decoder row by its norm and multiply its latent by it; only where each latent decides alone.
+
+        SAEs that were trained here have unit rows already, those of other tools may not.
+        """
+        norm_S = torch.linalg.vector_norm(self.W_dec, dim=1)
+        norm_S = torch.where(norm_S > 0, norm_S, 1.0)
+        self.W_enc *= norm_S[:, None]
+        self.W_dec /= norm_S[:, None]
+        self.scale_biases(norm_S)
+
+    @torch.no_grad()
     def fit_latents(self, z_ND: Tensor) -> None:
         """Multiply all latents, by the encoder, with the factor that reconstructs a batch z (N, D) best.
 

@@ -23,6 +23,10 @@ RATE_SHARE = 1 / 3
 """A warm-started SAE's learning rate, in rates of one from scratch. Source: 1e-5 against 3e-5 in the paper on
 layer-wise transfer (Ghilardi et al., BlackboxNLP 2024)."""
 _STEPS = {"forward": -1, "backward": 1, "group": 0}
+ROUNDING = 1e-3
+"""Of the norm of a decoder row: training divides by it after every step."""
+_COMPARING = ("topk", "batchtopk", "matryoshka")
+"""Architectures that compare latents with each other, so that their units cannot be changed one by one."""
 _WIDTH = {"expansion", "d_sae"}
 
 
@@ -133,6 +137,8 @@ class WarmStart:
         sae = copy.deepcopy(bound.sae).to(scales.scale_L.device)
         if bound.maps is not None:
             bound.maps.fold_rotation(sae, bound.layer)
+        if not _has_unit_rows(sae):
+            sae.give_unit_rows()
         _change_units(sae, self.suite.scales, scales, hookpoint)
         origin = Origin(
             hookpoint=source,
@@ -174,8 +180,16 @@ def _differences(source: SparseAutoencoder, d_model: int, sae: SAEConfig) -> tup
         return [*faults, f"sae.architecture: {source.config.architecture!r} -> {sae.architecture!r}"], []
     if source.d_model == d_model and source.d_sae != sae.width(d_model):
         faults.append(f"sae.d_sae: {source.d_sae} -> {sae.width(d_model)}")
+    if source.config.architecture in _COMPARING and not _has_unit_rows(source):
+        faults.append("decoder rows: of several norms -> of unit norm, which would change which latents are active")
     others = [line for line in differing_keys(source.config, sae, "sae.") if _key(line) not in _WIDTH]
     return faults, others
+
+
+def _has_unit_rows(sae: SparseAutoencoder) -> bool:
+    """True of all SAEs that were trained here; those of other tools may have rows of other norms."""
+    norm_S = torch.linalg.vector_norm(sae.W_dec, dim=1)
+    return bool(((norm_S - 1).abs() < ROUNDING).all())
 
 
 def _key(difference: str) -> str:

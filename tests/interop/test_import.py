@@ -11,7 +11,15 @@ from safetensors.torch import load_file, save_file
 from scope_cases import gemma_scope, gemma_scope_2, llama_scope, openmoss, qwen_scope, tensors
 from tiny import save_model, tiny_model
 
-from groupsae import export_dictionary_learning, export_saelens, export_sparsify, import_suite
+from groupsae import (
+    Scales,
+    TrainConfig,
+    WarmStart,
+    export_dictionary_learning,
+    export_saelens,
+    export_sparsify,
+    import_suite,
+)
 from groupsae.errors import ConfigError, HookpointError, RunError
 from groupsae.interop.importing import FORMATS, find_saes
 
@@ -442,3 +450,32 @@ def test_a_folder_that_does_not_say_its_place_needs_the_flag(tmp_path):
         import_suite(tmp_path)
     suite = import_suite(tmp_path, hookpoint="layers.{layer}")
     close(suite["layers.3"].sae.W_dec, w["W_dec"])
+
+
+# ---- training that starts from them
+
+
+@pytest.mark.parametrize("architecture", ["relu", "jumprelu", "gated"])
+def test_rows_of_several_norms_become_unit_rows_when_a_training_starts_from_them(architecture, tmp_path):
+    suite = with_other_norms(architecture, tmp_path)
+    scales = Scales(("layers.1",), torch.tensor([2.0]), torch.randn(1, D_MODEL))
+    sae = WarmStart(suite, "group").starts(["layers.1"], scales)["layers.1"].sae
+    close(torch.linalg.vector_norm(sae.W_dec, dim=1), torch.ones(D_SAE))
+    x_hat_ND = sae((X_ND - scales.center_LD[0]) * 2) / 2 + scales.center_LD[0]
+    torch.testing.assert_close(x_hat_ND, suite["layers.1"](X_ND), rtol=1e-4, atol=1e-4)
+
+
+def test_topk_with_rows_of_several_norms_cannot_be_started_from(tmp_path):
+    suite = with_other_norms("topk", tmp_path)
+    config = suite["layers.1"].sae.config
+    with pytest.raises(ConfigError, match="decoder rows: of several norms"):
+        WarmStart(suite, "group").require_possible([("layers.1",)], D_MODEL, config, TrainConfig())
+
+
+def with_other_norms(architecture, folder):
+    """An imported suite of one SAE whose rows have norms between 1 and 2."""
+    export_saelens(single(architecture), folder / "out")
+    path = folder / "out" / "layers.1" / "sae_weights.safetensors"
+    weights = load_file(path)
+    save_file(weights | {"W_dec": weights["W_dec"] * torch.linspace(1, 2, D_SAE)[:, None]}, path)
+    return import_suite(folder / "out")
