@@ -10,10 +10,11 @@ from groupsae.errors import ConfigError
 from groupsae.hub.card import card
 from groupsae.hub.place import is_repository
 from groupsae.hub.upload import files_of, upload
-from groupsae.interop.layout import Facts, write_suite
+from groupsae.interop.layout import write_suite
 from groupsae.interop.saelens import SAELENS
 from groupsae.lock import hold
 from groupsae.progress import say
+from groupsae.recipes.export import facts_of
 from groupsae.recipes.release import describe_release
 from groupsae.records import RunDirectory
 from groupsae.records.types.manifest import FileFacts
@@ -59,8 +60,8 @@ def _write_release(run: RunDirectory, name: str, repo: str, folder: Path, licens
     """Write the suite for SAELens, in our own form beside it, what the release is, and its card."""
     suite = _fit_for_others(Suite.load(run.path, name))
     release = describe_release(run, name, suite, license)
-    facts = Facts(release.model.name, run.config.text.context_length)
-    write_suite(suite, folder, SAELENS, facts, overwrite=True)
+    facts, trained = replace(facts_of(run), model=release.model.name), run.manifest.stages["train"].files_digest
+    write_suite(suite, folder, SAELENS, facts, overwrite=True, trained=trained)
     suite.save(folder, name)
     write_text(folder / "README.md", card(release, repo))
     files = {name: FileFacts(**describe(path)) for name, path in files_of(folder).items()}
