@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
 PEER_VENVS := .venv-peers
+SAEBENCH := sae-bench sae-probes collectibles tabulate openai
 PEERS := sae-lens eai-sparsify dictionary-learning
 
 .PHONY: demo test slow torture lint bench real test-peers clean
@@ -56,7 +57,8 @@ $(BENCH)/.peers: pyproject.toml constraints.txt
 	@$(BENCH)/bin/pip uninstall --quiet --yes torchvision
 	touch $@
 
-# The peers' pins exclude each other, so each has an environment of its own.
+# The peers' pins exclude each other, so each has an environment of its own. SAEBench's exclude those of torch and
+# SAELens; it is installed beside SAELens without its dependencies.
 test-peers: $(PEERS:%=$(PEER_VENVS)/%/.ready)
 	@for peer in $(PEERS); do $(PEER_VENVS)/$$peer/bin/python -m pytest -q -p no:cacheprovider tests/peers || exit 1; done
 
@@ -64,6 +66,7 @@ $(PEER_VENVS)/%/.ready: pyproject.toml constraints.txt
 	@echo "installing groupsae and $* into $(PEER_VENVS)/$* (a minute or two) ..."
 	@$(PYTHON) -m venv $(PEER_VENVS)/$*
 	@$(PEER_VENVS)/$*/bin/pip install --quiet --constraint constraints.txt --editable . $* pytest
+	@test $* != sae-lens || $(PEER_VENVS)/$*/bin/pip install --quiet --constraint constraints.txt --no-deps $(SAEBENCH)
 	@$(PEER_VENVS)/$*/bin/pip uninstall --quiet --yes torchvision
 	touch $@
 

@@ -12,6 +12,8 @@ from groupsae.hookpoints import layer_index, to_transformer_lens
 from groupsae.saes.activation import Activation, Gate, Threshold, TopK
 from groupsae.saes.folded import Folded
 
+ONE_NORM = 1e-4
+"""Rows whose norms differ by less than this share are of one norm."""
 ARCHITECTURES = {TopK: "topk", Threshold: "jumprelu", Gate: "gated"}
 
 
@@ -42,11 +44,8 @@ class BenchConfig:
     training_tokens: int = 0
     sae_lens_training_version: str | None = None
     neuronpedia_id: str | None = None
-
-    @property
-    def architecture_str(self) -> str:
-        """The architecture again, as a part of SAEBench calls it."""
-        return self.architecture
+    architecture_str: str = ""
+    """The architecture again, as a part of SAEBench calls it."""
 
     def to_dict(self) -> dict[str, Any]:
         """The same as a dict."""
@@ -108,6 +107,26 @@ def _numbers(activation: Activation) -> list[nn.Parameter]:
     ]
 
 
+def _in_units_of_rows(folded: Folded) -> Folded:
+    """The same SAE with decoder rows of unit norm, as SAEBench wants them: all latents times the norm that rows have.
+
+    One factor for all leaves the order of latents as it is. Rows of several norms stay as they are.
+    """
+    norm_S = torch.linalg.vector_norm(folded.W_dec_SD, dim=1)
+    norm = norm_S.mean()
+    if not ((norm_S / norm - 1).abs() < ONE_NORM).all():
+        return folded
+    match folded.activation:
+        case Threshold(threshold_S):
+            activation: Activation = Threshold(threshold_S * norm)
+        case Gate(scale_S, offset_S):
+            activation = Gate(scale_S, offset_S * norm)
+        case _:
+            activation = folded.activation
+    W_enc_SD, b_enc_S = folded.W_enc_SD * norm, folded.b_enc_S * norm
+    return Folded(W_enc_SD, b_enc_S, folded.W_dec_SD / norm, folded.b_dec_D, activation)
+
+
 def bench_sae(
     folded: Folded,
     hookpoint: str,
@@ -119,8 +138,10 @@ def bench_sae(
 ) -> BenchSAE:
     """The object for one hookpoint of a model that TransformerLens knows by `model_name`.
 
-    Raises HookpointError for a place that TransformerLens does not name.
+    Its decoder rows have unit norm, so that latents are those of the suite divided by the hookpoint's scale. Raises
+    HookpointError for a place that TransformerLens does not name.
     """
+    folded = _in_units_of_rows(folded)
     d_sae, d_model = folded.W_enc_SD.shape
     config = BenchConfig(
         model_name=model_name,
@@ -134,6 +155,7 @@ def bench_sae(
         dtype="float32",
         device=str(folded.W_enc_SD.device),
     )
+    config.architecture_str = config.architecture
     if isinstance(folded.activation, TopK):
         config.activation_fn_str, config.activation_fn_kwargs = "topk", {"k": folded.activation.k}
     return BenchSAE(folded, config)

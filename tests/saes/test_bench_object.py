@@ -33,7 +33,8 @@ def test_it_does_what_the_suite_does_in_any_shape(architecture):
     suite, x_NTD = single(architecture), random_batch().float().reshape(2, -1, D_MODEL)
     for hookpoint in PARTITION.hookpoints:
         bench, ours = suite.to_saebench(hookpoint, model_name="pythia-70m"), suite[hookpoint]
-        torch.testing.assert_close(bench.encode(x_NTD), ours.encode(x_NTD), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(bench.encode(x_NTD), ours.encode(x_NTD) / ours.scale, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(bench.W_dec.norm(dim=1), torch.ones(D_SAE))
         torch.testing.assert_close(bench(x_NTD), ours(x_NTD), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(bench.decode(bench.encode(x_NTD)), bench(x_NTD))
 
