@@ -46,6 +46,8 @@ Find out what the active tokens have in common: the tokens themselves, their mea
 Write one short sentence that would let somebody else tell where the unit is active. Do not mention the excerpts, \
 their number or the marks. End your answer with a line of this form:
 {LABEL} your sentence"""
+_EXPLAIN_NOW = f"What do the active tokens have in common? Answer in one line that begins with {LABEL}"
+"""Repeats at the end what small models have forgotten by then."""
 
 _DETECT = """\
 You are given an explanation of one unit of a language model, and numbered excerpts of text, one a line. \
@@ -65,6 +67,8 @@ _VERDICTS = """\
  Answer with a list of {windows} numbers, 1 for yes and 0 for no, in the order of the excerpts, and nothing else. \
 A list for four excerpts looks like this: [0, 1, 1, 0]"""
 
+_VERDICTS_NOW = "Answer with the list of {windows} numbers, 0 or 1, and nothing else."
+
 _QUESTION = {"detection": _DETECT, "fuzzing": _FUZZ}
 
 
@@ -72,14 +76,14 @@ def explanation_request(form: RequestForm, windows: Sequence[Window]) -> dict[st
     """The body of a request to explain a latent from windows on which it fires."""
     strongest = max((window.peak for window in windows), default=0.0)
     lines = [f"{_line(window, marked=True)}\nActive: {_strengths(window, strongest)}" for window in windows]
-    return form.body(_EXPLAIN, "\n\n".join(lines), EXPLANATION_TOKENS)
+    return form.body(_EXPLAIN, "\n\n".join([*lines, _EXPLAIN_NOW]), EXPLANATION_TOKENS)
 
 
 def score_request(form: RequestForm, method: Method, explanation: str, windows: Sequence[Window]) -> dict[str, Any]:
     """The body of a request to say which windows fit an explanation; for fuzzing their marks are judged."""
     lines = [f"{number}. {_line(one, marked=method == 'fuzzing')}" for number, one in enumerate(windows, 1)]
-    task = _QUESTION[method] + _VERDICTS.format(windows=len(windows))
-    return form.body(task, "\n".join([f"Explanation: {explanation}", "", *lines]), VERDICT_TOKENS)
+    task, now = (text.format(windows=len(windows)) for text in (_QUESTION[method] + _VERDICTS, _VERDICTS_NOW))
+    return form.body(task, "\n".join([f"Explanation: {explanation}", "", *lines, "", now]), VERDICT_TOKENS)
 
 
 def _line(window: Window, *, marked: bool) -> str:
