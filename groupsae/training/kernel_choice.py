@@ -53,8 +53,8 @@ class KernelChoice:
     def __str__(self) -> str:
         tried = [f"{name} {1e3 * seconds:.2f} ms" for name, seconds in self.seconds.items()]
         left_out = [f"{name} left out: {why}" for name, why in self.faults.items()]
-        rates = [f"bf16 products {self.bf16_speedup:.2f} times as fast"] if self.bf16_speedup else []
-        return "; ".join([f"{self.name}, {self.precision}", *tried, *left_out, *rates])
+        speed = f"{self.precision}, as products in bf16 are {self.bf16_speedup or 0:.2f} times as fast as in float32"
+        return "; ".join([self.name, *tried, *left_out, *([speed] if self.bf16_speedup else [])])
 
 
 def choose_kernel(

@@ -86,7 +86,7 @@ def test_a_training_that_is_resumed_keeps_its_precision(tmp_path, machine, befor
 def test_what_was_chosen_is_told_and_recorded(machine, done, call):
     machine(2.0)
     code, _, err = call("train", done, "--precision", "auto", "--overwrite")
-    assert code == 0 and "bf16; bf16 products 2.00 times as fast" in err
+    assert code == 0 and "bf16, as products in bf16 are 2.00 times as fast as in float32" in err
     kernel = json.loads((done / "train.json").read_text())["kernel"]
     assert (kernel["precision"], kernel["bf16_speedup"]) == ("bf16", 2.0)
 
