@@ -3,8 +3,8 @@
     python experiments/nested.py [--tokens 200000] [--layers layers.2 layers.5] [--expansion 8]
 
 Trains on the built-in model, all in one pass over the same batches: for each layer a dedicated TopK SAE at k = 8, 16,
-32 and 64; one nested SAE for all four on as many tokens, a quarter of the dedicated ones' steps together; and one on 4/3
-as many, a third of them. Judges each at each k on held-out text: FVU, mean over layers, and its change against the
+32 and 64; one nested SAE for all four on as many tokens, a quarter of the dedicated ones' steps together; and one on
+4/3 as many, a third of them. Judges each at each k on held-out text: FVU, mean over layers, and its change against the
 dedicated SAE. Prints a table with the seconds of steps, and writes all of it to runs/experiments/nested.json.
 """
 
