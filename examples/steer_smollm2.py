@@ -53,7 +53,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("model", help="a .gguf file, a directory, or a hub id")
     parser.add_argument("--text", nargs="+", default=["demo"], help="files or folders to train on")
     parser.add_argument("--tokens", type=int, default=100_000)
-    parser.add_argument("--strengths", type=float, nargs="+", default=[0.2, 0.4])
+    parser.add_argument("--strengths", type=float, nargs="+", default=[0.2, 0.3])
     return parser.parse_args()
 
 

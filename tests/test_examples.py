@@ -1,6 +1,7 @@
 """The examples run: here on few tokens, as they are with `-m slow`, and the notebook cell by cell."""
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -96,6 +97,19 @@ def test_smollm2_is_steered_by_the_same_steps(tmp_path, monkeypatch, capsys):
     module.main()
     assert "FVU" not in capsys.readouterr().out
     assert Suite.load("suites/smollm2").partition.names == ("layers.12-15",)
+
+
+def test_the_notebook_runs_cell_by_cell(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((EXAMPLES / "model_to_steering.ipynb").read_text(encoding="utf-8"))["cells"]
+    codes = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    names = {}
+    for number, code in enumerate(codes):
+        exec(compile(code, f"cell {number}", "exec"), names)
+        names["TOKENS"] = 2_048
+    out = capsys.readouterr().out
+    assert "7 layers of width 128" in out and out.count("FVU") == 7
+    assert [line.split("  ")[0].strip() for line in out.splitlines()[-3:]] == ["no steering", "one layer", "its group"]
 
 
 @pytest.mark.slow

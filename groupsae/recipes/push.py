@@ -10,7 +10,7 @@ from groupsae.errors import ConfigError
 from groupsae.hub.card import card
 from groupsae.hub.place import is_repository
 from groupsae.hub.upload import files_of, upload
-from groupsae.interop.layout import write_suite
+from groupsae.interop.layout import Facts, write_suite
 from groupsae.interop.saelens import SAELENS
 from groupsae.lock import hold
 from groupsae.progress import say
@@ -21,6 +21,9 @@ from groupsae.records.types.manifest import FileFacts
 from groupsae.saes.lineage import Lineage
 from groupsae.saes.suite import Suite, suite_named
 from groupsae.storage import describe, write_json, write_text
+
+LOCAL = "release:"
+"""Before the name of a model, so that no folder of this machine is meant."""
 
 
 def push(
@@ -60,12 +63,19 @@ def _write_release(run: RunDirectory, name: str, repo: str, folder: Path, licens
     """Write the suite for SAELens, in our own form beside it, what the release is, and its card."""
     suite = _fit_for_others(Suite.load(run.path, name))
     release = describe_release(run, name, suite, license)
-    facts, trained = replace(facts_of(run), model=release.model.name), run.manifest.stages["train"].files_digest
+    facts, trained = _public_facts(run, release.model.name), run.manifest.stages["train"].files_digest
     write_suite(suite, folder, SAELENS, facts, overwrite=True, trained=trained)
     suite.save(folder, name)
     write_text(folder / "README.md", card(release, repo))
     files = {name: FileFacts(**describe(path)) for name, path in files_of(folder).items()}
     write_json(folder / release.path, release.model_copy(update={"files": files}).model_dump(mode="json"))
+
+
+def _public_facts(run: RunDirectory, model: str) -> Facts:
+    """What the run knows of its model, which other tools are not told to look for in a folder of this machine."""
+    facts = facts_of(run)
+    about = None if facts.about is None else replace(facts.about, name=f"{LOCAL}{model}")
+    return replace(facts, model=model, about=about)
 
 
 def _fit_for_others(suite: Suite) -> Suite:
