@@ -46,7 +46,8 @@ def test_a_part_alone_leaves_the_stage_unfinished_and_the_rest_finishes_it(uneva
     assert (computed, eval_status(unevaluated)) == (["losses"], "missing")
     assert {path.name for path in (unevaluated / "eval").iterdir()} == {"losses.json", "summary.json"}
     assert call("run", unevaluated)[0] == 0
-    assert (computed, eval_status(unevaluated)) == (["losses", "reconstruction", "circuits", "similarity"], "done")
+    others = ["reconstruction", "circuits", "similarity", "interpretability"]
+    assert (computed, eval_status(unevaluated)) == (["losses", *others], "done")
 
 
 def test_an_evaluation_that_was_cut_off_goes_on_after_the_last_part(unevaluated, call, computed, monkeypatch):

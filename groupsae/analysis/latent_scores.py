@@ -17,7 +17,6 @@ class _Row(NamedTuple):
     score: str
     suite: str
     found: OverLayers
-    matched: OverLayers | None
     difference: Difference | None
     matched_difference: Difference | None
 
@@ -33,9 +32,6 @@ def interpretability_frame(records: RunRecords) -> Frame | None:
         Column("suite", "suite", attrgetter("suite"), suite_title),
         Column("mean", "mean", attrgetter("found.mean"), row_text=lambda row: _text(row.found)),
         Column("difference", "difference", _mean("difference"), row_text=lambda row: _text(row.difference)),
-        Column(
-            "matched", "mean", _mean("matched"), head="at equal firing rates", row_text=lambda row: _text(row.matched)
-        ),
         Column(
             "matched_difference",
             "difference",
@@ -57,7 +53,6 @@ def _row(record: InterpretabilityRecord, name: str, suite: str) -> _Row:
         name,
         suite,
         record.layers[suite][name],
-        record.matched.get(suite, {}).get(name),
         record.differences.get(suite, {}).get(name),
         record.matched_differences.get(suite, {}).get(name),
     )

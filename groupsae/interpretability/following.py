@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from groupsae.interpretability.auroc import LATENTS_AT_ONCE, auroc_rows, sample_rows
 from groupsae.interpretability.directions import Unembedding
 from groupsae.interpretability.firings import Firings
-from groupsae.interpretability.surface import MIN_FIRINGS, MOST_FIRINGS, auroc
+from groupsae.interpretability.surface import MIN_FIRINGS, MOST_FIRINGS
 
 ANY_TOKENS = 1000
 """Tokens of the text, drawn at random, that the tokens after firings are compared with."""
@@ -35,20 +36,16 @@ def following_scores(
     next_N[:, :-1] = np.where(kept_RT[:, 1:], ids_RT[:, 1:], -1)
     next_N = next_N.reshape(-1)
     known_X = next_N[next_N >= 0]
-    found_S = np.full(firings.count, np.nan, dtype=np.float32)
     if not len(known_X):
-        return found_S
+        return np.full(firings.count, np.nan, dtype=np.float32)
     any_X = torch.from_numpy(random.choice(known_X, ANY_TOKENS)).to(direction_SD.device)
     residual_SD = unembedding.residual(direction_SD)
     any_SX = (residual_SD @ unembedding.W_VD[any_X].T).cpu().numpy()
-    for latent in range(firings.count):
-        next_P = next_N[firings.position_M[firings.start[latent] : firings.start[latent + 1]]]
-        next_P = next_P[next_P >= 0]
-        if len(next_P) < MIN_FIRINGS:
-            continue
-        if len(next_P) > MOST_FIRINGS:
-            next_P = random.choice(next_P, MOST_FIRINGS, replace=False)
-        rows_PD = unembedding.W_VD[torch.from_numpy(next_P).to(direction_SD.device)]
-        score_P = (rows_PD @ residual_SD[latent]).cpu().numpy()
-        found_S[latent] = auroc(np.concatenate([score_P, any_SX[latent]]), len(score_P))
-    return found_S
+    next_M = next_N[firings.position_M]
+    place_SP = sample_rows(firings.latent_M, next_M >= 0, firings.count, MOST_FIRINGS, random)
+    next_SP = torch.from_numpy(next_M[place_SP].clip(0) if len(next_M) else place_SP.clip(0)).to(direction_SD.device)
+    parts = zip(next_SP.split(LATENTS_AT_ONCE), residual_SD.split(LATENTS_AT_ONCE), strict=True)
+    score_SP = torch.cat([torch.einsum("spd,sd->sp", unembedding.W_VD[ids_RP], rows_RD) for ids_RP, rows_RD in parts])
+    enough_S = (place_SP >= 0).sum(1) >= MIN_FIRINGS
+    found_S = auroc_rows(np.where(place_SP >= 0, score_SP.cpu().numpy(), np.nan), any_SX)
+    return np.where(enough_S, found_S, np.nan).astype(np.float32)

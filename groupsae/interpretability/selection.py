@@ -101,7 +101,7 @@ def _chosen(cells: _Cells, count: int, rule: WindowRule, random: np.random.Gener
     start_S = np.concatenate([[0], np.cumsum(per_latent_S)])[:-1]
     rank_C = np.arange(len(latent_C)) - start_S[latent_C]
     quantile_C = rule.quantiles - 1 - rank_C * rule.quantiles // np.maximum(per_latent_S[latent_C], 1)
-    sampled_C = _some_of_each(latent_C * rule.quantiles + quantile_C, rule.per_quantile, random)
+    sampled_C = some_of_each(latent_C * rule.quantiles + quantile_C, rule.per_quantile, random)
     top_C = rank_C < rule.top
     keep_C = top_C | sampled_C
     rank_C = np.where(top_C, rank_C, NOT_TOP).astype(np.uint8)
@@ -109,9 +109,9 @@ def _chosen(cells: _Cells, count: int, rule: WindowRule, random: np.random.Gener
     return order_C[keep_C], rank_C[keep_C], quantile_C[keep_C]
 
 
-def _some_of_each(part_N: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
+def some_of_each(part_N: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
     """True for at most so many members of each part, drawn at random."""
-    order_N = np.lexsort((random.random(len(part_N)), part_N))
+    order_N = np.argsort(part_N + random.random(len(part_N)))  # by part, in random order within
     ordered_N = part_N[order_N]
     new_N = np.concatenate([[True], ordered_N[1:] != ordered_N[:-1]]) if len(part_N) else np.zeros(0, dtype=bool)
     start_N = np.maximum.accumulate(np.where(new_N, np.arange(len(part_N)), 0))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from groupsae.interpretability.auroc import auroc_rows, sample_rows
 from groupsae.interpretability.firings import Firings
 from groupsae.interpretability.selection import holds
 
@@ -62,25 +63,24 @@ def surface_scores(firings: Firings, surface: Surface, random: np.random.Generat
     fits_M, tries_M = surface.fits_N[firings.position_M], surface.tries_N[firings.position_M]
     fitted_S = np.bincount(firings.latent_M[fits_M], minlength=firings.count)
     tried_S = np.bincount(firings.latent_M[tries_M], minlength=firings.count)
-    scored_S = (fitted_S >= MIN_FIRINGS) & (tried_S >= MIN_FIRINGS)
-    silent_X = np.flatnonzero(surface.tries_N)
-    silent_X = np.sort(random.permutation(silent_X)[:SILENT_TOKENS])
-    token_S, all_S = np.full(firings.count, np.nan), np.full(firings.count, np.nan)
-    weights = [_Weights(firings, fits_M, fitted_S, value_N, surface.fits_N) for value_N in surface.value_FN]
-    for latent in np.flatnonzero(scored_S):
-        begin, end = firings.start[latent], firings.start[latent + 1]
-        position_P = firings.position_M[begin:end]
-        rest_X = silent_X[~holds(position_P, silent_X)]
-        position_P = position_P[surface.tries_N[position_P]]
-        if len(position_P) > MOST_FIRINGS:
-            position_P = random.choice(position_P, MOST_FIRINGS, replace=False)
-        if not len(rest_X):
-            continue
-        both = np.concatenate([position_P, rest_X])
-        score_FE = np.stack([one.of(latent, both) for one in weights])
-        token_S[latent] = auroc(score_FE[0], len(position_P))
-        all_S[latent] = auroc(score_FE.sum(0), len(position_P))
-    return token_S.astype(np.float32), all_S.astype(np.float32)
+    scored = np.flatnonzero((fitted_S >= MIN_FIRINGS) & (tried_S >= MIN_FIRINGS))
+    found = np.full((2, firings.count), np.nan, dtype=np.float32)
+    silent_X = random.permutation(np.flatnonzero(surface.tries_N))[:SILENT_TOKENS]
+    place_SP = sample_rows(firings.latent_M, tries_M, firings.count, MOST_FIRINGS, random)[scored]
+    fires_SX = holds(_keys(firings, surface), scored[:, None] * len(surface.fits_N) + silent_X)
+    position_SE = np.concatenate([firings.position_M[place_SP], np.broadcast_to(silent_X, fires_SX.shape)], axis=1)
+    left_out_SE = np.concatenate([place_SP < 0, fires_SX], axis=1)
+    score_SE = np.where(left_out_SE, np.nan, 0.0)
+    for feature, value_N in enumerate(surface.value_FN):
+        score_SE += _Weights(firings, fits_M, fitted_S, value_N, surface.fits_N).of(scored, position_SE)
+        if feature in (0, len(surface.value_FN) - 1):
+            found[int(feature > 0), scored] = auroc_rows(score_SE[:, :MOST_FIRINGS], score_SE[:, MOST_FIRINGS:])
+    return found[0], found[1]
+
+
+def _keys(firings: Firings, surface: Surface) -> np.ndarray:
+    """A number for each latent and position at which it fires, in order."""
+    return firings.latent_M.astype(np.int64) * len(surface.fits_N) + firings.position_M
 
 
 class _Weights:
@@ -89,28 +89,20 @@ class _Weights:
     def __init__(
         self, firings: Firings, fits_M: np.ndarray, fitted_S: np.ndarray, value_N: np.ndarray, fits_N: np.ndarray
     ) -> None:
-        self.number, self._fitted_S, self._value_N = int(value_N.max(initial=0)) + 1, fitted_S, value_N
-        base_X = np.bincount(value_N[fits_N], minlength=self.number) + 1.0
+        self._number, self._fitted_S, self._value_N = int(value_N.max(initial=0)) + 1, fitted_S, value_N
+        base_X = np.bincount(value_N[fits_N], minlength=self._number) + 1.0
         self._share_X = base_X / base_X.sum()
         latent_M, position_M = firings.latent_M[fits_M], firings.position_M[fits_M]
-        key_M = latent_M.astype(np.int64) * self.number + value_N[position_M]
+        key_M = latent_M.astype(np.int64) * self._number + value_N[position_M]
         self._key_U, self._count_U = np.unique(key_M, return_counts=True)
-        self._start_S = np.searchsorted(self._key_U, np.arange(firings.count + 1) * self.number)
 
-    def of(self, latent: int, position_E: np.ndarray) -> np.ndarray:
-        value_E = self._value_N[position_E]
-        begin, end = self._start_S[latent], self._start_S[latent + 1]
-        share_E, n = self._share_X[value_E], self._fitted_S[latent]
-        count_E = np.zeros(len(value_E))
-        if end > begin:
-            key_U = self._key_U[begin:end] - latent * self.number
-            place_E = np.minimum(np.searchsorted(key_U, value_E), end - begin - 1)
-            count_E = np.where(key_U[place_E] == value_E, self._count_U[begin:end][place_E], 0)
-        return np.log((count_E + PRIOR * share_E) / ((n + PRIOR) * share_E))
-
-
-def auroc(score_E: np.ndarray, positives: int) -> float:
-    """The chance that one of the first `positives` scores is above one of the others; equal ones count half."""
-    high_E, low_E = score_E[:positives], np.sort(score_E[positives:])
-    below = np.searchsorted(low_E, high_E, "left") + np.searchsorted(low_E, high_E, "right")
-    return float(below.mean() / (2 * len(low_E)))
+    def of(self, latent_S: np.ndarray, position_SE: np.ndarray) -> np.ndarray:
+        """Those of some latents at some positions (S, E)."""
+        value_SE = self._value_N[position_SE]
+        if not len(self._key_U):
+            return np.zeros(value_SE.shape)
+        key_SE = latent_S[:, None] * self._number + value_SE
+        place_SE = np.minimum(np.searchsorted(self._key_U, key_SE), len(self._key_U) - 1)
+        count_SE = np.where(self._key_U[place_SE] == key_SE, self._count_U[place_SE], 0)
+        share_SE, n_S1 = self._share_X[value_SE], self._fitted_S[latent_S][:, None]
+        return np.log((count_SE + PRIOR * share_SE) / ((n_S1 + PRIOR) * share_SE))

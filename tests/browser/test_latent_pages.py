@@ -144,7 +144,9 @@ def test_explanations_are_shown_where_a_judge_gave_them(tmp_path):
 
 def test_the_stage_writes_it_and_the_report_links_it(done, call):
     assert (done / write.PAGE).is_file()
-    assert 'href="../browser/index.html"' in (done / "report/index.html").read_text()
+    report = (done / "report/index.html").read_text()
+    assert 'href="../browser/index.html"' in report
+    assert 'id="interpretability-table"' in report and 'id="figure-latents"' in report
     shutil.rmtree(done / "browser")
     assert call("show", done)[0] == 0
     code, _, err = call("browse", done)

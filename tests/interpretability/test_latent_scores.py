@@ -5,11 +5,12 @@ import torch
 from latent_cases import firings_of
 from torch import nn
 
+from groupsae.interpretability.auroc import auroc_rows, sample_rows
 from groupsae.interpretability.directions import Unembedding
 from groupsae.interpretability.following import following_scores
 from groupsae.interpretability.intruders import intruder_scores, window_vectors
 from groupsae.interpretability.selection import WindowRule, choose_windows
-from groupsae.interpretability.surface import Surface, auroc, surface_scores
+from groupsae.interpretability.surface import Surface, surface_scores
 
 ROWS, LENGTH, VOCABULARY = 40, 64, 30
 
@@ -55,7 +56,20 @@ def test_auroc_is_the_share_of_pairs_in_order():
     random = np.random.default_rng(3)
     score_E, positives = random.integers(0, 6, 40).astype(float), 15
     pairs = [(a > b) + 0.5 * (a == b) for a in score_E[:positives] for b in score_E[positives:]]
-    assert np.isclose(auroc(score_E, positives), np.mean(pairs))
+    high_SP = np.stack([np.append(score_E[:positives], np.nan), np.full(positives + 1, np.nan)])
+    low_SX = np.stack([np.append(score_E[positives:], np.nan)] * 2)
+    found = auroc_rows(high_SP, low_SX)
+    assert np.isclose(found[0], np.mean(pairs)) and np.isnan(found[1])
+
+
+def test_samples_are_of_usable_firings_of_the_latent():
+    latent_M, usable_M = np.repeat([0, 1, 3], [5, 3, 9]), np.ones(17, dtype=bool)
+    usable_M[[0, 1, 16]] = False
+    place_SP = sample_rows(latent_M, usable_M, 4, 4, np.random.default_rng(0))
+    assert (place_SP >= 0).sum(1).tolist() == [3, 3, 0, 4]
+    for latent, places in enumerate(place_SP):
+        known = places[places >= 0]
+        assert (latent_M[known] == latent).all() and usable_M[known].all() and len(set(known)) == len(known)
 
 
 def test_an_intruder_stands_out_where_windows_have_something_in_common():
