@@ -13,7 +13,7 @@ from rank_processes import Failed, run_ranks, spawn_ranks, wait
 from safetensors.torch import load_file
 
 from groupsae.activations.source import SyntheticSource
-from groupsae.config import TopKConfig, TrainConfig
+from groupsae.config import GatedConfig, TopKConfig, TrainConfig
 from groupsae.distributed.ranks import ALONE
 from groupsae.errors import Interrupted
 from groupsae.partition import Partition, group_name
@@ -144,15 +144,13 @@ def test_all_layers_of_a_token_are_trained_on_alike(tmp_path):
     assert left_in(tmp_path / "1") == left_in(tmp_path / "3")
 
 
-def test_more_ranks_than_groups_read_more_and_train_nothing(tmp_path):
+def test_more_ranks_than_groups_that_are_not_cut_read_more_and_train_nothing(tmp_path):
+    sae = GatedConfig(d_sae=24, k=3, dead_after_tokens=150)
+    options = {"groups": FIVE[:2], "sae": sae, "buffer_tokens": 100, "read_cost": 1000.0}
     for size in (1, 4):
         (tmp_path / str(size)).mkdir()
-        run_ranks(
-            size,
-            lambda ranks, size=size: (
-                train_in(tmp_path / str(size), ranks, groups=FIVE[:2], buffer_tokens=100, read_cost=1000.0) and None
-            ),
-        )
+        told = run_ranks(size, lambda ranks, size=size: len(train_in(tmp_path / str(size), ranks, **options)))
+    assert told == [1, 1, 0, 0]
     assert left_in(tmp_path / "1") == left_in(tmp_path / "4")
 
 
