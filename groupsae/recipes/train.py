@@ -80,7 +80,7 @@ def train(ctx: RunContext) -> list[str]:
                 progress=advance,
                 log=lambda record: _log(logs, record),
                 resumed=lambda progress: _tell(checkpoints, progress),
-                chosen=lambda choice: say(f"train: kernel and precision of the steps: {choice}"),
+                chosen=lambda choice: say(f"train: kernel of the steps: {choice}"),
                 stop=stop,
             ),
         )
