@@ -158,7 +158,7 @@ def test_a_run_tells_the_kernel_once_and_records_it(two_kernels, done, call):
     assert err.count("kernel of the steps") == 1
     assert "train: kernel of the steps: dense; gather 2.00 ms; dense 1.00 ms\n" in err
     facts = json.loads((done / "train.json").read_text())
-    assert facts["kernel"] == {"name": "dense", "seconds": {"gather": 2e-3, "dense": 1e-3}, "faults": {}}
+    assert facts["kernel"] == asdict(KernelChoice("dense", {"gather": 2e-3, "dense": 1e-3}))
     lines = [json.loads(line) for line in (done / "timing.jsonl").read_text().splitlines()]
     assert lines and all(line["kernel"] == "dense" for line in lines)
     assert '"kernel"' not in (done / "metrics.jsonl").read_text()
