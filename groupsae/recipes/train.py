@@ -195,7 +195,7 @@ class Training:
                     log=lambda record: _log(self.logs, record, trackers),
                     resumed=lambda progress: _tell(checkpoints, progress),
                     planned=_tell_plan,
-                    chosen=lambda choice: say(f"train: kernel and precision of the steps: {choice}"),
+                    chosen=lambda choice: say(f"train: kernel of the steps: {choice}"),
                     stop=stop,
                 ),
                 ranks=self.ctx.ranks,
