@@ -139,7 +139,7 @@ def _sweep_sections(records: RunRecords, compared: SummaryRecord) -> list[Sectio
         return []
     sweep = compared.sweep
     layers = [figures.pareto_of_layers(records, sweep, metric) for metric in ("fvu", "delta_ce")]
-    suites = suite_frame("sweep-suites", "Every suite", list(compared.suites.values()), ())
+    suites = suite_frame("sweep-suites", "Every suite", list(compared.suites.values()))
     seeds = seed_frame(records)
     return [
         Section(
