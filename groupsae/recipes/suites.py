@@ -63,10 +63,11 @@ class SweepMember:
 
 def members_of(run: RunDirectory) -> dict[str, SweepMember]:
     """The trained suites of a run, by name."""
-    record, found = TrainRecord.read(run), {}
+    record, found = TrainRecord.find(run), {}  # none where the SAEs were imported
+    variants = record.variants if record else {}
     for name, partition in read_suite_index(run.path).items():
         variant = partition.variant
-        setting = record.variants[variant].setting if variant in record.variants else ""
+        setting = variants[variant].setting if variant in variants else ""
         kind = name.removesuffix(f"-{variant}") if variant else name
         found[name] = SweepMember(run.path, name, kind, variant, setting)
     return found
