@@ -37,7 +37,9 @@ def test_an_imported_run_is_evaluated_and_reported_like_the_one_it_came_from(imp
     assert [line.split()[1] for line in call("show", imported)[1].splitlines() if " done " in line] == [
         "tokens",
         "train",
+        "contexts",
         "eval",
+        "browse",
         "report",
     ]
 
