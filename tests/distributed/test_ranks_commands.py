@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -77,27 +75,6 @@ def test_a_sweep_is_spread_over_ranks(fresh, here, said, call):
     one, three = results(here / "one"), results(fresh)
     three["train.json"].pop("ranks")
     assert len(three["train.json"]["saes"]) == 8 and three == one
-
-
-@pytest.mark.slow
-def test_torchrun_starts_ranks_again_after_a_kill_and_they_end_in_the_same_bytes(fresh, here, call):
-    shutil.copytree(fresh, here / "one")
-    flags = ["--num-tokens", "60000", "--save-every-tokens", "2000"]
-    assert call("train", here / "one", *flags)[0] == 0
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "--max-restarts", "1", "-m", "groupsae", "train", fresh, *flags]
-    with open(here / "said.txt", "w") as said:
-        torchrun = subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        while not list(fresh.glob("checkpoints/*")):
-            assert torchrun.poll() is None, (here / "said.txt").read_text()
-            time.sleep(0.02)
-        workers = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
-        os.kill(int(workers[-1]), signal.SIGKILL)
-        assert torchrun.wait(timeout=240) == 0, (here / "said.txt").read_text()
-    assert "going on from step" in (here / "said.txt").read_text()
-    one, two = results(here / "one"), results(fresh)
-    two["train.json"].pop("ranks")
-    assert two == one
 
 
 def test_ranks_of_other_configs_do_not_begin(fresh, said):
