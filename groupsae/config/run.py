@@ -79,8 +79,8 @@ class RunConfig(Section):
             if not isinstance(value, dict | Section):
                 raise ConfigError(f"entry {place} of sae is {value!r}; write each setting as a [[sae]] table.")
             try:
-                kind = sae_section(value.get("architecture", "topk")) if isinstance(value, dict) else None
-                found.append(kind(**value) if kind else value)
+                section = sae_section(value.get("architecture", "topk"))(**value) if isinstance(value, dict) else value
+                found.append(section)
             except ConfigError as error:
                 raise ConfigError(f"in table {place} of [[sae]]: {error}") from None
         return found

@@ -87,4 +87,5 @@ def _together(costs: Sequence[Cost]) -> Cost:
 
 
 def _added(costs: Sequence[Cost]) -> Cost:
-    return Cost(*(sum(getattr(cost, name) for cost in costs) for name in ("harvest", "training", "lm_tokens")))
+    parts = {name: sum(getattr(cost, name) for cost in costs) for name in ("harvest", "training", "lm_tokens")}
+    return Cost(**parts, sae_tokens=costs[0].sae_tokens)
