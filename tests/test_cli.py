@@ -413,7 +413,7 @@ def test_an_interruption_ends_with_exit_code_130(here, call, monkeypatch):
 def test_an_interrupted_second_training_goes_on_by_the_same_command(done, call, monkeypatch):
     again = ("train", done, "--num-tokens", "1024", "--overwrite")
     train = importlib.import_module("groupsae.recipes.train")
-    whole, logged = train.train_groups, []
+    whole, logged = train.train_together, []
 
     def stops_after_a_checkpoint(*arguments, hooks, **options):
         def interrupt(record):
@@ -425,7 +425,7 @@ def test_an_interrupted_second_training_goes_on_by_the_same_command(done, call, 
         return whole(*arguments, hooks=replace(hooks, log=interrupt), **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train_groups", stops_after_a_checkpoint)
+        patch.setattr(train, "train_together", stops_after_a_checkpoint)
         assert call(*again)[0] == 130
     code, _, err = call(*again)
     assert code == 0 and "going on from step" in err
