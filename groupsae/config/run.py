@@ -74,13 +74,15 @@ class RunConfig(Section):
         """The sections of several `[[sae]]` tables."""
         if not given:
             raise ConfigError("sae is an empty list; write at least one [[sae]] table, or leave the key out.")
-        found = []
+        found: list[Any] = []
         for place, value in enumerate(given, 1):
             if not isinstance(value, dict | Section):
                 raise ConfigError(f"entry {place} of sae is {value!r}; write each setting as a [[sae]] table.")
             try:
-                section = sae_section(value.get("architecture", "topk"))(**value) if isinstance(value, dict) else value
-                found.append(section)
+                if isinstance(value, dict):
+                    found.append(sae_section(value.get("architecture", "topk"))(**value))
+                else:
+                    found.append(value)
             except ConfigError as error:
                 raise ConfigError(f"in table {place} of [[sae]]: {error}") from None
         return found

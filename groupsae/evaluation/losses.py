@@ -125,9 +125,9 @@ def evaluate_losses(
     bench.merge(ranks)
     if not bench.tokens_R(0).sum():
         raise nothing_left()
-    own, other = scopes(source)
+    scope, other = scopes(source)
     beside = bench.result(1, other) if both_scopes and bench.tokens_R(1).sum() else None
-    return replace(bench.result(0, own), other_scope=beside)
+    return replace(bench.result(0, scope), other_scope=beside)
 
 
 def _special_first(source: Harvester, rows: Tensor) -> Tensor:

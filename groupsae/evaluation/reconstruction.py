@@ -107,7 +107,8 @@ def evaluate_reconstructions(
                 sums[site].add(place, bound, x_LBTD[layer].float(), spread_CLBT[:, layer], keep_CBT)
         if progress:
             progress(len(batch) * source.row_tokens)
-    for part in (spread, *sums.values()):
+    spread.merge(ranks)
+    for part in sums.values():
         part.merge(ranks)
     _require_varying(spread.variances()[0], [layers[site.hookpoint] for site in pairs], source)
     total_CLR, clusters_R = spread.total_CLR, row_clusters(source, rows)

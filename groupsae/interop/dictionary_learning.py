@@ -85,8 +85,8 @@ def _tensors(folded: Folded, provenance: dict[str, Any]) -> dict[str, Tensor]:
         case TopK(k), _:
             return encoder | decoder | {"k": torch.tensor(k, dtype=torch.int32), "threshold": torch.tensor(-1.0)}
         case Threshold(threshold_S), "BatchTopKSAE":
-            k = torch.tensor(provenance["sae"]["k"], dtype=torch.int32)
-            return encoder | decoder | {"k": k, "threshold": threshold_S[0]}
+            trained_k = torch.tensor(provenance["sae"]["k"], dtype=torch.int32)
+            return encoder | decoder | {"k": trained_k, "threshold": threshold_S[0]}
         case Threshold(threshold_S), _:
             transposed = {"W_enc": folded.W_enc_SD.T, "W_dec": folded.W_dec_SD, "b_dec": folded.b_dec_D}
             return transposed | {"b_enc": reading_raw, "threshold": threshold_S}

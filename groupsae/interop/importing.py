@@ -116,7 +116,8 @@ def import_suite(
 
 def suite_of(found: Found, on_each: Callable[[ImportedSAE], Any]) -> Suite:
     """All SAEs in one suite; `on_each` is told of every SAE that was read."""
-    saes, scales = {}, {}
+    saes: dict[str, SparseAutoencoder] = {}
+    scales: dict[str, float] = {}
     for imported in found:
         on_each(imported)
         saes[group_name(imported.hookpoints)] = imported.sae

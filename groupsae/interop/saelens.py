@@ -48,6 +48,15 @@ def export_saelens(
 
 def _documents(exported: Exported) -> dict[str, dict[str, Any]]:
     folded, activation = exported.folded, exported.folded.activation
+    metadata: dict[str, Any] = {
+        "sae_lens_version": FORMAT,
+        **_places(exported),
+        "context_size": exported.facts.context_length,
+        "prepend_bos": exported.facts.prepend_bos,
+        "exclude_special_tokens": exported.facts.exclude_special_tokens,
+        "group_layers": exported.provenance["group"],
+        "groupsae": exported.provenance,
+    }
     config = {
         "architecture": ARCHITECTURES[type(activation)],
         "d_in": len(folded.b_dec_D),
@@ -57,18 +66,10 @@ def _documents(exported: Exported) -> dict[str, dict[str, Any]]:
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {
-            "sae_lens_version": FORMAT,
-            **_places(exported),
-            "context_size": exported.facts.context_length,
-            "prepend_bos": exported.facts.prepend_bos,
-            "exclude_special_tokens": exported.facts.exclude_special_tokens,
-            "group_layers": exported.provenance["group"],
-            "groupsae": exported.provenance,
-        },
+        "metadata": metadata,
     }
     if exported.facts.skip_first:
-        config["metadata"]["seqpos_slice"] = [exported.facts.skip_first, None]
+        metadata["seqpos_slice"] = [exported.facts.skip_first, None]
     if isinstance(activation, TopK):
         config |= {"k": activation.k, "rescale_acts_by_decoder_norm": False}
     return {"cfg.json": config}

@@ -115,15 +115,15 @@ class Suite:
 
         Meant for TopK SAEs that were trained with `nested_k`. Raises ConfigError for another architecture.
         """
+        chosen: dict[str, SparseAutoencoder] = {}
         for name, sae in self.saes.items():
             if not isinstance(sae, TopKSAE):
                 raise ConfigError(
                     f"The SAE of {name} is of architecture {sae.config.architecture!r}, whose number of active latents "
                     "is learned; only that of topk can be chosen."
                 )
-        return Suite(
-            self.partition, {name: sae.at_k(k) for name, sae in self.saes.items()}, self.scales, self.layer_maps
-        )
+            chosen[name] = sae.at_k(k)
+        return Suite(self.partition, chosen, self.scales, self.layer_maps)
 
     def attach(
         self,

@@ -70,6 +70,10 @@ class TrainJob:
     sae: SAEConfig | None = None
     seed: int | None = None
 
+    def own_seed(self, seed: int) -> int:
+        """Its own seed, or else this one."""
+        return seed if self.seed is None else self.seed
+
 
 def train(
     source: ActivationSource,
@@ -202,7 +206,7 @@ def train_together(
             source.d_model,
             jobs[name].sae or sae,
             jobs[name].train,
-            seed if jobs[name].seed is None else jobs[name].seed,
+            jobs[name].own_seed(seed),
             name=name,
             start=jobs[name].start,
             maps=jobs[name].maps,
@@ -266,16 +270,16 @@ def _cuts(
             continue
         if owners not in shared:
             shared[owners] = ranks.subset(owners)
-        if shared[owners] is not None:
-            width = (job.sae or sae).width(d_model)
-            found[name] = Cut(shared[owners], latent_slices(width, len(owners)))
+        together = shared[owners]
+        if together is not None:
+            found[name] = Cut(together, latent_slices((job.sae or sae).width(d_model), len(owners)))
     return found
 
 
 def _trained(loop: Loop, scales: Scales, ranks: Ranks) -> Trained:
     trained = {group: group.trained() for group in loop.groups}  # pieces are joined, which takes all their ranks
     saes = {group.name: sae for group, sae in trained.items() if group.cut is None or group.cut.ranks.first}
-    told = ranks.gather({name: sae.lineage.to_json() for name, sae in saes.items()})
+    told = ranks.gather({name: sae.lineage.to_json() for name, sae in saes.items() if sae.lineage})
     lineages = {name: Lineage.from_json(values) for one in told for name, values in one.items()}
     return Trained(
         saes,
