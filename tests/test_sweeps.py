@@ -209,7 +209,7 @@ def test_a_sweep_has_a_report_before_it_is_trained(sweep, call):
 
 @pytest.fixture
 def narrow(monkeypatch):
-    """Memory that holds so many variants at once."""
+    """Memory that holds so many variants at once, the largest ones."""
 
     def hold(number):
         original = passes.fewest_passes
@@ -219,7 +219,7 @@ def narrow(monkeypatch):
             from groupsae.planning.sweep import memory_together
 
             memories = [predict_memory(one.footprint_of(groups)) for one in pricings]
-            return original(pricings, groups, Available(host=memory_together(memories[:number]).host))
+            return original(pricings, groups, Available(host=memory_together(memories[-number:]).host))
 
         monkeypatch.setattr(passes, "fewest_passes", fewest)
 

@@ -116,6 +116,8 @@ def differing_keys(one: Section, other: Section, prefix: str = "") -> list[str]:
     lines = []
     for key in type(one).model_fields:
         a, b = getattr(one, key), getattr(other, key, None)
+        if not a and not b and key in one.left_out_when_empty:
+            continue
         if isinstance(a, Section) and isinstance(b, Section):
             lines += differing_keys(a, b, f"{prefix}{key}.")
         elif a != b and _holds_sections(a, b):

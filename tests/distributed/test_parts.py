@@ -23,7 +23,9 @@ def test_three_parts_merged_are_the_training_of_one_process(fresh, done, call, c
     code, _, err = call("merge", fresh)
     assert code == 0, err
     assert alike(fresh) == alike(done)
-    assert call("run", fresh)[0] == 0 == call("show", fresh, "--verify")[0]
+    code, _, err = call("run", fresh)
+    assert code == 0, err
+    assert call("show", fresh, "--verify")[0] == 0
     assert without_seconds(read(fresh, "eval/losses.json")) == without_seconds(read(done, "eval/losses.json"))
 
 

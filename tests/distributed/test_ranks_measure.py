@@ -28,7 +28,7 @@ def source(num_rows=41):
 @pytest.mark.parametrize("num_tokens", [1, 48, 100, 301, 5000])
 def test_results_come_in_the_order_of_the_stream_with_no_batch_across_a_place(size, num_tokens):
     def work(ranks):
-        sums = lambda x_LND: [x_LND.double().sum(1), torch.tensor([x_LND.shape[1]])]  # noqa: E731
+        sums = lambda x_LND, _: [x_LND.double().sum(1), torch.tensor([x_LND.shape[1]])]  # noqa: E731
         return list(worked_stream(source(), num_tokens, 0, sums, places=[50, 100, 300], ranks=ranks))
 
     expected = work(ALONE)
