@@ -132,7 +132,8 @@ def test_rows_of_one_document_are_one_cluster_of_an_evaluation():
     alone = TokenRows(ids_RT)
     rows = TokenRows(ids_RT, document_starts=np.array([0, 64, 128]))  # three documents of eight rows
     chosen = torch.arange(24)
-    numbered = row_clusters(SimpleNamespace(rows=rows), chosen)
+    source = lambda text: SimpleNamespace(documents=lambda some: torch.from_numpy(text.document_of_row())[some])  # noqa: E731
+    numbered = row_clusters(source(rows), chosen)
     assert numbered.tolist() == [0] * 8 + [1] * 8 + [2] * 8
-    assert row_clusters(SimpleNamespace(rows=alone), chosen).tolist() == list(range(24))
+    assert row_clusters(source(alone), chosen).tolist() == list(range(24))
     assert row_clusters(SyntheticSource(), chosen).tolist() == list(range(24))

@@ -57,11 +57,11 @@ def untrained(place: Path, folder: Path) -> Path:
     """A copy of the finished tiny run in which nothing from training on has been done."""
     shutil.copytree(place / "runs/tiny", folder)
     manifest = json.loads((folder / "manifest.json").read_text())
-    for stage in ("plan", "train", "eval", "report"):
+    for stage in ("plan", "train", "contexts", "eval", "browse", "report"):
         for name in manifest["stages"].pop(stage)["files"]:
             (folder / name).unlink()
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    for name in ("groups", "checkpoints", "eval", "report"):
+    for name in ("groups", "checkpoints", "contexts", "eval", "browser", "report"):
         shutil.rmtree(folder / name)
     (folder / "checkpoint-scales.safetensors").unlink()
     return folder
