@@ -14,7 +14,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/groupsae demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m slow

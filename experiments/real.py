@@ -57,7 +57,7 @@ class Budget:
 
 BUDGETS = {
     "tiny": Budget((2_048,), 1, False, 1_024, 512, 10),
-    "small": Budget((10_000,), 1, False, 4_096, 3_840, 14),
+    "small": Budget((10_000,), 1, False, 4_096, 3_840, 29),
     "full": Budget((20_000, 60_000, 180_000), 3, True, 20_000, 3_840, 4),
 }
 HELD_OUT_TOKENS = 16_384
@@ -153,7 +153,7 @@ def _judged(bed: RealBed, budget: Budget, suites: dict[str, Suite]) -> dict[str,
     if not suites:
         return {}
     found = evaluate_reconstructions(suites, bed.held_out, bed.config.eval.num_tokens).suites
-    some = bed.layers.hookpoints[:: budget.every_layers]
+    some = bed.layers.hookpoints[budget.every_layers // 2 :: budget.every_layers]
     with bar("losses", budget.loss_tokens) as advance:
         losses = evaluate_losses(
             suites, bed.model_reader, budget.loss_tokens, alone=some, both_scopes=False, progress=advance
