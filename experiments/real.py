@@ -17,7 +17,6 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -29,8 +28,8 @@ from real_rows import ROWS, Spending, Trainer
 from real_table import write_table
 from real_text import mix
 
-from groupsae.evaluation.losses import SplicedLoss, evaluate_losses
-from groupsae.evaluation.reconstruction import Reconstruction, evaluate_reconstructions
+from groupsae.evaluation.losses import evaluate_losses
+from groupsae.evaluation.reconstruction import evaluate_reconstructions
 from groupsae.progress import bar, say
 from groupsae.saes.suite import Suite
 from groupsae.storage import write_json
@@ -57,7 +56,7 @@ class Budget:
 
 BUDGETS = {
     "tiny": Budget((2_048,), 1, False, 1_024, 512, 10),
-    "small": Budget((10_000,), 1, False, 4_096, 3_840, 29),
+    "small": Budget((10_000,), 1, False, 4_096, 1_920, 29),
     "full": Budget((20_000, 60_000, 180_000), 3, True, 20_000, 3_840, 4),
 }
 HELD_OUT_TOKENS = 16_384
@@ -96,10 +95,12 @@ def main() -> None:
                 results.rows[key] = _trained(bed, results, _folder(out, key), name, tokens, seed, paid)
                 results.save()
                 say(json.dumps({"row": key} | results.rows[key]))
-        missing = [key for key in keys.values() if "fvu" not in results.rows[key]]
-        for key, found in _judged(bed, budget, {key: Suite.load(_folder(out, key)) for key in missing}).items():
-            results.rows[key] |= found
-        results.save()
+        for measure, done in ((_reconstructed, "fvu"), (_spliced, "delta_ce")):
+            missing = [key for key in keys.values() if done not in results.rows[key]]
+            suites = {key: Suite.load(_folder(out, key)) for key in missing}
+            for key, found in (measure(bed, budget, suites) if suites else {}).items():
+                results.rows[key] |= found
+            results.save()
     write_table(results.facts, results.rows, results.rates, out)
 
 
@@ -148,31 +149,36 @@ def _trained(
     return {"tflop": flops / 1e12, "seconds": seconds, "saes": len(suite.saes), "tokens": seen}
 
 
-def _judged(bed: RealBed, budget: Budget, suites: dict[str, Suite]) -> dict[str, dict[str, Any]]:
-    """What the rows of one budget and seed give, all on the same held-out tokens."""
-    if not suites:
-        return {}
-    found = evaluate_reconstructions(suites, bed.held_out, bed.config.eval.num_tokens).suites
+def _reconstructed(bed: RealBed, budget: Budget, suites: dict[str, Suite]) -> dict[str, dict[str, Any]]:
+    """FVU and dead latents of the rows of one budget and seed, all on the same held-out tokens."""
+    with bar("reconstruction", bed.config.eval.num_tokens) as advance:
+        found = evaluate_reconstructions(suites, bed.held_out, bed.config.eval.num_tokens, progress=advance).suites
+    return {
+        key: {
+            "fvu": fmean(one.fvu for one in layers.values()),
+            "fvu_worst": max(one.fvu for one in layers.values()),
+            "dead_share": fmean(one.dead_share for one in layers.values()),
+            "fvu_by_layer": {name: one.fvu for name, one in layers.items()},
+        }
+        for key, layers in found.items()
+    }
+
+
+def _spliced(bed: RealBed, budget: Budget, suites: dict[str, Suite]) -> dict[str, dict[str, Any]]:
+    """What splicing costs: some layers one at a time, and all layers at once."""
     some = bed.layers.hookpoints[budget.every_layers // 2 :: budget.every_layers]
     with bar("losses", budget.loss_tokens) as advance:
         losses = evaluate_losses(
             suites, bed.model_reader, budget.loss_tokens, alone=some, both_scopes=False, progress=advance
         )
-    return {key: _numbers(found[key], losses.suites[key].values(), losses.all_layers[key]) for key in suites}
-
-
-def _numbers(
-    layers: Mapping[str, Reconstruction], alone: Collection[SplicedLoss], together: SplicedLoss
-) -> dict[str, Any]:
     return {
-        "fvu": fmean(one.fvu for one in layers.values()),
-        "fvu_worst": max(one.fvu for one in layers.values()),
-        "dead_share": fmean(one.dead_share for one in layers.values()),
-        "delta_ce": fmean(one.delta_ce for one in alone),
-        "kl": fmean(one.kl for one in alone),
-        "delta_ce_all": together.delta_ce,
-        "delta_ce_all_interval": together.intervals.get("delta_ce"),
-        "fvu_by_layer": {name: one.fvu for name, one in layers.items()},
+        key: {
+            "delta_ce": fmean(one.delta_ce for one in losses.suites[key].values()),
+            "kl": fmean(one.kl for one in losses.suites[key].values()),
+            "delta_ce_all": losses.all_layers[key].delta_ce,
+            "delta_ce_all_interval": losses.all_layers[key].intervals.get("delta_ce"),
+        }
+        for key in suites
     }
 
 
