@@ -6,8 +6,8 @@ from pathlib import Path
 
 from groupsae.hookpoints import natural_key
 from groupsae.hub.place import is_repository
+from groupsae.records.types.lineage import Lineage
 from groupsae.records.types.release import ReleasedLayer, ReleaseRecord
-from groupsae.records.types.training import LineageRecord
 
 TEMPLATE = "card.md.jinja"
 THRESHOLD = 'latents = pre * (pre > weights["threshold"])'
@@ -57,7 +57,7 @@ def _number(layer: ReleasedLayer, name: str) -> str:
     return f"{value:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
 
 
-def _origin(lineage: LineageRecord) -> str:
+def _origin(lineage: Lineage) -> str:
     """Where an SAE comes from, in a sentence."""
     origin = lineage.origin
     if origin is None:

@@ -18,8 +18,8 @@ from groupsae.interop.hub_source import is_hub_id, snapshot
 from groupsae.interop.model_facts import ModelFacts, hub_name, plain_hookpoint
 from groupsae.interop.sparsify_reader import OFFICIAL_READER, SPARSIFY_READER
 from groupsae.partition import Partition, group_name
+from groupsae.records.types.lineage import Lineage, Origin
 from groupsae.saes.base import SparseAutoencoder
-from groupsae.saes.lineage import Lineage, Origin
 from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite
 from groupsae.storage import describe
@@ -90,7 +90,7 @@ class Found:
             run=self.source,
             suite=f"{self.format}: {file.as_posix()}",
         )
-        return Lineage(0, origin)
+        return Lineage(tokens=0, origin=origin)
 
 
 def import_suite(

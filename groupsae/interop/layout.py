@@ -100,7 +100,7 @@ def _exported(suite: Suite, hookpoint: str, facts: Facts) -> Exported:
         "groupsae": version_of("groupsae"),
     }
     if bound.sae.lineage is not None:
-        provenance["lineage"] = bound.sae.lineage.to_json()
+        provenance["lineage"] = bound.sae.lineage.model_dump(mode="json")
     return Exported(hookpoint, Folded.of(bound), facts, provenance)
 
 

@@ -17,8 +17,8 @@ from groupsae.progress import say
 from groupsae.recipes.export import facts_of
 from groupsae.recipes.release import describe_release
 from groupsae.records import RunDirectory
+from groupsae.records.types.lineage import Lineage
 from groupsae.records.types.manifest import FileFacts
-from groupsae.saes.lineage import Lineage
 from groupsae.saes.suite import Suite, suite_named
 from groupsae.storage import describe, write_json, write_text
 
@@ -90,4 +90,5 @@ def _without_folders(lineage: Lineage | None) -> Lineage | None:
         return lineage
     origin = lineage.origin
     run = Path(origin.run).name if origin.run else None
-    return replace(lineage, origin=replace(origin, run=run, lineage=_without_folders(origin.lineage)))
+    known = origin.model_copy(update={"run": run, "lineage": _without_folders(origin.lineage)})
+    return lineage.model_copy(update={"origin": known})

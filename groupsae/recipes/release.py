@@ -14,7 +14,6 @@ from groupsae.records.types.reconstruction import ReconstructionRecord
 from groupsae.records.types.record import Record
 from groupsae.records.types.release import ReleasedLayer, ReleasedModel, ReleasedSAE, ReleasedText, ReleaseRecord
 from groupsae.records.types.tokens import TokensRecord
-from groupsae.records.types.training import LineageRecord
 from groupsae.saes.suite import Suite
 
 Kind = TypeVar("Kind", bound=Record)
@@ -82,7 +81,7 @@ def _sae(suite: Suite, group: tuple[str, ...]) -> ReleasedSAE:
         d_sae=sae.d_sae,
         k=getattr(sae.config, "k", None),
         tokens=sae.lineage.tokens if sae.lineage else None,
-        lineage=LineageRecord.model_validate(sae.lineage.to_json()) if sae.lineage else None,
+        lineage=sae.lineage,
     )
 
 

@@ -352,7 +352,7 @@ def _facts(
         k=config.sae.k,
         seconds={part: trained.seconds[part] for part in PARTS},
         saes={
-            name: {"seconds": trained.seconds[name], "hookpoints": job.group, **trained.lineages[name].to_json()}
+            name: {"seconds": trained.seconds[name], "hookpoints": job.group, **dict(trained.lineages[name])}
             for name, job in jobs.items()
         },
         scales=dict(zip(trained.scales.hookpoints, trained.scales.scale_L.tolist(), strict=True)),

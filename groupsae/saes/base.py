@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groupsae.config import SAEConfig
+from groupsae.records.types.lineage import Lineage
 from groupsae.saes.activation import Activation
 from groupsae.saes.layer_maps import Bias
-from groupsae.saes.lineage import Lineage
 
 ROWS_NUMBERS = 2**17
 """Numbers of a weight matrix that are worked on at once on a CPU: 512 KiB."""

@@ -16,12 +16,12 @@ from groupsae.config import PerLayer
 from groupsae.errors import ConfigError, PartitionError, RunError
 from groupsae.hub.place import Place, place_of
 from groupsae.partition import Group, Partition, group_name
+from groupsae.records.types.lineage import Lineage
 from groupsae.records.types.suites import SuitesRecord, suite_groups
 from groupsae.saes.base import Latents, SparseAutoencoder
 from groupsae.saes.bench_object import BenchSAE, bench_sae
 from groupsae.saes.folded import Folded
 from groupsae.saes.layer_maps import LayerMaps
-from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import ARCHITECTURES, build_sae
 from groupsae.saes.scales import Scales
 from groupsae.saes.topk import TopKSAE
@@ -291,7 +291,7 @@ def save_sae(sae: SparseAutoencoder, folder: Path, maps: LayerMaps | None = None
     write_atomically(folder / "sae.safetensors", lambda path: save_tensors(sae.state_dict(), path))
     cfg = {"d_model": sae.d_model, "sae": sae.config.model_dump(mode="json")}
     if sae.lineage is not None:
-        cfg["lineage"] = sae.lineage.to_json()
+        cfg["lineage"] = sae.lineage.model_dump(mode="json")
     if maps is not None:
         cfg["per_layer"] = maps.per_layer.names
     write_json(folder / "cfg.json", cfg)
@@ -305,7 +305,7 @@ def load_sae(folder: Path) -> SparseAutoencoder:
         config = ARCHITECTURES[cfg["sae"]["architecture"]][0](**cfg["sae"])
         with torch.device("meta"):  # sizes only: a config may promise more than there is memory for
             promised = build_sae(_width(cfg["d_model"]), config).state_dict()
-        lineage = Lineage.from_json(cfg["lineage"]) if "lineage" in cfg else None
+        lineage = Lineage.model_validate(cfg["lineage"]) if "lineage" in cfg else None
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, ConfigError) as error:
         raise RunError(f"{file} is missing or damaged: {error}. {REMEDY}") from error
     tensors = load_tensors(folder / "sae.safetensors", promised, remedy=REMEDY)

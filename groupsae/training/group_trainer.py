@@ -14,9 +14,9 @@ from groupsae.config import SAEConfig, TrainConfig
 from groupsae.errors import NumericalError
 from groupsae.oom import SplitOnOOM
 from groupsae.partition import Group, group_name
+from groupsae.records.types.lineage import Lineage
 from groupsae.saes.base import FiringStats, SparseAutoencoder
 from groupsae.saes.layer_maps import LayerMaps
-from groupsae.saes.lineage import Lineage
 from groupsae.saes.registry import build_sae
 from groupsae.saes.scales import Scales
 from groupsae.training.cut import Cut
@@ -196,7 +196,7 @@ class GroupTrainer:
         self.sae.product_dtype = None
         if self.maps is not None:
             self.maps.requires_grad_(False)
-        self.sae.lineage = Lineage(self.schedule.seen, self.start.origin if self.start else None)
+        self.sae.lineage = Lineage(tokens=self.schedule.seen, origin=self.start.origin if self.start else None)
         return self.sae.requires_grad_(False)
 
     def require_finite(self, step: int) -> None:

@@ -13,9 +13,9 @@ from groupsae.errors import ConfigError, PartitionError
 from groupsae.partition import Group, Partition, group_name
 from groupsae.planning.cluster import ClusterPlan, assign, latent_slices
 from groupsae.planning.cost import sparse_step_flops
+from groupsae.records.types.lineage import Lineage
 from groupsae.saes.base import SparseAutoencoder
 from groupsae.saes.layer_maps import LayerMaps
-from groupsae.saes.lineage import Lineage
 from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite
 from groupsae.training.checkpoint import Checkpoints
@@ -279,8 +279,8 @@ def _cuts(
 def _trained(loop: Loop, scales: Scales, ranks: Ranks) -> Trained:
     trained = {group: group.trained() for group in loop.groups}  # pieces are joined, which takes all their ranks
     saes = {group.name: sae for group, sae in trained.items() if group.cut is None or group.cut.ranks.first}
-    told = ranks.gather({name: sae.lineage.to_json() for name, sae in saes.items() if sae.lineage})
-    lineages = {name: Lineage.from_json(values) for one in told for name, values in one.items()}
+    told = ranks.gather({name: sae.lineage.model_dump(mode="json") for name, sae in saes.items() if sae.lineage})
+    lineages = {name: Lineage.model_validate(values) for one in told for name, values in one.items()}
     return Trained(
         saes,
         scales,

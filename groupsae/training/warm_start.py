@@ -13,8 +13,8 @@ from groupsae.config import Direction, SAEConfig, TrainConfig, differing_keys
 from groupsae.errors import ConfigError, PartitionError
 from groupsae.hookpoints import natural_key
 from groupsae.partition import Group, group_name
+from groupsae.records.types.lineage import Origin
 from groupsae.saes.base import SparseAutoencoder
-from groupsae.saes.lineage import Origin
 from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite
 from groupsae.training.optim import learning_rate

@@ -14,8 +14,8 @@ from suite_cases import random_suite
 from groupsae.hub.card import card
 from groupsae.interop.saelens import export_saelens
 from groupsae.partition import group_name
+from groupsae.records.types.lineage import Lineage, Origin
 from groupsae.records.types.release import ReleasedLayer, ReleasedModel, ReleasedSAE, ReleasedText, ReleaseRecord
-from groupsae.records.types.training import LineageRecord, OriginRecord
 
 TEXT = ReleasedText(sources=("stories.jsonl",), context_length=64)
 
@@ -53,13 +53,13 @@ def test_the_plain_snippet_gives_the_latents(architecture, tmp_path, monkeypatch
 
 def test_a_card_says_where_saes_come_from_and_what_is_not_known():
     suite = random_suite("topk")
-    before = LineageRecord(tokens=2_000)
-    origin = OriginRecord(
+    before = Lineage(tokens=2_000)
+    origin = Origin(
         hookpoint="layers.1", group="layers.1-2", direction="group", sha256="0", run="small", lineage=before
     )
     release = release_of(suite)
     name = next(iter(release.saes))
-    started = release.saes[name].model_copy(update={"lineage": LineageRecord(tokens=500, origin=origin)})
+    started = release.saes[name].model_copy(update={"lineage": Lineage(tokens=500, origin=origin)})
     text = card(release.model_copy(update={"saes": release.saes | {name: started}}), "someone/saes")
     assert "500 tokens from the SAE of layers.1-2 at layers.1 of small (2,000 tokens from random weights)" in text
     assert "This release was not evaluated." in text and "- License: none was named." in text

@@ -12,8 +12,9 @@ from groupsae.analysis.run_records import RunRecords
 from groupsae.analysis.summary import compare
 from groupsae.cli import tables
 from groupsae.records import RunDirectory
+from groupsae.records.types.lineage import Lineage, Origin
 from groupsae.records.types.plan import PlanRecord
-from groupsae.records.types.training import LineageRecord, OriginRecord, TrainRecord
+from groupsae.records.types.training import TrainRecord
 
 WITHOUT = ("torch", "transformers", "matplotlib", "numpy", "scipy", "jinja2")
 
@@ -71,8 +72,8 @@ def test_saes_that_ended_early_and_started_warm_are_named(run: RunDirectory):
     record = TrainRecord.read(run)
     name, sae = next(iter(record.saes.items()))
     assert tables.saved_tokens(record) == "" and tables.lineages(record) == []
-    origin = OriginRecord(
-        hookpoint="layers.1", group="layers.1", direction="forward", sha256="0", lineage=LineageRecord(tokens=1234)
+    origin = Origin(
+        hookpoint="layers.1", group="layers.1", direction="forward", sha256="0", lineage=Lineage(tokens=1234)
     )
     changed = sae.model_copy(update={"tokens": sae.tokens - 5, "origin": origin})
     warm = record.model_copy(update={"saes": record.saes | {name: changed}, "tokens_saved": 5})

@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from groupsae.records.types.lineage import Lineage
 from groupsae.records.types.manifest import FileFacts
 from groupsae.records.types.measured import Interval
 from groupsae.records.types.record import Record, RecordPart
-from groupsae.records.types.training import LineageRecord
 
 
 class ReleasedModel(RecordPart):
@@ -43,7 +43,7 @@ class ReleasedSAE(RecordPart):
     k: int | None = None
     tokens: int | None = None
     """Tokens that it was trained on."""
-    lineage: LineageRecord | None = None
+    lineage: Lineage | None = None
 
 
 class ReleasedLayer(RecordPart):

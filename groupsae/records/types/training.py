@@ -10,38 +10,14 @@ from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, mode
 
 from groupsae.errors import RunError
 from groupsae.partition import Partition
+from groupsae.records.types.lineage import Lineage
 from groupsae.records.types.record import Record, RecordPart, without_empty
 
 if TYPE_CHECKING:
     from groupsae.records.run_directory import RunDirectory
 
 
-class LineageRecord(RecordPart):
-    """The tokens an SAE was trained on, and where its first weights came from."""
-
-    tokens: int
-    origin: OriginRecord | None = None
-
-    @property
-    def total_tokens(self) -> int:
-        """Tokens of this SAE and of all before it."""
-        before = self.origin.lineage if self.origin else None
-        return self.tokens + (before.total_tokens if before else 0)
-
-
-class OriginRecord(RecordPart):
-    """The SAE that first weights were taken from (`groupsae.saes.lineage`)."""
-
-    hookpoint: str
-    group: str
-    direction: str
-    sha256: str
-    run: str | None = None
-    suite: str | None = None
-    lineage: LineageRecord | None = None
-
-
-class TrainedSAE(LineageRecord):
+class TrainedSAE(Lineage):
     """One SAE of a run."""
 
     hookpoints: tuple[str, ...]
