@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -79,6 +80,14 @@ def _no_timing():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precision, "bf16_speedup", lambda device: None)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible():
+    """SIGINT as Python has it: processes of pytest-xdist ignore it, and tests send it to themselves."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

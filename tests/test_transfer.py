@@ -41,7 +41,7 @@ def test_transfer_makes_a_run_beside_its_source_and_shows_where_its_saes_come_fr
     assert {path: path.read_bytes() for path in done.rglob("*") if path.is_file()} == before
     stages = json.loads(call("show", run, "--json")[1])["stages"]
     assert {stage: facts["status"] for stage, facts in stages.items()} == dict.fromkeys(
-        ("tokens", "train", "eval", "report"), "done"
+        ("tokens", "train", "contexts", "eval", "browse", "report"), "done"
     )
     assert "not there yet" not in (run / "report" / "index.html").read_text().lower()
 

@@ -9,12 +9,13 @@ import torch
 
 LINUX_CPU = sys.platform == "linux" and torch.version.cuda is None
 TRAINING = """
-import json, resource
+import json
 import groupsae.recipes.train, groupsae.recipes.plan, groupsae.cli.commands
 from groupsae.activations.harvest import Harvester
 from groupsae.config import TopKConfig, TrainConfig
 from groupsae.grouping.choose import equal
-from groupsae.models import find_blocks, load_model
+from groupsae.model_structure import find_blocks
+from groupsae.models import load_model
 from groupsae.planning.architecture import Architecture
 from groupsae.planning.memory import Footprint, predict_memory
 from groupsae.planning.pricing import Pricing
@@ -35,7 +36,9 @@ train_groups(acts, groups, measure_scales(acts, 4096), sae, train, seed=0, buffe
 size = Footprint(Architecture.of(model, find_blocks(model)[1]), 7, 1, 2048, 2048, 16, 256, 32_768,
                  stored_tokens=rows.ids_RT.size, on_device=False)
 predicted = predict_memory(Pricing(size, 16, 36_000, 0).footprint_of(groups)).host
-print(json.dumps([predicted, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+# Not getrusage, whose peak a process inherits from the one that started it.
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM:"))
+print(json.dumps([predicted, 1024 * int(peak.split()[1])]))
 """
 
 
