@@ -3,5 +3,5 @@
 import sys
 from pathlib import Path
 
-for folder in (".", "../reliability", "../evaluation"):
+for folder in (".", "../reliability", "../evaluation", "../training"):
     sys.path.insert(0, str((Path(__file__).parent / folder).resolve()))

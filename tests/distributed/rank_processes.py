@@ -8,11 +8,12 @@ import signal
 import socket
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import children
 
 from groupsae import cli
 from groupsae.distributed.launch import joined
@@ -127,13 +128,5 @@ def free_port() -> int:
 
 
 def wait(pid: int, longest: float = LONGEST) -> int:
-    """A process' exit code, negative where a signal ended it. Kills what hangs."""
-    began = time.monotonic()
-    while time.monotonic() - began < longest:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    raise AssertionError(f"hung for {longest} s")
+    """A process' exit code, as `children.wait` has it, sooner given up."""
+    return children.wait(pid, longest)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from rank_processes import Failed, run_ranks, spawn_ranks, wait
 from safetensors.torch import load_file
+from training_cases import SAE, TRAIN
 
 from groupsae.activations.source import SyntheticSource
-from groupsae.config import GatedConfig, TopKConfig, TrainConfig
+from groupsae.config import GatedConfig
 from groupsae.distributed.ranks import ALONE
 from groupsae.errors import Interrupted
 from groupsae.partition import Partition, group_name
@@ -23,15 +24,6 @@ from groupsae.training.hooks import Hooks
 from groupsae.training.log import LogFile
 from groupsae.training.trainer import train_groups
 
-SAE = TopKConfig(d_sae=24, k=3, dead_after_tokens=150)
-TRAIN = TrainConfig(
-    num_tokens=1000,
-    batch_tokens=64,
-    learning_rate=3e-3,
-    scale_tokens=300,
-    log_every_tokens=150,
-    save_every_tokens=250,
-)
 LAYERS = tuple(f"layers.{layer}" for layer in range(4))
 FIVE = (LAYERS[:2], LAYERS[2:], (LAYERS[0],), (LAYERS[1],), (LAYERS[3],))
 
