@@ -22,19 +22,11 @@ from groupsae.lock import hold
 from groupsae.partition import Partition
 from groupsae.progress import say
 from groupsae.recipes.context import RunContext
+from groupsae.recipes.normalization import SCALES_IN_TRAINING, layer_maps_of, scales_of
 from groupsae.recipes.passes import Pass, merged
 from groupsae.recipes.run import alone
 from groupsae.recipes.suites import distinct_groups, kinds_of, suites_of
-from groupsae.recipes.train import (
-    LOGS,
-    SCALES_IN_TRAINING,
-    Training,
-    files_of,
-    layer_maps_of,
-    remove_other_groups,
-    scales_of,
-    training_key,
-)
+from groupsae.recipes.train import LOGS, Training, files_of, remove_other_groups, training_key
 from groupsae.recipes.warm_start import warm_start_of
 from groupsae.records import RunDirectory
 from groupsae.records.types.training import PassRecord, TrainRecord
