@@ -11,7 +11,7 @@ from groupsae.errors import ConfigError
 from groupsae.planning.cache import cache_bytes
 from groupsae.progress import bar, say
 from groupsae.recipes.context import RunContext
-from groupsae.recipes.run import alone, run_stage
+from groupsae.recipes.run import alone, do_stage
 from groupsae.recipes.run_cache import identity
 from groupsae.records import RunDirectory
 from groupsae.units import format_bytes
@@ -35,9 +35,9 @@ def harvest(
     `write_cache` does. Returns what was written, as values that JSON can hold.
     """
     target = folder or Path(run.config.activations.cache or run.file("activations"))
-    if run.status("tokens") != "done":
-        run_stage(run, "tokens", from_model=True)
     ctx = RunContext(run, from_model=True)
+    if run.status("tokens") != "done":
+        do_stage(ctx, "tokens")
     if not ctx.rows.held_out.ids_RT.size:
         raise ConfigError("There is no held-out text, so SAEs could not be evaluated; raise text.held_out_share.")
     facts = _facts(ctx)

@@ -52,13 +52,18 @@ def run_all(run: RunDirectory, *, until: str = "report", overwrite: bool = False
                 _make(ctx, stage)
 
 
-def run_stage(run: RunDirectory, stage: str, *, overwrite: bool = False, from_model: bool = False) -> None:
+def run_stage(run: RunDirectory, stage: str, *, overwrite: bool = False) -> None:
     """One stage. If it is done already, it is left as it is, or with `overwrite` made again.
 
-    With `from_model`, the language model is read even where the config names an activation cache.
     Raises RunError, before anything is computed, if an earlier stage is missing, or if results made from another
     config would be replaced without `overwrite`.
     """
+    do_stage(RunContext(run, overwrite), stage)
+
+
+def do_stage(ctx: RunContext, stage: str) -> None:
+    """The same in a context, which keeps what it has loaded for later."""
+    run, overwrite = ctx.run, ctx.overwrite
     run.require_own(stage)
     if run.status(stage) == "done" and not overwrite and stage != "report":
         say(f"{stage}: done already (--overwrite makes it again)")
@@ -67,7 +72,7 @@ def run_stage(run: RunDirectory, stage: str, *, overwrite: bool = False, from_mo
     if not stage_named(stage).standalone:
         run.require(*run.before(stage))
     with alone(run):
-        _make(RunContext(run, overwrite, from_model=from_model), stage)
+        _make(ctx, stage)
 
 
 @contextlib.contextmanager
