@@ -29,7 +29,8 @@ from groupsae.activations.harvest import Harvester
 from groupsae.activations.source import row_order
 from groupsae.config import TopKConfig, TrainConfig
 from groupsae.evaluation.reconstruction import evaluate_reconstruction
-from groupsae.models import load_model, residual_stream
+from groupsae.model_structure import residual_stream
+from groupsae.models import load_model
 from groupsae.partition import Partition
 from groupsae.text.tokens import TokenRows
 from groupsae.training.trainer import train

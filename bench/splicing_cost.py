@@ -17,7 +17,7 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from groupsae.evaluation.splice import CleanPass
-from groupsae.models import base_model
+from groupsae.model_structure import base_model
 
 WIDTH, ROWS, LENGTH, VOCABULARY, REPEATS = 128, 4, 256, 512, 3
 DEPTHS = (4, 8, 16, 32)

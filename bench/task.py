@@ -13,7 +13,8 @@ from torch import Tensor
 from groupsae.activations.harvest import Harvester
 from groupsae.activations.source import row_order
 from groupsae.config import TopKConfig
-from groupsae.models import find_hookpoints, load_model
+from groupsae.model_structure import find_hookpoints
+from groupsae.models import load_model
 from groupsae.partition import Partition, group_name
 from groupsae.saes.registry import build_sae
 from groupsae.saes.scales import Scales

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from groupsae.interop.importing import import_suite as import_suite
     from groupsae.interop.saelens import export_saelens as export_saelens
     from groupsae.interop.sparsify import export_sparsify as export_sparsify
-    from groupsae.models import find_hookpoints as find_hookpoints
+    from groupsae.model_structure import find_hookpoints as find_hookpoints
+    from groupsae.model_structure import residual_stream as residual_stream
     from groupsae.models import load_model as load_model
-    from groupsae.models import residual_stream as residual_stream
     from groupsae.partition import Partition as Partition
     from groupsae.planning.cost import paper_cost as paper_cost
     from groupsae.recipes.context import RunContext as RunContext
@@ -72,7 +72,7 @@ _HOMES = {
     "export_dictionary_learning": "interop.dictionary_learning",
     "export_saelens": "interop.saelens",
     "export_sparsify": "interop.sparsify",
-    "find_hookpoints": "models",
+    "find_hookpoints": "model_structure",
     "group_layers": "grouping.choose",
     "import_suite": "interop.importing",
     "load_config": "config",
@@ -80,7 +80,7 @@ _HOMES = {
     "measure_distances": "grouping.measure",
     "measure_scales": "training.fit",
     "paper_cost": "planning.cost",
-    "residual_stream": "models",
+    "residual_stream": "model_structure",
     "run_all": "recipes.run",
     "train": "training.trainer",
 }

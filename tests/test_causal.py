@@ -16,7 +16,7 @@ from groupsae.errors import ModelError
 from groupsae.evaluation.circuits import evaluate_circuits
 from groupsae.evaluation.losses import evaluate_losses
 from groupsae.evaluation.reconstruction import evaluate_reconstructions
-from groupsae.models import base_model, find_blocks, find_hookpoints, require_causal
+from groupsae.model_structure import base_model, find_blocks, find_hookpoints, require_causal
 from groupsae.partition import Partition
 from groupsae.recipes import tokens as tokens_stage
 from groupsae.saes.registry import build_sae

@@ -9,7 +9,7 @@ from groupsae.config import TopKConfig, TrainConfig
 from groupsae.evaluation.losses import evaluate_losses
 from groupsae.evaluation.reconstruction import evaluate_reconstructions
 from groupsae.grouping.angular import angular_distances
-from groupsae.models import find_blocks, find_hookpoints
+from groupsae.model_structure import find_blocks, find_hookpoints
 from groupsae.partition import Partition
 from groupsae.planning.architecture import Architecture
 from groupsae.planning.cost import run_cost, sparse_step_flops

@@ -34,9 +34,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "text": VALUES,
     "gguf_files": {"errors", "oom"},
     "model_directory": {"errors", "hookpoints"},
-    "models": {*VALUES, "gguf_files", "model_directory", "text"},
+    "model_structure": {"errors", "hookpoints"},
+    "models": {*VALUES, "gguf_files", "model_directory", "model_structure", "text"},
     "distributed": {"errors"},
-    "activations": {*VALUES, "lock", "progress", "oom", "models", "text", "distributed"},
+    "activations": {*VALUES, "lock", "progress", "oom", "model_structure", "text", "distributed"},
     "grouping": {*VALUES, "activations", "distributed"},
     "hub": {*VALUES, "progress"},
     "saes": {*VALUES, "hub"},
@@ -49,12 +50,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "planning",
         "distributed",
     },  # timing measures the Rates that planning reckons with
-    "evaluation": {*VALUES, "oom", "models", "text", "activations", "saes", "distributed"},
-    "interpretability": {*VALUES, "models", "activations", "saes", "evaluation"},
+    "evaluation": {*VALUES, "oom", "model_structure", "text", "activations", "saes", "distributed"},
+    "interpretability": {*VALUES, "model_structure", "activations", "saes", "evaluation"},
     "browser": {*VALUES, "interpretability"},
     "report": {*VALUES, "analysis"},
-    "interop": {*VALUES, "progress", "models", "activations", "saes"},
-    "attach": {*VALUES, "models", "saes"},
+    "interop": {*VALUES, "progress", "models", "model_structure", "activations", "saes"},
+    "attach": {*VALUES, "model_structure", "saes"},
 }
 """Which parts of the package each part may import. Only `recipes` and `cli` see all of it."""
 LOADED_BY_NAME = {("groupsae.saes.suite", "groupsae.attach")}
@@ -155,6 +156,7 @@ def test_the_table_names_parts_that_exist_or_are_planned():
             {
                 "groupsae.activations",
                 "groupsae.models",
+                "groupsae.model_structure",
                 "groupsae.text.tokens",
                 "groupsae.text.documents",
                 "transformers",
@@ -169,8 +171,17 @@ def test_the_table_names_parts_that_exist_or_are_planned():
         ("partition", {"torch", "transformers"}),
         ("records", {"torch", "transformers"}),
         ("evaluation", {"groupsae.training.trainer", "groupsae.training"}),
-        ("training", {"groupsae.evaluation", "groupsae.models", "groupsae.text.tokens", "transformers"}),
-        ("grouping", {"groupsae.models", "groupsae.text.tokens", "transformers"}),
+        (
+            "training",
+            {
+                "groupsae.evaluation",
+                "groupsae.models",
+                "groupsae.model_structure",
+                "groupsae.text.tokens",
+                "transformers",
+            },
+        ),
+        ("grouping", {"groupsae.models", "groupsae.model_structure", "groupsae.text.tokens", "transformers"}),
         ("planning", {"transformers"}),
     ],
 )

@@ -15,7 +15,8 @@ from groupsae import model_directory
 from groupsae.errors import ModelError, TextError
 from groupsae.evaluation.circuits.pairs import PromptPair
 from groupsae.evaluation.circuits.prompts import SPLIT_ANSWER, tokenize_pairs
-from groupsae.models import base_model, find_hookpoints, load_model, load_model_config, residual_stream
+from groupsae.model_structure import base_model, find_hookpoints, residual_stream
+from groupsae.models import load_model, load_model_config
 from groupsae.text.tokenizing import begin_token, known_text
 from groupsae.text.tokens import TokenRows
 

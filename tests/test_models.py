@@ -9,16 +9,15 @@ from torch import nn
 from transformers import GPTNeoXModel
 
 from groupsae.errors import HookpointError, ModelError, NumericalError
-from groupsae.models import (
+from groupsae.model_structure import (
     base_model,
     find_blocks,
     find_hookpoints,
     first_tensor,
-    load_model,
-    pick_device,
     residual_stream,
     with_first_tensor,
 )
+from groupsae.models import load_model, pick_device
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 from safetensors.torch import load_file
 
 from groupsae.activations.positions import SAMPLE_ROWS
-from groupsae.models import find_blocks
+from groupsae.model_structure import find_blocks
 from groupsae.recipes import context
 
 ROWS_OF_DISTANCES = 20  # the 300 tokens of distances, in rows of 16 of which the first position is left out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -14,7 +15,7 @@ from groupsae.activations.positions import SAMPLE_ROWS, OutlierRule, PositionFac
 from groupsae.activations.source import row_order
 from groupsae.errors import HookpointError, ModelError, NumericalError, TextError
 from groupsae.hookpoints import natural_key
-from groupsae.models import base_model, first_tensor, longest_row, text_config
+from groupsae.model_structure import base_model, first_tensor, longest_row, text_config
 from groupsae.oom import SplitOnOOM
 from groupsae.text.tokens import TokenRows
 
@@ -120,7 +121,11 @@ class Harvester:
 
     def documents(self, rows: Sequence[int]) -> Tensor:
         """The number of each row's document, int64 (B,), as `TokenRows.document_of_row` has it."""
-        return torch.from_numpy(self.rows.document_of_row())[list(rows)]
+        return self._document_R[list(rows)]
+
+    @cached_property
+    def _document_R(self) -> Tensor:
+        return torch.from_numpy(self.rows.document_of_row())
 
     def _in_parts(self, rows: Sequence[int], read: Callable[[Sequence[int]], Result]) -> list[Result]:
         numbers, masked = torch.arange(len(rows)), self.num_masked

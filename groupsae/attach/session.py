@@ -17,7 +17,7 @@ from groupsae.attach.recording import LayerLatents, Recording
 from groupsae.attach.sites import Site, find_sites
 from groupsae.attach.taps import after, before
 from groupsae.errors import ConfigError, HookpointError, ModelError, PartitionError, meant, unknown
-from groupsae.models import first_tensor, with_first_tensor
+from groupsae.model_structure import first_tensor, with_first_tensor
 from groupsae.saes.suite import Suite
 
 _ATTACHED: WeakSet[nn.Module] = WeakSet()

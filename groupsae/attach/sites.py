@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from groupsae.errors import HookpointError, ModelError
 from groupsae.hookpoints import natural_key
-from groupsae.models import base_model, find_blocks, residual_stream, text_config
+from groupsae.model_structure import base_model, find_blocks, residual_stream, text_config
 from groupsae.saes.suite import BoundSAE, Suite
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from groupsae.model_structure import replaced_forward
+
 
 @contextlib.contextmanager
 def before(module: nn.Module, see: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
@@ -25,7 +27,7 @@ def before(module: nn.Module, see: Callable[[tuple[Any, ...], dict[str, Any]], N
         see(args, kwargs)
         return inner(*args, **kwargs)
 
-    with _wrapped(module, forward):
+    with replaced_forward(module, forward):
         yield
 
 
@@ -38,18 +40,5 @@ def after(module: nn.Module, change: Callable[[Any], Any]) -> Iterator[None]:
     def forward(*args: Any, **kwargs: Any) -> Any:
         return change(inner(*args, **kwargs))
 
-    with _wrapped(module, forward):
+    with replaced_forward(module, forward):
         yield
-
-
-@contextlib.contextmanager
-def _wrapped(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    own = vars(module).get("forward")  # set where a model is split over devices: it must come back
-    module.forward = forward  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.forward
-        else:
-            module.forward = own  # type: ignore[method-assign]

@@ -20,7 +20,7 @@ from groupsae.evaluation.measures import Measured, numbers
 from groupsae.evaluation.predictions import CleanPredictions
 from groupsae.evaluation.sites import by_suite, sites
 from groupsae.evaluation.splice import Change, CleanPass
-from groupsae.models import require_causal, text_config
+from groupsae.model_structure import require_causal, text_config
 from groupsae.saes.suite import BoundSAE, Suite
 
 LOGITS_AT_ONCE = 4 * 2**20

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from groupsae.activations.harvest import no_cache
 from groupsae.activations.outputs import OutputReader, copied
 from groupsae.errors import ModelError
-from groupsae.models import base_model, find_blocks, first_tensor, with_first_tensor
+from groupsae.model_structure import base_model, find_blocks, first_tensor, replaced_forward, with_first_tensor
 
 Change = Callable[[Tensor], Tensor]
 """What is put in place of a hookpoint's output, as a function of it, (B, T, D) both."""
@@ -129,14 +129,6 @@ def _hook(module: nn.Module, use: Callable[[Any], Any]) -> Iterator[None]:
         handle.remove()
 
 
-@contextlib.contextmanager
-def _returning(module: nn.Module, output: Any) -> Iterator[None]:
-    own = vars(module).get("forward")  # set where a model is split over devices: it must come back
-    module.forward = lambda *_inputs, **_options: output  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.forward
-        else:
-            module.forward = own  # type: ignore[method-assign]
+def _returning(module: nn.Module, output: Any) -> contextlib.AbstractContextManager[None]:
+    """While the block runs, a module computes nothing and returns this."""
+    return replaced_forward(module, lambda *_inputs, **_options: output)

@@ -9,7 +9,8 @@ from torch import nn
 
 from groupsae.errors import HookpointError, ModelError
 from groupsae.hookpoints import from_transformer_lens, to_transformer_lens
-from groupsae.models import base_model, find_blocks, load_skeleton, model_path, text_config
+from groupsae.model_structure import base_model, find_blocks, text_config
+from groupsae.models import load_skeleton, model_path
 
 
 @dataclass(frozen=True)

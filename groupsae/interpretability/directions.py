@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from groupsae.models import base_model, find_blocks
+from groupsae.model_structure import base_model, find_blocks
 from groupsae.saes.suite import BoundSAE
 
 ROWS_AT_ONCE = 256

@@ -16,18 +16,8 @@ from groupsae.activations.harvest import Harvester
 from groupsae.activations.positions import OutlierRule
 from groupsae.distributed.launch import current_ranks
 from groupsae.errors import ConfigError, ModelError, PartitionError
-from groupsae.models import (
-    device_name,
-    find_blocks,
-    find_hookpoints,
-    has_weights,
-    load_model,
-    load_skeleton,
-    load_tokenizer,
-    longest_row,
-    pick_device,
-    require_causal,
-)
+from groupsae.model_structure import find_blocks, find_hookpoints, longest_row, require_causal
+from groupsae.models import device_name, has_weights, load_model, load_skeleton, load_tokenizer, pick_device
 from groupsae.planning.architecture import Architecture
 from groupsae.progress import say
 from groupsae.recipes.run_cache import open_cache, read_cache_manifest

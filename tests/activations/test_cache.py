@@ -35,7 +35,8 @@ from groupsae.errors import (
     StorageError,
     TextError,
 )
-from groupsae.models import base_model, first_tensor, load_model, residual_stream
+from groupsae.model_structure import base_model, first_tensor, residual_stream
+from groupsae.models import load_model
 from groupsae.partition import Partition
 from groupsae.text.tokens import TokenRows
 from groupsae.training.trainer import train

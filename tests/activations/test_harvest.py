@@ -13,7 +13,7 @@ from groupsae.activations.positions import NO_OUTLIERS
 from groupsae.activations.shuffle import BufferLayout, ShuffledStream
 from groupsae.activations.source import stream
 from groupsae.errors import FitError, HookpointError, ModelError, NumericalError, TextError
-from groupsae.models import (
+from groupsae.model_structure import (
     base_model,
     find_blocks,
     find_hookpoints,

@@ -10,7 +10,7 @@ from groupsae.activations.harvest import Harvester
 from groupsae.activations.outputs import OutputReader
 from groupsae.errors import HookpointError
 from groupsae.evaluation.splice import CleanPass, edited_logits
-from groupsae.models import base_model, find_blocks
+from groupsae.model_structure import base_model, find_blocks
 from groupsae.text.tokens import TokenRows
 
 ROWS = TokenRows(np.random.default_rng(0).integers(3, VOCAB, (4, 8)).astype(np.uint16))

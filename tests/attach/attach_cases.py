@@ -10,7 +10,7 @@ from suite_cases import OWN, PARTITION, random_suite
 
 from groupsae.activations.outputs import OutputReader
 from groupsae.config import TopKConfig
-from groupsae.models import base_model, first_tensor, residual_stream
+from groupsae.model_structure import base_model, first_tensor, residual_stream
 from groupsae.partition import Partition
 from groupsae.saes.registry import build_sae
 from groupsae.saes.scales import Scales

@@ -10,7 +10,8 @@ from tiny import tiny_model
 from torch import nn
 
 from groupsae.config import BatchTopKConfig
-from groupsae.models import load_model, residual_stream
+from groupsae.model_structure import residual_stream
+from groupsae.models import load_model
 
 STORIES = Path(__file__).parents[2] / "../shared/models/stories260K"
 QUIET = {"do_sample": False, "pad_token_id": 0}

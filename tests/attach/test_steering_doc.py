@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from attach_cases import suite_for
 
-from groupsae.models import load_model, residual_stream
+from groupsae.model_structure import residual_stream
+from groupsae.models import load_model
 
 DOC = Path(__file__).parents[2] / "docs" / "steering.md"
 

@@ -7,7 +7,7 @@ import transformers
 from groupsae.activations.harvest import Harvester
 from groupsae.activations.positions import NO_OUTLIERS
 from groupsae.config import TopKConfig
-from groupsae.models import base_model
+from groupsae.model_structure import base_model
 from groupsae.partition import Partition
 from groupsae.saes.scales import Scales
 from groupsae.saes.suite import Suite

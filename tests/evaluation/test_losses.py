@@ -26,7 +26,7 @@ from groupsae.evaluation import losses as losses_module
 from groupsae.evaluation.losses import evaluate_losses
 from groupsae.evaluation.splice import CleanPass
 from groupsae.metrics import LOSSES
-from groupsae.models import base_model
+from groupsae.model_structure import base_model
 from groupsae.text.tokens import TokenRows
 
 KINDS = list(BLOCKS)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from groupsae.evaluation.density import DENSE
 from groupsae.evaluation.losses import evaluate_losses
 from groupsae.evaluation.reconstruction import evaluate_reconstruction
-from groupsae.models import base_model
+from groupsae.model_structure import base_model
 
 pytest.importorskip("sae_lens", reason="SAELens is not installed (pip install sae-lens)")
 

@@ -7,7 +7,7 @@ from tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 from groupsae.interpretability.directions import Unembedding, directions, nearest
 from groupsae.interpretability.vocabulary import token_texts
-from groupsae.models import base_model
+from groupsae.model_structure import base_model
 
 NORMS = {"gpt_neox": "final_layer_norm", "gpt2": "ln_f", "llama": "norm", "gptj": "ln_f"}
 

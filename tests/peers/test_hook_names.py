@@ -10,7 +10,7 @@ from tiny import tiny_tokenizer
 from groupsae.errors import HookpointError
 from groupsae.hookpoints import _LENS_NAMES, to_transformer_lens
 from groupsae.interop.model_facts import ModelFacts
-from groupsae.models import base_model
+from groupsae.model_structure import base_model
 
 bridge = pytest.importorskip("transformer_lens.model_bridge", reason="TransformerLens is not installed")
 TOKENS = {"vocab_size": 300, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

@@ -3,7 +3,7 @@
 import torch
 from transformers import AutoModelForCausalLM
 
-from groupsae.models import find_blocks
+from groupsae.model_structure import find_blocks
 from groupsae.planning.architecture import Architecture
 
 

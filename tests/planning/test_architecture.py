@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from groupsae.errors import ConfigError, ModelError
-from groupsae.models import base_model, find_blocks, load_skeleton, longest_row
+from groupsae.model_structure import base_model, find_blocks, longest_row
+from groupsae.models import load_skeleton
 from groupsae.planning.architecture import Architecture
 
 

@@ -14,7 +14,7 @@ from tiny import tiny_model, tiny_rows
 
 from groupsae.activations.harvest import Harvester
 from groupsae.config import BatchTopKConfig, JumpReLUConfig, TopKConfig, TrainConfig
-from groupsae.models import residual_stream
+from groupsae.model_structure import residual_stream
 from groupsae.saes.scales import Scales
 from groupsae.training.group_trainer import GroupTrainer
 

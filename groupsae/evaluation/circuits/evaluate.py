@@ -19,7 +19,7 @@ from groupsae.evaluation.circuits.nodes import NodeSet, choose_nodes, complement
 from groupsae.evaluation.circuits.prompts import prompt_clusters
 from groupsae.evaluation.circuits.spliced import KeptPositions, SplicedModel
 from groupsae.evaluation.circuits.tasks import Skill, Task, differences, prepare, task_pairs
-from groupsae.models import require_causal
+from groupsae.model_structure import require_causal
 from groupsae.saes.suite import Suite
 
 
